@@ -1,0 +1,35 @@
+"""Explicit, eager reads and writes between frames of S3 URLs, local files and Python functions.
+
+`reader(...)` copies a row's files into a temp dir or into memory, `write_files(...)` stores files under an id, and
+`Pipeline(fn)` does both for every row of a frame.
+"""
+
+from importlib.metadata import version
+
+from file_dataset._errors import FileDatasetError, InvalidDatasetError, MissingExtraError, RowError, RunStoppedError
+from file_dataset._options import Options
+from file_dataset._pipeline import Pipeline, WriteOptions
+from file_dataset._progress import Progress
+from file_dataset._reader import Reader, reader
+from file_dataset._result import PipelineResult
+from file_dataset._tempdir import TempDir
+from file_dataset._writer import write_files
+
+__version__ = version("file-dataset")
+
+__all__ = [
+    "FileDatasetError",
+    "InvalidDatasetError",
+    "MissingExtraError",
+    "Options",
+    "Pipeline",
+    "PipelineResult",
+    "Progress",
+    "Reader",
+    "RowError",
+    "RunStoppedError",
+    "TempDir",
+    "WriteOptions",
+    "reader",
+    "write_files",
+]

@@ -1,0 +1,173 @@
+"""Every exception of the library, and the record of why a row was dropped.
+
+    Exception
+    +-- FileDatasetError
+        +-- InvalidDatasetError (ValueError)   refused before any byte moved
+        +-- RowError                           `.failures`: what failed, file by file
+        +-- RunStoppedError                    `.result`: what was done until then
+        +-- MissingExtraError (ImportError)    an extra of the package is not installed
+
+Stores raise the built-in `OSError` family (`FileNotFoundError`, `PermissionError`, `TimeoutError`,
+`ConnectionError`, ...), so that local disk and S3 fail alike; S3's own code is the attribute `code`.
+
+    ConnectionError
+    +-- IncompleteBodyError                    fewer bytes arrived than promised
+    +-- ChecksumMismatchError                  the bytes that arrived are not the bytes stored
+"""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from file_dataset._result import PipelineResult
+
+RowId: TypeAlias = "str | int | None"
+Stage: TypeAlias = Literal["download", "fn", "upload"]
+
+# Codes that no later row can escape: every further request would be refused alike
+# (https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html).
+EXPIRED_CODES = frozenset({"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired"})
+CREDENTIAL_CODES = EXPIRED_CODES | {"InvalidAccessKeyId", "SignatureDoesNotMatch", "NoCredentials", "InvalidToken"}
+
+
+class FileDatasetError(Exception):
+    """Base of every error that this library raises by name."""
+
+
+class InvalidDatasetError(FileDatasetError, ValueError):
+    """Refused before the first request: a frame, an id, a file name, a location or an argument."""
+
+
+class MissingExtraError(FileDatasetError, ImportError):
+    """An optional dependency is not installed; the message names the extra that brings it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why one file, or the function, cost a row.
+
+    `id` has the value (and type) it had in the frame, None where the frame has no ids. `file`, `url` and `code` are
+    None where the failure concerns no file or no store. `type` is the name of the exception's class, `code` S3's own.
+    """
+
+    id: RowId
+    stage: Stage
+    file: str | None
+    url: str | None
+    type: str
+    code: str | None
+    message: str
+
+    @classmethod
+    def of(
+        cls, row_id: RowId, stage: Stage, error: BaseException, *, file: str | None = None, url: object = None
+    ) -> Failure:
+        """Return the failure that `error` is, for one row and one file."""
+        # str(OSError) repeats errno and file name; the message alone reads better in a table
+        text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        return cls(
+            row_id,
+            stage,
+            file,
+            None if url is None else str(url),
+            type(error).__name__,
+            code_of(error),
+            str(text) or type(error).__name__,
+        )
+
+    def __str__(self) -> str:
+        """Return one line: stage, file, URL, cause."""
+        where = " ".join(str(part) for part in (self.file, f"({self.url})" if self.url else None) if part)
+        kind = f"{self.type} ({self.code})" if self.code else self.type
+        return " ".join(part for part in (self.stage, where) if part) + f": {kind}: {self.message}"
+
+
+class RowError(FileDatasetError):
+    """Files of one row, or of a read, could not be read, made or stored: `failures` lists every one."""
+
+    def __init__(self, failures: Sequence[Failure], message: str | None = None) -> None:
+        """Take the failures, at least one; the message is made from them unless given."""
+        self.failures = tuple(failures)
+        super().__init__(message or _listing(self.failures))
+        self.message = str(self)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickle the failures with the message."""
+        return type(self), (self.failures, self.message)
+
+
+class RunStoppedError(FileDatasetError):
+    """A run stopped before its last row; `result` has the rows done, the failures and the rows not processed."""
+
+    def __init__(self, message: str, result: PipelineResult | None = None) -> None:
+        """Take the message, which names the cause and the remedy, and what was done until then."""
+        super().__init__(message)
+        self.message = message
+        self.result = result
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickle the result with the message."""
+        return type(self), (self.message, self.result)
+
+
+class IncompleteBodyError(ConnectionError):
+    """Fewer bytes arrived than the store promised."""
+
+
+class ChecksumMismatchError(ConnectionError):
+    """The bytes that arrived are not the bytes that the store holds."""
+
+
+def store_error(kind: type[OSError], message: str, *, code: str | None = None) -> OSError:
+    """Return an error of the built-in family that carries the store's own code."""
+    error = kind(_ERRNO.get(kind, errno.EIO), message)
+    error.code = code  # type: ignore[attr-defined]  # an attribute of ours on the built-in types
+    return error
+
+
+def code_of(error: BaseException) -> str | None:
+    """Return the store's own code, such as `NoSuchKey`, or None."""
+    code = getattr(error, "code", None) if isinstance(error, OSError) else None
+    return code if isinstance(code, str) else None
+
+
+def is_transient(error: BaseException) -> bool:
+    """Tell whether another attempt may help: broken, slow, throttled or damaged, never a refusal."""
+    return isinstance(error, ConnectionError | TimeoutError)
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Tell whether the local disk, or the user's share of it, is full."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def is_fatal(error: BaseException) -> bool:
+    """Tell whether every later row would fail alike: the disk is full, or the store refuses these credentials."""
+    return is_disk_full(error) or code_of(error) in CREDENTIAL_CODES
+
+
+_ERRNO: dict[type[OSError], int] = {
+    FileNotFoundError: errno.ENOENT,
+    PermissionError: errno.EACCES,
+    TimeoutError: errno.ETIMEDOUT,
+    IsADirectoryError: errno.EISDIR,
+    ConnectionError: errno.ECONNABORTED,
+}
+
+_SHOWN = 20  # a guess: what still fits a terminal
+
+
+def _listing(failures: Sequence[Failure]) -> str:
+    lines = [
+        f"failed at {failure}" if failure.id is None else f"row {failure.id!r} failed at {failure}"
+        for failure in failures[:_SHOWN]
+    ]
+    if len(failures) == 1:
+        return lines[0]
+    more = [f"... and {len(failures) - _SHOWN} more"] if len(failures) > _SHOWN else []
+    return "\n  ".join([f"{len(failures)} failures:", *lines, *more])

@@ -1,0 +1,364 @@
+"""Frame <-> rows: the only module that knows column names.
+
+Everything here looks at whole columns. A frame of 200,000 rows is checked without one Python call per row; a row's
+locations are parsed when its turn comes, so that a bad cell costs its row and not the run.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from operator import methodcaller
+from pathlib import Path, PurePath, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from file_dataset import _plan, _urls
+from file_dataset._errors import Failure, InvalidDatasetError, RowError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    import pandas as pd
+
+ID = "id"
+ERROR_COLUMNS = ("error_stage", "error_file", "error_url", "error_type", "error_code", "error_message")
+FAILURE_COLUMNS = (ID, *ERROR_COLUMNS)
+FILES_COLUMNS = (ID, "file", "location", "size_bytes", "etag", "checksum")
+
+# pandas' nullable text type has one spelling in pandas 2 and 3, and stays Arrow's string when every value is null;
+# an object column of nulls and text would become pickles in Ray.
+TEXT = "string"
+
+_UNSAFE_ID = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f/\\]|^\.{0,2}$", re.MULTILINE)
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A checked frame, or one checked row: rows are made from it one at a time.
+
+    `cells` has one list per file column, None where the cell is null. `failed` has, per position, the failure that an
+    earlier Pipeline recorded for the row.
+    """
+
+    frame: pd.DataFrame | None
+    ids: list[Any] | None
+    cells: Mapping[str, list[Any]]
+    carried: tuple[str, ...]
+    failed: Mapping[int, Failure]
+    base: Path
+    count: int
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return self.count
+
+    @property
+    def file_columns(self) -> tuple[str, ...]:
+        """The file names, in the frame's order."""
+        return tuple(self.cells)
+
+    def id_at(self, position: int) -> Any:  # noqa: ANN401  # str, int or None, as the frame has it
+        """Return the id of a row, None in a frame without ids."""
+        return None if self.ids is None else self.ids[position]
+
+    def row(self, position: int) -> _plan.FileRow:
+        """Return the row with its locations parsed.
+
+        Raises:
+            RowError: cells that are no location, every one of them.
+        """
+        files: dict[str, _urls.Location | None] = {}
+        failures = []
+        for name, cells in self.cells.items():
+            cell = cells[position]
+            try:
+                files[name] = None if cell is None else _urls.parse(cell, base=self.base)
+            except InvalidDatasetError as exc:
+                failures.append(Failure.of(self.id_at(position), "download", exc, file=name, url=str(cell)[:_CELL]))
+        if failures:
+            raise RowError(failures)
+        return _plan.FileRow(self.id_at(position), files)
+
+
+_CELL = 500  # a guess: characters of a bad cell that a table still shows
+
+
+def rows_of_mapping(row: Mapping[str, object], file_columns: Sequence[str] | None) -> Rows:
+    """Check one row given as a mapping of file name to location.
+
+    Raises:
+        InvalidDatasetError: no file name in it, or a name that is unsafe.
+    """
+    if not isinstance(row, Mapping):
+        raise InvalidDatasetError(f"row is a {type(row).__name__}: give a mapping of file name to location")
+    row_id = row.get(ID)
+    columns = {str(name): [None if _urls.is_null(value) else value] for name, value in row.items() if name != ID}
+    _check_column_names(list(row))
+    names = _file_columns(columns, file_columns, count=1, what="row")
+    if row_id is not None:
+        _urls.check_id(row_id)
+    cells = {name: columns[name] for name in names}
+    return Rows(None, [row_id], cells, (), {}, Path.cwd(), 1)
+
+
+def rows_of_frame(frame: object, file_columns: Sequence[str] | None, *, needs_id: bool, local: bool = False) -> Rows:
+    """Check a frame: its column names, its ids and which of its columns name files.
+
+    Args:
+        frame: a pandas DataFrame; it is never changed.
+        file_columns: decides alone which columns name files; None: found by their names and values.
+        needs_id: a frame without `id` is refused.
+        local: ids become directories of a local disk, where ids that differ by case or accents alone may be one.
+
+    Raises:
+        InvalidDatasetError: whatever no later step could make good, naming the offenders.
+    """
+    import pandas as pd
+
+    if not isinstance(frame, pd.DataFrame):
+        remedy = "convert it with .to_pandas()" if hasattr(frame, "to_pandas") else "give a pandas DataFrame"
+        raise InvalidDatasetError(f"the frame is a {type(frame).__name__}: {remedy}")
+    names = list(frame.columns)
+    _check_column_names(names)
+    recorded = [name for name in ERROR_COLUMNS if name in names]
+    if recorded and len(recorded) < len(ERROR_COLUMNS):
+        missing = sorted(set(ERROR_COLUMNS) - set(recorded))
+        raise InvalidDatasetError(f"columns {recorded} are reserved for recorded failures, and {missing} are missing")
+    ids = _ids(frame, needs_id=needs_id, local=local)
+    texts = {
+        name: _values(frame[name])
+        for name in names
+        if name != ID and name not in ERROR_COLUMNS and (file_columns is not None or _may_hold_text(frame[name]))
+    }
+    chosen = _file_columns(texts, file_columns, count=len(frame), what="frame")
+    carried = tuple(name for name in names if name not in chosen and name not in FAILURE_COLUMNS)
+    cells = {name: texts[name] for name in chosen}
+    return Rows(frame, ids, cells, carried, _recorded_failures(frame), Path.cwd(), len(frame))
+
+
+def _check_column_names(names: list[Any]) -> None:
+    if odd := [name for name in names if not isinstance(name, str)]:
+        raise InvalidDatasetError(f"column names {odd[:_SHOWN]} are no text: rename them, or select columns")
+    if len(set(names)) != len(names):
+        twice = sorted({name for name in names if names.count(name) > 1})
+        raise InvalidDatasetError(f"columns {twice[:_SHOWN]} appear more than once")
+
+
+def _may_hold_text(column: pd.Series) -> bool:
+    import pandas as pd
+    from pandas.api import types
+
+    dtype = column.dtype
+    return bool(
+        types.is_object_dtype(dtype)
+        or types.is_string_dtype(dtype)
+        or (isinstance(dtype, pd.CategoricalDtype) and types.is_object_dtype(column.astype(object)))
+        or str(dtype) in {"large_string[pyarrow]", "null[pyarrow]", "string[pyarrow]"}
+    )
+
+
+def _values(column: pd.Series) -> list[Any]:
+    """Return the values as Python objects, None where null."""
+    plain = column.astype(object)
+    missing = column.isna()
+    if missing.any():
+        plain = plain.mask(missing, None)
+    values: list[Any] = plain.tolist()
+    return values
+
+
+def _file_columns(
+    columns: Mapping[str, list[Any]], chosen: Sequence[str] | None, *, count: int, what: str
+) -> list[str]:
+    if chosen is not None:
+        if isinstance(chosen, str):
+            raise InvalidDatasetError(f"file_columns={chosen!r} is one text: give a list, [{chosen!r}]")
+        if missing := [name for name in chosen if name not in columns]:
+            raise InvalidDatasetError(f"file_columns {missing} are not among the columns {sorted(columns)}")
+        names = [name for name in columns if name in set(chosen)]
+    else:
+        names = [name for name, values in columns.items() if _names_files(name, values)]
+    if not names and count:
+        raise InvalidDatasetError(
+            f"the {what} has no file column among {list(columns)[:20]}: a file column is named like a file, such as "
+            "'image.mha', and holds s3://bucket/key or paths; name yours with file_columns=[...]"
+        )
+    return _plan.check_file_names(list(names), local=False)
+
+
+def _names_files(name: str, values: list[Any]) -> bool:
+    """Tell whether a column names files, by its name and any of its values: a guess that `file_columns` overrides."""
+    kinds = set(map(type, values)) - {type(None)}
+    if any(issubclass(kind, PurePath) for kind in kinds):
+        return True
+    # one C loop per question: no Python call per row
+    texts = (
+        values
+        if kinds == {str} and len(kinds) == len(set(map(type, values)))
+        else [value for value in values if isinstance(value, str)]
+    )
+    if any(map(methodcaller("startswith", "s3://"), texts)):
+        return True
+    extension = PurePosixPath(name).suffix
+    if not extension:
+        return False
+    if not kinds:
+        return True
+    return any(map(methodcaller("__contains__", "/"), texts)) or any(map(methodcaller("endswith", extension), texts))
+
+
+def _ids(frame: pd.DataFrame, *, needs_id: bool, local: bool) -> list[Any] | None:
+    import pandas as pd
+    from pandas.api import types
+
+    if ID not in frame.columns:
+        if not needs_id:
+            return None
+        index = " It is the index: frame.reset_index() makes it a column." if ID in frame.index.names else ""
+        raise InvalidDatasetError(f"the frame has no column 'id', which names each row's outputs.{index}")
+    column = frame[ID]
+    if column.isna().any():
+        where = column.index[column.isna()][:_SHOWN].tolist()
+        raise InvalidDatasetError(f"ids are null at index {where} ({int(column.isna().sum())} in all)")
+    if len(column) and (types.is_bool_dtype(column.dtype) or types.is_float_dtype(column.dtype)):
+        raise InvalidDatasetError(
+            f"ids are {column.dtype}, such as {column.iloc[0]!r}: an id is a str or an integer; "
+            "frame.astype({'id': 'Int64'}) keeps integers whole beside nulls"
+        )
+    ids: list[Any] = column.tolist()
+    texts = id_texts(ids)
+    duplicates = column[pd.Series(texts, index=column.index, dtype=object).duplicated(keep=False)]
+    if len(duplicates):
+        some = list(dict.fromkeys(duplicates.tolist()))[:_SHOWN]
+        raise InvalidDatasetError(
+            f"duplicate ids: {some} ({len(duplicates)} rows in all); every id names one output directory"
+        )
+    if local:
+        _check_collisions(texts)
+    return ids
+
+
+def _check_collisions(texts: list[str]) -> None:
+    joined = "\n".join(texts)
+    if len(set(_urls.folded(joined).split("\n"))) != len(texts) and (same := _urls.collisions(texts)):
+        raise InvalidDatasetError(
+            f"ids {same[:_SHOWN]} equal others but for case or accents: one directory on some local disks"
+        )
+
+
+def id_texts(ids: list[Any]) -> list[str]:
+    """Return the text of each id.
+
+    One pass over the joined texts proves the usual case; only a refusal looks at the ids one by one.
+
+    Raises:
+        InvalidDatasetError: ids that are no str or integer, or are unsafe as a segment of a path.
+    """
+    kinds = set(map(type, ids))
+    plain = all(issubclass(kind, str | int) and kind is not bool for kind in kinds)
+    if plain:
+        texts: list[str] = ids if kinds <= {str} else list(map(str, ids))
+        if _are_safe(texts):
+            return texts
+    texts, refused = [], []
+    for row_id in ids:
+        try:
+            texts.append(_urls.check_id(row_id))
+        except InvalidDatasetError as exc:
+            refused.append(str(exc))
+    if refused:
+        more = f" ({len(refused)} ids are refused in all)" if len(refused) > 1 else ""
+        raise InvalidDatasetError("; ".join(refused[:_SHOWN]) + more)
+    return texts
+
+
+def _are_safe(texts: list[str]) -> bool:
+    if not texts:
+        return True
+    joined = "\n".join(texts)
+    if joined.count("\n") != len(texts) - 1 or _UNSAFE_ID.search(joined):
+        return False
+    try:
+        return max(map(len, map(str.encode, texts))) <= _urls.SEGMENT_BYTES
+    except UnicodeEncodeError:
+        return False
+
+
+def _recorded_failures(frame: pd.DataFrame) -> dict[int, Failure]:
+    if ERROR_COLUMNS[0] not in frame.columns:
+        return {}
+    failed = frame["error_stage"].notna().to_numpy().nonzero()[0].tolist()
+    return dict(zip(failed, failures_of(frame.iloc[failed]), strict=True))
+
+
+def failures_of(frame: pd.DataFrame) -> list[Failure]:
+    """Return one failure per row of a frame with the failure columns."""
+    ids = _values(frame[ID]) if ID in frame.columns else [None] * len(frame)
+    columns = [_values(frame[name]) for name in ERROR_COLUMNS]
+    return [Failure(*values) for values in zip(ids, *columns, strict=True)]
+
+
+def manifest(
+    rows: Rows, stored: Mapping[int, Mapping[str, str | None]], outputs: Iterable[str], *, keep: Sequence[int]
+) -> pd.DataFrame:
+    """Return output columns, `id`, then the carried columns, for the positions `keep`, with the dtypes of the input.
+
+    Args:
+        rows: what the run was given.
+        stored: per position, per output name, where the output lies.
+        outputs: output columns; they come first and are there when nothing is stored.
+        keep: positions to list; one that is not in `stored` has null outputs.
+    """
+    import pandas as pd
+
+    nothing: Mapping[str, str | None] = {}
+    columns = {
+        name: pd.Series([stored.get(position, nothing).get(name) for position in keep], dtype=TEXT) for name in outputs
+    }
+    return pd.concat([pd.DataFrame(columns, index=range(len(keep))), _taken(rows, keep, [ID, *rows.carried])], axis=1)
+
+
+def with_failures(frame: pd.DataFrame, failures: Mapping[int, Failure]) -> pd.DataFrame:
+    """Return the frame with the error columns added: text, null for good rows; keys are positions in `frame`."""
+    return frame.assign(**_error_columns([failures.get(position) for position in range(len(frame))]))
+
+
+def failures_frame(rows: Rows, failures: Sequence[tuple[int, Failure]]) -> pd.DataFrame:
+    """Return one row per failure: `id` with the dtype of the input, then text columns, in input order."""
+    ordered = sorted(failures, key=lambda pair: pair[0])
+    ids = _taken(rows, [position for position, _ in ordered], [ID])
+    return ids.assign(**_error_columns([failure for _, failure in ordered]))
+
+
+def files_frame(rows: Rows, files: Sequence[tuple[int, str, str, int, str | None, str | None]]) -> pd.DataFrame:
+    """Return one row per stored output: id, file, location, size_bytes (int64), etag, checksum (null if unknown)."""
+    import pandas as pd
+
+    ids = _taken(rows, [entry[0] for entry in files], [ID])
+    for index, name in enumerate(FILES_COLUMNS[1:], start=1):
+        dtype = "int64" if name == "size_bytes" else TEXT
+        ids[name] = pd.Series([entry[index] for entry in files], dtype=dtype)
+    return ids
+
+
+def no_files(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the frame of stored outputs that has none, with the ids' dtype of `frame`."""
+    return files_frame(Rows(frame, None, {}, (), {}, Path(), 0), [])
+
+
+def _error_columns(failures: Sequence[Failure | None]) -> dict[str, pd.Series]:
+    import pandas as pd
+
+    fields = [name.removeprefix("error_") for name in ERROR_COLUMNS]
+    return {
+        f"error_{field}": pd.Series([failure and getattr(failure, field) for failure in failures], dtype=TEXT)
+        for field in fields
+    }
+
+
+def _taken(rows: Rows, positions: Sequence[int], columns: list[str]) -> pd.DataFrame:
+    frame = rows.frame
+    assert frame is not None, "only a frame has manifests"  # noqa: S101
+    return frame[columns].iloc[list(positions)].reset_index(drop=True)

@@ -1,0 +1,209 @@
+"""The user's fn: what it may look like, what it promises to return, calling it, checking its result, pickling it."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import io
+import logging
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from file_dataset import _frame, _plan, _process, _urls
+from file_dataset._errors import Failure, InvalidDatasetError, RowError, RowId
+
+logger = logging.getLogger(__name__)
+
+_NAMES = ("input_dir", "output_dir")
+
+
+@dataclass(frozen=True, slots=True)
+class Contract:
+    """The output names that fn promises, in order; those not `required` may be missing from a result."""
+
+    names: tuple[str, ...]
+    required: frozenset[str]
+
+
+def check_signature(fn: object) -> bool:
+    """Return whether fn takes its directories by keyword.
+
+    Raises:
+        InvalidDatasetError: fn cannot be called with two directories.
+    """
+    if not callable(fn):
+        raise InvalidDatasetError(f"fn is a {type(fn).__name__}: give a function fn(input_dir, output_dir)")
+    if inspect.iscoroutinefunction(fn):
+        raise InvalidDatasetError("fn is async: give a plain function fn(input_dir, output_dir)")
+    try:
+        # an unbound method still has its self
+        signature = inspect.signature(functools.partial(fn.__call__, None) if inspect.isclass(fn) else fn)
+        if inspect.isclass(fn):
+            inspect.signature(fn).bind()
+    except TypeError as exc:
+        raise InvalidDatasetError(f"fn is a class that cannot be made without arguments: {exc}") from exc
+    except ValueError:  # a built-in that has no signature to look at
+        return False
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    by_keyword = all(name in signature.parameters and signature.parameters[name].kind in kinds for name in _NAMES)
+    try:
+        signature.bind(**dict.fromkeys(_NAMES)) if by_keyword else signature.bind(None, None)
+    except TypeError as exc:
+        raise InvalidDatasetError(f"fn{signature} cannot be called as fn(input_dir, output_dir): {exc}") from exc
+    return by_keyword
+
+
+def contract_of(fn: Callable[..., object], outputs: Sequence[str] | None) -> Contract | None:
+    """Return the contract that `outputs` or fn's `TypedDict` annotation states, None where there is none.
+
+    Raises:
+        InvalidDatasetError: names that no output may have.
+    """
+    if outputs is not None:
+        if isinstance(outputs, str):
+            raise InvalidDatasetError(f"outputs={outputs!r} is one text: give a list, [{outputs!r}]")
+        contract = Contract(tuple(outputs), frozenset(outputs))
+    else:
+        annotation = _return_annotation(fn)
+        if not typing.is_typeddict(annotation):
+            return None
+        contract = Contract(tuple(annotation.__annotations__), annotation.__required_keys__)
+    if not contract.names:
+        raise InvalidDatasetError("fn promises no output: name at least one")
+    _plan.check_file_names(list(contract.names), local=True)
+    if reserved := [name for name in contract.names if name in _frame.FAILURE_COLUMNS]:
+        raise InvalidDatasetError(
+            f"outputs {reserved} have the names of columns that every manifest may have: rename them"
+        )
+    return contract
+
+
+def _return_annotation(fn: Any) -> Any:  # noqa: ANN401  # any annotation at all
+    while isinstance(fn, functools.partial):
+        fn = fn.func
+    if inspect.isclass(fn) or not inspect.isroutine(fn):
+        fn = fn.__call__
+    try:
+        return typing.get_type_hints(inspect.unwrap(fn)).get("return")
+    except Exception as exc:  # noqa: BLE001  # evaluates the user's annotations, which may name anything
+        logger.debug("the annotations of fn cannot be evaluated, so they state no outputs: %s", exc)
+        return None
+
+
+def ready(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """Return what to call: fn, or the one instance of a class that this process makes."""
+    if inspect.isclass(fn):
+        return cast("Callable[..., Any]", _process.shared(("instance", fn), fn))
+    return fn
+
+
+def call(fn: Callable[..., Any], input_dir: Path, output_dir: Path, *, by_keyword: bool) -> object:
+    """Call fn, by keyword where its parameters have our names."""
+    return fn(input_dir=input_dir, output_dir=output_dir) if by_keyword else fn(input_dir, output_dir)
+
+
+def checked_outputs(
+    result: object, *, row_id: RowId, contract: Contract | None, carried: Sequence[str]
+) -> dict[str, Path | None]:
+    """Return fn's result when it maps legal names to existing files or None, contract names first.
+
+    Raises:
+        RowError: every output that is not as it should be.
+    """
+    if not isinstance(result, Mapping) or not result:
+        got = "an empty mapping" if isinstance(result, Mapping) else _shown(result)
+        message = f"fn returned {got}: return a mapping of file name to path, such as {{'output.mha': path}}"
+        raise RowError([_fault(row_id, None, "TypeError", message)])
+    faults: list[Failure] = []
+    files: dict[str, Path | None] = {}
+    for name, path in result.items():
+        try:
+            files[_urls.check_file_name(name)] = _file(path)
+        except (InvalidDatasetError, OSError, TypeError) as exc:
+            kind = "ValueError" if isinstance(exc, InvalidDatasetError) else type(exc).__name__
+            faults.append(_fault(row_id, str(name), kind, f"output {name!r}: {exc.args[-1]}"))
+    names = [str(name) for name in result]
+    if taken := [name for name in names if name in _frame.FAILURE_COLUMNS or name in carried]:
+        faults += [
+            _fault(row_id, name, "ValueError", f"output {name!r} has the name of another column") for name in taken
+        ]
+    if contract is not None:
+        missing = [name for name in contract.names if name in contract.required and name not in names]
+        extra = [name for name in names if name not in contract.names]
+        faults += [_fault(row_id, name, "KeyError", f"output {name!r} was promised and is missing") for name in missing]
+        faults += [_fault(row_id, name, "KeyError", f"output {name!r} was not promised") for name in extra]
+    if not faults:
+        try:
+            _plan.check_file_names(list(files), local=True)
+        except InvalidDatasetError as exc:
+            faults.append(_fault(row_id, None, "ValueError", str(exc)))
+    if faults:
+        raise RowError(faults)
+    return files
+
+
+def _file(path: object) -> Path | None:
+    if path is None:
+        return None
+    try:
+        at = Path(path)  # type: ignore[arg-type]  # whatever fn returned
+    except TypeError:
+        raise TypeError(f"{_shown(path)} is no path") from None
+    if at.is_dir():
+        raise IsADirectoryError(f"{at} is a directory; {_urls.DIRECTORY_REMEDY}")
+    if not at.is_file():
+        dangling = " (a link to nothing)" if at.is_symlink() else ""
+        raise FileNotFoundError(f"{at} is no file{dangling}")
+    return at.absolute()
+
+
+def _fault(row_id: RowId, file: str | None, kind: str, message: str) -> Failure:
+    return Failure(row_id, "fn", file, None, kind, None, message)
+
+
+def _shown(value: object) -> str:
+    return "None" if value is None else f"a {type(value).__name__}"
+
+
+def dumps(value: object) -> bytes:
+    """Pickle by cloudpickle: lambdas, closures, functions of `__main__` and of a notebook."""
+    with io.BytesIO() as file:
+        _pickler()(file).dump(value)
+        return file.getvalue()
+
+
+@functools.cache
+def _pickler() -> Any:  # noqa: ANN401  # cloudpickle has no types
+    import cloudpickle
+
+    class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no types
+        """cloudpickle rebuilds a TypedDict of `__main__` with TypedDict's metaclass, which Python 3.11 refuses."""
+
+        def reducer_override(self, value: Any) -> Any:  # noqa: ANN401  # pickle's protocol
+            if typing.is_typeddict(value) and not _is_importable(value):
+                return _typed_dict, (
+                    value.__name__,
+                    dict(value.__annotations__),
+                    value.__total__,
+                    value.__required_keys__,
+                )
+            return super().reducer_override(value)
+
+    return Pickler
+
+
+def _is_importable(kind: Any) -> bool:  # noqa: ANN401  # any class
+    import sys
+
+    module = sys.modules.get(kind.__module__)
+    return kind.__module__ != "__main__" and getattr(module, kind.__qualname__, None) is kind
+
+
+def _typed_dict(name: str, fields: dict[str, Any], total: bool, required: frozenset[str]) -> Any:  # noqa: ANN401, FBT001
+    made = typing.TypedDict(name, fields, total=total)  # type: ignore[misc]  # made from data
+    made.__required_keys__ = required
+    made.__optional_keys__ = frozenset(fields) - required
+    return made

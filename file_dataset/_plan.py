@@ -1,0 +1,81 @@
+"""What will be copied where. Pure: no request, no file is touched here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from file_dataset import _urls
+from file_dataset._errors import InvalidDatasetError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from file_dataset._errors import RowId
+    from file_dataset._urls import Location
+
+
+@dataclass(frozen=True, slots=True)
+class FileRow:
+    """One row: an id (None where the frame has none) and where each of its files is; None: it has no such file."""
+
+    id: RowId
+    files: Mapping[str, Location | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """One file of one row to copy. Either end may be local."""
+
+    row_id: RowId
+    file: str
+    source: Location
+    target: Location
+
+
+def downloads(row: FileRow, into: Path) -> list[Transfer]:
+    """Return one transfer per file that the row has, into `into/<file name>`."""
+    return [
+        Transfer(row.id, name, at, into.joinpath(*name.split("/"))) for name, at in row.files.items() if at is not None
+    ]
+
+
+def uploads(row_id: RowId, files: Mapping[str, Path | None], into: Location) -> list[Transfer]:
+    """Return one transfer per file that is there, into `<into>/<id>/<file name>`.
+
+    Raises:
+        InvalidDatasetError: an id or name is not safe, or a key is too long.
+    """
+    text = _urls.check_id(row_id)
+    return [
+        Transfer(row_id, name, path, _urls.join(into, text, *_urls.check_file_name(name).split("/")))
+        for name, path in files.items()
+        if path is not None
+    ]
+
+
+def check_file_names(names: list[object], *, local: bool) -> list[str]:
+    """Return the names when all of them can lie in one directory side by side.
+
+    Args:
+        names: column names or output names.
+        local: they become files on disk, where names that differ by case or accents alone may be one file.
+
+    Raises:
+        InvalidDatasetError: a name is unsafe, appears twice, or is the directory of another.
+    """
+    checked = [_urls.check_file_name(name) for name in names]
+    if twice := sorted({name for name in checked if checked.count(name) > 1}):
+        raise InvalidDatasetError(f"file names {twice} appear more than once")
+    parents = {parent for name in checked for parent in _parents(name)}
+    if both := sorted(parents.intersection(checked)):
+        raise InvalidDatasetError(f"file names {both} are also directories of other file names")
+    if local and (same := _urls.collisions(checked)):
+        raise InvalidDatasetError(f"file names {same} equal others but for case or accents: one file on some disks")
+    return checked
+
+
+def _parents(name: str) -> list[str]:
+    segments = name.split("/")[:-1]
+    return ["/".join(segments[: depth + 1]) for depth in range(len(segments))]

@@ -1,0 +1,68 @@
+"""How far a run is: a bar where somebody watches, log lines where nobody does, or the caller's own function."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+logger = logging.getLogger(__name__)
+
+_LOG_EVERY_S = 5.0  # a guess: often enough to see life, seldom enough to read a night's log
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a run is, in rows; `done` counts dropped rows too."""
+
+    done: int
+    total: int
+    dropped: int
+
+    def __str__(self) -> str:
+        """Return `5 of 12 rows done, 1 dropped`."""
+        return f"{self.done} of {self.total} rows done, {self.dropped} dropped"
+
+
+# None: a bar on a terminal or in a notebook, log lines elsewhere; False: silence.
+Report: TypeAlias = "Callable[[Progress], object] | bool | None"
+
+
+@contextlib.contextmanager
+def reporting(progress: Report, total: int) -> Iterator[Callable[[Progress], object]]:
+    """Yield the function to tell each step to."""
+    if callable(progress):
+        yield progress
+    elif progress is False:
+        yield lambda _: None
+    elif "ipykernel" in sys.modules or sys.stderr.isatty():
+        from tqdm.auto import tqdm
+
+        with tqdm(total=total, unit="row") as bar:
+
+            def advance(now: Progress) -> None:
+                if now.dropped:
+                    bar.set_postfix(dropped=now.dropped, refresh=False)
+                bar.update(now.done - bar.n)
+
+            yield advance
+    else:
+        yield _log_lines()
+
+
+def _log_lines() -> Callable[[Progress], None]:
+    last = time.monotonic()
+
+    def log(now: Progress) -> None:
+        nonlocal last
+        if now.done == now.total or time.monotonic() - last >= _LOG_EVERY_S:
+            last = time.monotonic()
+            logger.info("%s", now)
+
+    return log

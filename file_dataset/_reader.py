@@ -1,0 +1,221 @@
+"""`reader(...)` and its three verbs. Each reads when it is called; each raises for every file it could not read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from file_dataset import _frame, _plan, _transfer
+from file_dataset._errors import Failure, InvalidDatasetError, RowError
+from file_dataset._tempdir import TempDir
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterator, Mapping, Sequence
+
+    import pandas as pd
+    import pyarrow as pa
+
+    from file_dataset._frame import Rows
+    from file_dataset._options import Options
+
+# pa.binary() has 32-bit offsets (https://arrow.apache.org/docs/format/Columnar.html#variable-size-binary-layout).
+_BINARY_BYTES = 2**31 - 1
+# Larger blobs become a chunk of their own without a copy; smaller ones are joined. Guesses.
+_OWN_CHUNK_BYTES = 1 << 20
+_CHUNK_BYTES = 16 << 20
+
+
+def reader(
+    data: Mapping[str, object] | pd.DataFrame | None = None,
+    *,
+    row: Mapping[str, object] | None = None,
+    dataframe: pd.DataFrame | None = None,
+    file_columns: Sequence[str] | None = None,
+    options: Options | None = None,
+) -> Reader:
+    """Return a reader of one row, or of every row of a frame. Nothing is read until one of its methods is called.
+
+    Args:
+        data: a row or a frame, by position.
+        row: file name -> location (`s3://bucket/key`, or a local path as text or `Path`); None: no such file.
+        dataframe: a pandas DataFrame with such columns; `id`, where it has one, names its rows.
+        file_columns: decides alone which columns name files. Without it: columns of text whose values are `s3://` URLs
+            or `Path`s, or that are named like files and hold paths.
+        options: how S3 is reached; None: `Options.default()` when S3 is first needed.
+
+    Raises:
+        InvalidDatasetError: not exactly one of row and frame, no file column, unsafe names or ids.
+    """
+    given = [value for value in (data, row, dataframe) if value is not None]
+    if len(given) != 1:
+        raise InvalidDatasetError(f"give one row or one frame, not {len(given)} of them")
+    source = given[0]
+    if row is not None or (hasattr(source, "keys") and not hasattr(source, "columns")):
+        return Reader(_frame.rows_of_mapping(_mapping(source), file_columns), options, source)
+    return Reader(_frame.rows_of_frame(source, file_columns, needs_id=False), options, source)
+
+
+def _mapping(source: Any) -> Mapping[str, object]:  # noqa: ANN401  # a mapping, or a row of a frame as pandas gives it
+    return dict(source.items()) if hasattr(source, "items") else source
+
+
+@dataclass(frozen=True, repr=False)
+class Reader:
+    """What `reader(...)` returns: a checked row or frame that can be read more than once."""
+
+    _rows: Rows
+    _options: Options | None
+    _source: Any
+
+    def into_temp_dir(self, *, dir: str | os.PathLike[str] | None = None) -> TempDir:  # noqa: A002  # tempfile's name
+        """Copy every file into a new temp dir, now, and return it.
+
+        A row's files lie at `<temp dir>/<file name>`, a frame's at `<temp dir>/<id>/<file name>`. One GET per file; a
+        null cell gives no file.
+
+        Args:
+            dir: where to make the temp dir; None: where the system keeps temporary files.
+
+        Returns:
+            A context manager that yields the `Path`, an `os.PathLike`, with `cleanup()`. Its files are removed on exit,
+            on error, and (with a ResourceWarning) when its last reference goes.
+
+        Raises:
+            RowError: files that could not be read, every one of them; nothing is left behind.
+            InvalidDatasetError: a frame without ids, or with ids that would share a directory.
+        """
+        is_frame = self._rows.frame is not None
+        if is_frame:
+            _frame.rows_of_frame(self._source, list(self._rows.file_columns), needs_id=True, local=True)
+        _plan.check_file_names(list(self._rows.file_columns), local=True)
+        temp = TempDir(dir)
+        try:
+            transfers = [
+                transfer
+                for row in self._parsed()
+                for transfer in _plan.downloads(row, temp.path / str(row.id) if is_frame else temp.path)
+            ]
+            for row_id in self._rows.ids or () if is_frame else ():
+                (temp.path / str(row_id)).mkdir()
+            _transfer.copy_in(transfers, _transfer.Stores(self._options))
+        except BaseException:
+            temp.cleanup()
+            raise
+        return temp
+
+    def into_blob_table(self, *, large: bool = False) -> pa.Table:
+        """Read every file into memory and return an Arrow table.
+
+        One GET per file. Memory: the data once, and blobs under 1 MiB a second time while they are joined.
+
+        Args:
+            large: `large_binary` instead of `binary` columns, for blobs of 2 GiB and more.
+
+        Returns:
+            One row per row; the frame's `id` (where it has one) and file columns, in the frame's order; blobs `binary`,
+            in chunks under 2 GiB; null where the row has no such file.
+
+        Raises:
+            RowError: files that could not be read, every one of them.
+            InvalidDatasetError: a blob that `binary` cannot hold.
+        """
+        import pyarrow as pa
+
+        kind = pa.large_binary() if large else pa.binary()
+        wanted, places = self._wanted(None)
+        limit = None if large else _BINARY_BYTES
+        blobs: dict[str, list[bytearray | None]] = {name: [None] * len(self._rows) for name in self._rows.file_columns}
+        read = _transfer.read_all(wanted, _transfer.Stores(self._options), limit_bytes=limit)
+        for (name, position), blob in zip(places, read, strict=True):
+            blobs[name][position] = blob
+        return self._table({name: _blob_column(column, kind) for name, column in blobs.items()}, len(self._rows))
+
+    def into_size_table(self, *, limit: int | None = None) -> pa.Table:
+        """Return the size of every file in bytes, without downloading any: one HEAD per file.
+
+        Args:
+            limit: look at the first `limit` rows only.
+
+        Returns:
+            Like the blob table, with `int64` columns: bytes; null where the row has no such file.
+
+        Raises:
+            RowError: files that could not be found, every one of them.
+            InvalidDatasetError: a negative limit.
+        """
+        import pyarrow as pa
+
+        if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 0):
+            raise InvalidDatasetError(f"limit={limit!r}: give the number of rows to look at")
+        count = len(self._rows) if limit is None else min(limit, len(self._rows))
+        wanted, places = self._wanted(count)
+        sizes: dict[str, list[int | None]] = {name: [None] * count for name in self._rows.file_columns}
+        for (name, position), size in zip(
+            places, _transfer.sizes(wanted, _transfer.Stores(self._options)), strict=True
+        ):
+            sizes[name][position] = size
+        return self._table({name: pa.array(column, pa.int64()) for name, column in sizes.items()}, count)
+
+    def _parsed(self, count: int | None = None) -> Iterator[_plan.FileRow]:
+        """Return the rows; cells that are no location are told all at once, before the first request."""
+        rows: list[_plan.FileRow] = []
+        failures: list[Failure] = []
+        for position in range(len(self._rows) if count is None else count):
+            try:
+                rows.append(self._rows.row(position))
+            except RowError as exc:
+                failures += exc.failures
+        if failures:
+            raise InvalidDatasetError(str(RowError(failures)))
+        return iter(rows)
+
+    def _wanted(self, count: int | None) -> tuple[list[_transfer.Wanted], list[tuple[str, int]]]:
+        found = [
+            (_transfer.Wanted(row.id, name, at), (name, position))
+            for position, row in enumerate(self._parsed(count))
+            for name, at in row.files.items()
+            if at is not None
+        ]
+        return [wanted for wanted, _ in found], [place for _, place in found]
+
+    def _table(self, columns: dict[str, Any], count: int) -> pa.Table:
+        import pyarrow as pa
+
+        frame = self._rows.frame
+        if frame is None or _frame.ID not in frame.columns:
+            return pa.table(columns)
+        try:
+            ids = pa.Array.from_pandas(frame[_frame.ID].iloc[:count])
+        except pa.ArrowException as exc:
+            raise InvalidDatasetError(f"ids have no Arrow type in common ({exc}): make them all text") from exc
+        named = {_frame.ID: ids, **columns}
+        return pa.table({name: named[name] for name in frame.columns if name in named})
+
+    def __repr__(self) -> str:
+        """Show what would be read."""
+        return f"Reader({len(self._rows)} rows, files {list(self._rows.file_columns)})"
+
+
+def _blob_column(blobs: list[bytearray | None], kind: Any) -> Any:  # noqa: ANN401  # pyarrow has no types
+    """Return a chunked array over the blobs: large ones in place, runs of small ones joined."""
+    import pyarrow as pa
+
+    chunks = []
+    run: list[bytearray | None] = []
+    run_bytes = 0
+    for blob in blobs:
+        size = len(blob or b"")
+        if run and (size >= _OWN_CHUNK_BYTES or run_bytes + size > _CHUNK_BYTES):
+            chunks.append(pa.array(run, kind))
+            run, run_bytes = [], 0
+        if blob is not None and size >= _OWN_CHUNK_BYTES:
+            width = "int64" if kind == pa.large_binary() else "int32"
+            offsets = pa.array([0, size], width).buffers()[1]
+            chunks.append(pa.Array.from_buffers(kind, 1, [None, offsets, pa.py_buffer(blob)]))
+        else:
+            run.append(blob)
+            run_bytes += size
+    if run:
+        chunks.append(pa.array(run, kind))
+    return pa.chunked_array(chunks, kind)

@@ -1,0 +1,174 @@
+"""What a run hands back: the manifest, what failed, what was stored; and how to run the rest and join it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from file_dataset import _frame
+from file_dataset._errors import InvalidDatasetError, RowError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class PipelineResult:
+    """What a run did, as frames. It pickles.
+
+    Attributes:
+        input: the frame that was given, unchanged; None when the result was made from a recorded frame alone.
+        manifest: one row per row that succeeded (with `on_failure="record"`: every row), in input order: a text column
+            per output (`s3://` URL or absolute path; null: fn gave None for it), `id`, then the carried columns. `id` and
+            carried columns have the dtypes of the input.
+        failures: one row per failure, in input order: `id`, then `error_stage` (`download`, `fn` or `upload`),
+            `error_file`, `error_url`, `error_type`, `error_code`, `error_message`: text, null where it does not apply.
+            A row can have several: one per file that failed.
+        files: one row per stored output: `id`, `file`, `location`, `size_bytes` (int64), `etag`, `checksum`
+            (`CRC64NVME:<base64>`; null where the store gives none).
+        files_without_digest: downloads of which the store offered no digest (a multipart ETag without a full-object
+            checksum): their length and version were compared, their bytes could not be.
+    """
+
+    input: pd.DataFrame | None
+    manifest: pd.DataFrame
+    failures: pd.DataFrame
+    files: pd.DataFrame
+    files_without_digest: int = 0
+
+    @classmethod
+    def from_recorded(cls, frame: pd.DataFrame, *, input: pd.DataFrame | None = None) -> PipelineResult:  # noqa: A002
+        """Return the result that a manifest with recorded failures (`on_failure="record"`) stands for.
+
+        Args:
+            frame: a recorded manifest, such as Ray Data hands back.
+            input: the frame that was given to the Pipeline; without it `failed_rows` is not known.
+
+        Raises:
+            InvalidDatasetError: the frame holds no recorded failures' columns.
+        """
+        if missing := [name for name in _frame.FAILURE_COLUMNS if name not in frame.columns]:
+            raise InvalidDatasetError(
+                f"no recorded manifest: columns {missing} are missing; run with on_failure='record'"
+            )
+        failed = frame["error_stage"].notna()
+        failures = frame.loc[failed, list(_frame.FAILURE_COLUMNS)].reset_index(drop=True)
+        manifest = frame.loc[~failed].drop(columns=list(_frame.ERROR_COLUMNS)).reset_index(drop=True)
+        text = dict.fromkeys(_frame.ERROR_COLUMNS, _frame.TEXT)
+        return cls(input, manifest, failures.astype(text), _frame.no_files(frame), 0)
+
+    @property
+    def input_rows(self) -> int:
+        """Rows of the input; of the recorded frame where the input is not known."""
+        return self.dropped_rows + len(self._good) if self.input is None else len(self.input)
+
+    @property
+    def dropped_rows(self) -> int:
+        """Rows that failed."""
+        return int(self.failures[_frame.ID].nunique())
+
+    @property
+    def failed_rows(self) -> pd.DataFrame:
+        """The input rows that failed, as they were given: hand them to `run` again, then `merge`."""
+        return self._input_rows(self.failures)
+
+    @property
+    def unprocessed_rows(self) -> pd.DataFrame:
+        """The input rows that a stopped run did not come to."""
+        frame = self._known_input()
+        done = {*_texts(self.manifest), *_texts(self.failures)}
+        return frame[[text not in done for text in _texts(frame)]]
+
+    def merge(self, later: PipelineResult) -> PipelineResult:
+        """Return this result with the rows of a later run in the place of those with the same id, in input order.
+
+        A row that failed this time loses its place in the manifest; rows that `later` did not come to keep theirs.
+        """
+        import pandas as pd
+
+        touched = {*_texts(later.manifest), *_texts(later.failures)}
+        source = self.input
+        if source is not None and later.input is not None:
+            known = set(_texts(source))
+            source = pd.concat([source, later.input[[text not in known for text in _texts(later.input)]]])
+        order = _texts(source) if source is not None else [*_texts(self.manifest), *_texts(self.failures), *touched]
+
+        def joined(earlier: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
+            kept = earlier[[text not in touched for text in _texts(earlier)]]
+            return _in_order(_concat(kept, new), order)
+
+        return PipelineResult(
+            source,
+            joined(self.manifest, later.manifest),
+            joined(self.failures, later.failures),
+            joined(self.files, later.files),
+            self.files_without_digest + later.files_without_digest,
+        )
+
+    def summary(self, *, allowed_fraction: float | None = None) -> str:
+        """Return one line: "3 of 12 rows dropped (25.0%; allowed 50.0%): 2 at download, 1 at fn"."""
+        total, dropped = self.input_rows, self.dropped_rows
+        allowed = "" if allowed_fraction is None else f"; allowed {allowed_fraction:.1%}"
+        if not dropped:
+            return f"0 of {total} rows dropped"
+        first = self.failures.drop_duplicates(_frame.ID)["error_stage"].value_counts()
+        stages = ", ".join(f"{first[stage]} at {stage}" for stage in ("download", "fn", "upload") if stage in first)
+        return f"{dropped} of {total} rows dropped ({dropped / total:.1%}{allowed}): {stages}"
+
+    def raise_if_dropped(self, fraction: float = 0.0) -> None:
+        """Raise when more than `fraction` of the input rows failed.
+
+        Raises:
+            RowError: with every failure.
+        """
+        if self.dropped_rows > fraction * self.input_rows:
+            failures = _frame.failures_of(self.failures)
+            summary = self.summary(allowed_fraction=fraction)
+            raise RowError(failures, f"{summary}\nthe first: row {failures[0].id!r}: {failures[0]}")
+
+    @property
+    def _good(self) -> pd.DataFrame:
+        failed = set(_texts(self.failures))
+        return self.manifest[[text not in failed for text in _texts(self.manifest)]]
+
+    def _known_input(self) -> pd.DataFrame:
+        if self.input is None:
+            raise InvalidDatasetError(
+                "the input is not known: give it as PipelineResult.from_recorded(frame, input=...)"
+            )
+        return self.input
+
+    def _input_rows(self, named: pd.DataFrame) -> pd.DataFrame:
+        frame = self._known_input()
+        wanted = set(_texts(named))
+        return frame[[text in wanted for text in _texts(frame)]]
+
+    def __repr__(self) -> str:
+        """Show the counts and the first cause."""
+        more = f"; first: {self.failures['error_message'].iloc[0]}" if len(self.failures) else ""
+        return f"PipelineResult({self.summary()}, {len(self.files)} files stored{more})"
+
+
+def _texts(frame: pd.DataFrame) -> list[str]:
+    return [str(row_id) for row_id in frame[_frame.ID].tolist()]
+
+
+def _concat(earlier: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
+    import pandas as pd
+
+    # an empty part would widen dtypes, and has nothing to add but its columns
+    parts = [frame for frame in (earlier, new) if len(frame)]
+    if not parts:
+        return new if len(new.columns) >= len(earlier.columns) else earlier
+    joined = pd.concat(parts, ignore_index=True)
+    for frame in (earlier, new):
+        for name in frame.columns.difference(joined.columns, sort=False):
+            joined[name] = pd.Series([None] * len(joined), dtype=_frame.TEXT)
+    return joined
+
+
+def _in_order(frame: pd.DataFrame, order: list[str]) -> pd.DataFrame:
+    place = {text: position for position, text in enumerate(order)}
+    places = [place[text] for text in _texts(frame)]
+    positions = sorted(range(len(frame)), key=places.__getitem__)
+    return frame.iloc[positions].reset_index(drop=True)

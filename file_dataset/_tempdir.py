@@ -1,0 +1,92 @@
+"""Temp dirs that go when they should: on exit, on error, with their last reference, in their own process only."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import tempfile
+import warnings
+import weakref
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from file_dataset._errors import InvalidDatasetError
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+logger = logging.getLogger(__name__)
+
+
+class TempDir(os.PathLike[str]):
+    """A directory with files in it, removed on exit from `with`, by `cleanup()`, or with its last reference.
+
+    `with` yields the `Path`. `os.fspath`, `open` and `Path` take the object itself. Only the process that made it
+    removes it: a forked child that exits does not (which `tempfile.TemporaryDirectory` does not promise).
+    """
+
+    def __init__(self, directory: str | os.PathLike[str] | None = None) -> None:
+        """Make an empty directory below `directory`, or where the system keeps temporary files.
+
+        Raises:
+            InvalidDatasetError: there is no such place, or it cannot be written.
+        """
+        try:
+            self.path = Path(tempfile.mkdtemp(prefix="file_dataset-", dir=directory)).absolute()
+        except OSError as exc:
+            remedy = "give a directory that exists and can be written" if directory else "set TMPDIR to one that can"
+            raise InvalidDatasetError(f"no temp dir in {directory or 'the usual places'}: {exc}; {remedy}") from exc
+        self._finalizer = weakref.finalize(self, _remove_forgotten, self.path, os.getpid())
+
+    @staticmethod
+    def parent() -> str:
+        """Return where the system keeps temporary files."""
+        return tempfile.gettempdir()
+
+    def cleanup(self) -> None:
+        """Remove the directory and everything in it; a second call does nothing."""
+        if self._finalizer.detach() is not None:
+            remove_tree(self.path)
+
+    def __fspath__(self) -> str:
+        """Return the path as text."""
+        return str(self.path)
+
+    def __enter__(self) -> Path:
+        """Return the path."""
+        return self.path
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Remove the directory."""
+        self.cleanup()
+
+    def __repr__(self) -> str:
+        """Show the path."""
+        return f"TempDir({str(self.path)!r})"
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a directory, also when what filled it left read-only directories; what resists is logged."""
+    shutil.rmtree(path, ignore_errors=True)
+    if not path.exists():
+        return
+    for root, _, _ in os.walk(path, onerror=None):
+        _make_writable(root)
+    shutil.rmtree(path, ignore_errors=True)
+    if path.exists():
+        logger.warning("temp dir %s could not be removed", path)
+
+
+def _make_writable(directory: str) -> None:
+    for entry in (directory, *(item.path for item in os.scandir(directory) if item.is_dir(follow_symlinks=False))):
+        os.chmod(entry, 0o700)  # noqa: PTH101  # os.walk's own strings
+
+
+def _remove_forgotten(path: Path, made_by: int) -> None:
+    # a forked child that exits must not take its parent's files away
+    if os.getpid() == made_by:
+        warnings.warn(f"temp dir {path} was never closed: use `with` or call cleanup()", ResourceWarning, stacklevel=2)
+        remove_tree(path)

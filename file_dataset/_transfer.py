@@ -1,0 +1,172 @@
+"""The shell: which store has a location, and many transfers at once: submit, wait, commit, tell every failure.
+
+Everything that touches a byte goes through here. What is interrupted cancels what it started and leaves no file behind.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from file_dataset import _options, _process
+from file_dataset._errors import Failure, RowError, is_fatal
+from file_dataset._options import Options
+from file_dataset._store import LocalStore, ObjectInfo, Sink
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from concurrent.futures import Future
+
+    from file_dataset._errors import RowId, Stage
+    from file_dataset._plan import Transfer
+    from file_dataset._s3 import S3Store
+    from file_dataset._urls import Location
+
+T = TypeVar("T")
+
+# Submitted ahead of what the pool works on, so that it never waits for us; a guess that keeps 200,000 files in bounds.
+_AHEAD = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A file to read: whose it is, for the failure's sake, and where it lies."""
+
+    row_id: RowId
+    file: str
+    at: Location
+
+
+class Stores:
+    """The stores of one call. S3 is resolved when the first S3 location comes, so local work needs no credentials."""
+
+    def __init__(self, options: Options | None) -> None:
+        """Take the user's options; None stands for `Options.default()`, read once, when it is needed."""
+        self._options = options
+
+    def of(self, at: Location) -> Any:  # noqa: ANN401  # an ObjectStore[Path] or an ObjectStore[ObjectUrl]: that of `at`
+        """Return the store that has `at`."""
+        if isinstance(at, Path):
+            return _process.shared("local", LocalStore)
+        return self.s3
+
+    @property
+    def s3(self) -> S3Store:
+        """The S3 store of these options."""
+        if self._options is None:
+            self._options = Options.default()
+        options = self._options
+        # brings botocore along, which local work does without
+        from file_dataset._s3 import S3Store
+
+        return _process.shared(("s3", _options.identity(options)), lambda: S3Store(options))
+
+
+def copy_in(transfers: Sequence[Transfer], stores: Stores) -> list[ObjectInfo]:
+    """Copy every source into its local target; all of them get their names, or none.
+
+    Raises:
+        RowError: files that failed, every one of them.
+    """
+    cancelled = threading.Event()
+    sinks = []
+    for transfer in transfers:
+        assert isinstance(transfer.target, Path)  # noqa: S101  # the plan of a download
+        transfer.target.parent.mkdir(parents=True, exist_ok=True)
+        sinks.append(Sink(transfer.target, cancelled))
+    try:
+        submits = [_download(stores, transfer.source, sink) for transfer, sink in zip(transfers, sinks, strict=True)]
+        wanted = [Wanted(transfer.row_id, transfer.file, transfer.source) for transfer in transfers]
+        infos = _collect("download", wanted, submits, cancelled)
+        for sink in sinks:
+            sink.commit()
+    finally:
+        for sink in sinks:
+            sink.discard()
+    return infos
+
+
+def copy_out(transfers: Sequence[Transfer], stores: Stores, extra_args: Mapping[str, Any]) -> list[ObjectInfo]:
+    """Store every local source at its target.
+
+    Raises:
+        RowError: files that failed, every one of them, with the URL that was to be written.
+    """
+    cancelled = threading.Event()
+
+    def upload(transfer: Transfer) -> Callable[[], Future[ObjectInfo]]:
+        return lambda: stores.of(transfer.target).upload(
+            transfer.source, transfer.target, extra_args=extra_args, cancelled=cancelled
+        )
+
+    wanted = [Wanted(transfer.row_id, transfer.file, transfer.target) for transfer in transfers]
+    return _collect("upload", wanted, [upload(transfer) for transfer in transfers], cancelled)
+
+
+def read_all(wanted: Sequence[Wanted], stores: Stores, *, limit_bytes: int | None) -> list[bytearray]:
+    """Return the bytes of every file, in order; one of them may have at most `limit_bytes`.
+
+    Raises:
+        RowError: files that failed, every one of them.
+    """
+    cancelled = threading.Event()
+    sinks = [Sink(None, cancelled, limit_bytes=limit_bytes) for _ in wanted]
+    _collect("download", wanted, [_download(stores, w.at, s) for w, s in zip(wanted, sinks, strict=True)], cancelled)
+    return [sink.data for sink in sinks]
+
+
+def sizes(wanted: Sequence[Wanted], stores: Stores) -> list[int]:
+    """Return the size of every file in bytes, in order; one HEAD each.
+
+    Raises:
+        RowError: files that failed, every one of them.
+    """
+
+    def size(at: Location) -> Callable[[], Future[int]]:
+        return lambda: stores.of(at).size(at)
+
+    return _collect("download", wanted, [size(w.at) for w in wanted], threading.Event())
+
+
+def _download(stores: Stores, source: Location, sink: Sink) -> Callable[[], Future[ObjectInfo]]:
+    return lambda: stores.of(source).download(source, sink)
+
+
+def _collect(
+    stage: Stage, wanted: Sequence[Wanted], submits: Iterable[Callable[[], Future[T]]], cancelled: threading.Event
+) -> list[T]:
+    results: list[T] = []
+    failed: list[tuple[Wanted, OSError]] = []
+    running: deque[tuple[Wanted, Future[T]]] = deque()
+
+    def take() -> None:
+        file, future = running[0]
+        try:
+            results.append(future.result())
+        except OSError as exc:
+            failed.append((file, exc))
+        running.popleft()
+
+    try:
+        for file, submit in zip(wanted, submits, strict=True):
+            if len(running) >= _AHEAD:
+                take()
+            try:
+                running.append((file, submit()))
+            except OSError as exc:  # the store could not be reached at all: no credentials, say
+                failed.append((file, exc))
+        while running:
+            take()
+    except BaseException:
+        cancelled.set()
+        for _, future in running:
+            future.cancel()
+        raise
+    if failed:
+        failures = [Failure.of(file.row_id, stage, exc, file=file.file, url=file.at) for file, exc in failed]
+        errors = [exc for _, exc in failed]
+        raise RowError(failures) from next(filter(is_fatal, errors), errors[0])
+    return results

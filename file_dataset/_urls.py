@@ -1,0 +1,209 @@
+"""Locations, file names and ids: the only place where a URL is split or a name is judged safe.
+
+Names out of the data become directories on disk and prefixes in a bucket. What is not safe there is refused here, with
+a sentence that says why; nothing is ever cleaned up, unquoted or shortened behind the user's back.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import unicodedata
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from typing import TypeAlias
+
+from file_dataset._errors import InvalidDatasetError
+
+# Linux and macOS allow 255 bytes for one segment of a path (NAME_MAX in limits.h).
+SEGMENT_BYTES = 255
+# "The object key name can be up to 1,024 bytes long"
+# (https://docs.aws.amazon.com/AmazonS3/latest/userguide/object-keys.html).
+KEY_BYTES = 1024
+
+DIRECTORY_REMEDY = (
+    "a directory (a DICOM series, a Zarr store) is not a location: give each file a column of its own, "
+    "or store it as one archive"
+)
+
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/")
+# The bucket part of a URL may be the ARN of an access point, which holds a slash of its own
+# (https://docs.aws.amazon.com/AmazonS3/latest/userguide/using-access-points.html).
+_BUCKET_ARN = re.compile(r"arn:aws[a-z-]*:s3:[a-z0-9-]*:[0-9]*:accesspoint[:/][^:/]+")
+_UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f/\\]")
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectUrl:
+    """One object in a bucket. The key is opaque: never unquoted, never normalised."""
+
+    bucket: str
+    key: str
+
+    def __str__(self) -> str:
+        """Return `s3://bucket/key`."""
+        return f"s3://{self.bucket}/{self.key}"
+
+
+Location: TypeAlias = "ObjectUrl | Path"
+
+
+def is_null(value: object) -> bool:
+    """Tell whether a cell says "no such file": None, NaN, `pandas.NA`, `pandas.NaT`."""
+    if value is None or type(value).__name__ in {"NAType", "NaTType"}:
+        return True
+    return isinstance(value, float) and value != value  # noqa: PLR0124  # NaN is the one number unequal to itself
+
+
+def parse(value: object, *, base: Path) -> Location:
+    """Return where one file is.
+
+    Args:
+        value: `s3://bucket/key`, or a local path as text or `Path`.
+        base: the directory that a relative path is relative to.
+
+    Raises:
+        InvalidDatasetError: anything else (another scheme, no key, a trailing slash, a number, bytes).
+    """
+    if isinstance(value, PurePath):
+        value = os.fspath(value)
+    elif not isinstance(value, str):
+        shown = f"{type(value).__name__} {_short(value)}"
+        raise InvalidDatasetError(f"{shown} is not a location: give s3://bucket/key or a local path as text")
+    if value.startswith("s3://"):
+        return _object_url(value)
+    if match := _SCHEME.match(value):
+        scheme = match[0].rstrip("/")
+        raise InvalidDatasetError(f"{_short(value)}: {scheme}// is not read; give s3://bucket/key or a local path")
+    if not value or "\0" in value:
+        raise InvalidDatasetError(f"{_short(value)} is not a location: give s3://bucket/key or a local path")
+    if value.endswith("/"):
+        raise InvalidDatasetError(f"{_short(value)}: {DIRECTORY_REMEDY}")
+    return base / value
+
+
+def parse_prefix(value: object) -> Location:
+    """Return the place below which outputs are stored; one trailing slash makes no difference.
+
+    The key of the result may be empty: the root of a bucket. A local path stays as it was given.
+
+    Raises:
+        InvalidDatasetError: neither `s3://bucket[/prefix]` nor a local path.
+    """
+    if isinstance(value, str) and value.startswith("s3://"):
+        bucket, key = _split(value)
+        _check_url(bucket, value)
+        return ObjectUrl(bucket, key.removesuffix("/"))
+    if isinstance(value, str) and _SCHEME.match(value):
+        raise InvalidDatasetError(f"into_path={_short(value)}: give s3://bucket/prefix or a local path")
+    if not isinstance(value, str | PurePath) or not str(value) or "\0" in str(value):
+        raise InvalidDatasetError(f"into_path={_short(value)}: give s3://bucket/prefix or a local path")
+    return Path(value)
+
+
+def join(prefix: Location, *names: str) -> Location:
+    """Return the location `names` below `prefix`.
+
+    Raises:
+        InvalidDatasetError: the key would be longer than S3 allows.
+    """
+    if isinstance(prefix, Path):
+        return prefix.joinpath(*names)
+    key = "/".join([prefix.key, *names] if prefix.key else names)
+    if len(key.encode()) > KEY_BYTES:
+        raise InvalidDatasetError(
+            f"the key {_short(key)} is longer than S3's {KEY_BYTES} bytes: shorten id or into_path"
+        )
+    return ObjectUrl(prefix.bucket, key)
+
+
+def check_file_name(name: object) -> str:
+    """Return `name` when it is a safe relative path of a file, such as `image.mha` or `sub/x.txt`.
+
+    Raises:
+        InvalidDatasetError: it is not text, is absolute, or would leave its directory.
+    """
+    if not isinstance(name, str):
+        raise InvalidDatasetError(f"file name {_short(name)} is a {type(name).__name__}: a file name is text")
+    if name.startswith("/"):
+        raise InvalidDatasetError(f"file name {_short(name)} is absolute: give it relative, such as 'image.mha'")
+    for segment in name.split("/"):
+        if reason := _segment_fault(segment):
+            raise InvalidDatasetError(f"file name {_short(name)} {reason}")
+    return name
+
+
+def check_id(row_id: object) -> str:
+    """Return the text of an id when it is safe as one segment of a path.
+
+    Raises:
+        InvalidDatasetError: it is no str or integer, or its text is no safe segment.
+    """
+    if is_null(row_id):
+        raise InvalidDatasetError(f"id {_short(row_id)} is null: every row needs an id of its own")
+    # bool is an int to Python; numpy's integers are none, but answer __index__
+    if type(row_id).__name__ in {"bool", "bool_"} or not (isinstance(row_id, str) or hasattr(row_id, "__index__")):
+        raise InvalidDatasetError(f"id {_short(row_id)} is a {type(row_id).__name__}: an id is a str or an integer")
+    text = str(row_id)
+    if reason := _segment_fault(text):
+        raise InvalidDatasetError(f"id {_short(row_id)} {reason}: it names one directory")
+    return text
+
+
+def collisions(names: list[str]) -> list[str]:
+    """Return the names that a file system which folds case and accents would take for another one of them.
+
+    macOS does so by default; a manifest written on Linux is read there too.
+    """
+    seen: dict[str, str] = {}
+    return [name for name in names if seen.setdefault(folded(name), name) != name]
+
+
+def folded(name: str) -> str:
+    """Return the form under which a case-insensitive file system would look `name` up: NFC, then casefold."""
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def _segment_fault(segment: str) -> str | None:
+    if segment in {"", ".", ".."}:
+        return f"has the segment {segment!r}" if segment else "is empty or has an empty segment"
+    if found := _UNSAFE.search(segment):
+        kind = "a slash" if found[0] == "/" else "a backslash" if found[0] == "\\" else "a control character"
+        return f"holds {kind}"
+    try:
+        size = len(segment.encode())
+    except UnicodeEncodeError:
+        return "is not valid Unicode"
+    return f"is {size} bytes of UTF-8, over the {SEGMENT_BYTES} of a file system" if size > SEGMENT_BYTES else None
+
+
+def _split(url: str) -> tuple[str, str]:
+    rest = url.removeprefix("s3://")
+    if arn := _BUCKET_ARN.match(rest):
+        return arn[0], rest[arn.end() :].removeprefix("/")
+    bucket, _, key = rest.partition("/")
+    return bucket, key
+
+
+def _object_url(url: str) -> ObjectUrl:
+    bucket, key = _split(url)
+    _check_url(bucket, url)
+    if not key:
+        raise InvalidDatasetError(f"{_short(url)} names a bucket, not an object: give s3://bucket/key")
+    if key.endswith("/"):
+        raise InvalidDatasetError(f"{_short(url)}: {DIRECTORY_REMEDY}")
+    return ObjectUrl(bucket, key)
+
+
+def _check_url(bucket: str, url: str) -> None:
+    try:
+        url.encode()
+    except UnicodeEncodeError:
+        raise InvalidDatasetError(f"{_short(url)} is not valid Unicode") from None
+    if not re.fullmatch(r"[A-Za-z0-9._:/-]+", bucket):
+        raise InvalidDatasetError(f"{_short(url)} has no valid bucket name: give s3://bucket/key")
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:200]}..."  # noqa: PLR2004  # a guess: fits three lines

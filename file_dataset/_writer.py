@@ -1,0 +1,72 @@
+"""`write_files(...)`: local files under an id, in S3 or on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from file_dataset import _plan, _transfer, _urls
+from file_dataset._errors import InvalidDatasetError
+
+if TYPE_CHECKING:
+    import os
+
+    from file_dataset._options import Options
+
+
+def write_files(
+    files: Mapping[str, str | os.PathLike[str] | None],
+    *,
+    into_path: str | os.PathLike[str],
+    id: str | int,  # noqa: A002  # the frame's word
+    options: Options | None = None,
+    extra_args: Mapping[str, Any] | None = None,
+) -> dict[str, str | Path | None]:
+    """Store local files at `<into_path>/<id>/<file name>`, now, replacing what is there.
+
+    One PUT per file up to 64 MiB, above it a multipart upload that is aborted when it fails. A local file appears under
+    its name when it is whole.
+
+    Args:
+        files: file name -> local path; None: no such file, nothing is written.
+        into_path: `s3://bucket/prefix` or a local directory; a trailing slash makes no difference.
+        id: names the outputs; its text is one segment of the path.
+        options: how S3 is reached; None: `Options.default()`.
+        extra_args: boto3's `ExtraArgs` of uploads, such as `{"ContentType": "image/png"}`; local targets ignore them.
+
+    Returns:
+        file name -> where it is now: an `s3://` URL as text, or, for a local `into_path`, a `Path` below it as given;
+        None stays None.
+
+    Raises:
+        InvalidDatasetError: a name or id is unsafe, or a source is missing or no file: nothing was written.
+        RowError: files that could not be stored, every one of them.
+    """
+    if not isinstance(files, Mapping):
+        raise InvalidDatasetError(f"files is a {type(files).__name__}: give a mapping of file name to local path")
+    prefix = _urls.parse_prefix(into_path)
+    _plan.check_file_names(list(files), local=isinstance(prefix, Path))
+    sources = {name: None if _urls.is_null(path) else _source(name, path) for name, path in files.items()}
+    transfers = _plan.uploads(id, sources, prefix)
+    stores = _transfer.Stores(options)
+    if extra_args and not isinstance(prefix, Path):
+        stores.s3.check_extra_args(extra_args)
+    _transfer.copy_out(transfers, stores, extra_args or {})
+    stored = {transfer.file: transfer.target for transfer in transfers}
+    return {name: _shown(stored.get(name)) for name in files}
+
+
+def _source(name: str, path: Any) -> Path:  # noqa: ANN401  # whatever the caller gave
+    try:
+        source = Path(path)
+    except TypeError:
+        raise InvalidDatasetError(f"{name!r} is a {type(path).__name__}: give a local path") from None
+    if not source.is_file():
+        why = f"is a directory; {_urls.DIRECTORY_REMEDY}" if source.is_dir() else "is no file"
+        raise InvalidDatasetError(f"{name!r}: {source} {why}; nothing was written")
+    return source
+
+
+def _shown(at: _urls.Location | None) -> str | Path | None:
+    return at if at is None or isinstance(at, Path) else str(at)
