@@ -95,7 +95,8 @@ class Pipeline:
             write_options: `{"into_path": ..., "extra_args": ..., "options": ...}`: where outputs go. `options` there is
                 for a target store that is not the source's.
             options: how S3 is reached; None: `Options.default()` at each call, and when pickled.
-            file_columns: decides alone which columns name files.
+            file_columns: decides alone which columns name files; without it their names and values do, which say
+                little when a frame has no rows or a column only nulls.
             outputs: the file names that fn returns; None: those of its `TypedDict` annotation, or whatever it returns.
             on_failure: `"drop"` the row; `"raise"` at the first failure; or `"record"` it: the manifest keeps all rows,
                 with the failure's columns, null for good rows.

@@ -19,10 +19,10 @@ class PipelineResult:
     Attributes:
         input: the frame that was given, unchanged; None when the result was made from a recorded frame alone.
         manifest: one row per row that succeeded (with `on_failure="record"`: every row), in input order: a text column
-            per output (`s3://` URL or absolute path; null: fn gave None for it), `id`, then the carried columns. `id` and
-            carried columns have the dtypes of the input.
+            per output (`s3://` URL or absolute path; null: fn gave None for it), `id`, then the carried columns. `id`
+            and carried columns have the dtypes of the input.
         failures: one row per failure, in input order: `id`, then `error_stage` (`download`, `fn` or `upload`),
-            `error_file`, `error_url`, `error_type`, `error_code`, `error_message`: text, null where it does not apply.
+            `error_file`, `error_url`, `error_type`, `error_code`, `error_message`: text, null where not applicable.
             A row can have several: one per file that failed.
         files: one row per stored output: `id`, `file`, `location`, `size_bytes` (int64), `etag`, `checksum`
             (`CRC64NVME:<base64>`; null where the store gives none).

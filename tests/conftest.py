@@ -1,0 +1,145 @@
+"""Endpoints for the tests: a real S3 server on loopback, one that breaks on request, and nobody's credentials."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import uuid
+
+import pytest
+from botocore.config import Config
+from fault_server import FaultServer
+
+import file_dataset
+from file_dataset import _store
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nobodys_machine(tmp_path_factory):
+    """No test reads the credentials, the configuration or the home of whoever runs it."""
+    home = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in list(os.environ):
+            if name.startswith(("AWS_", "DAGSTER_", "RAY_")) and not name.startswith("RAY_TMPDIR"):
+                patch.delenv(name)
+        patch.setenv("HOME", str(home))
+        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        patch.setenv("AWS_CONFIG_FILE", str(home / "config"))
+        patch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(home / "credentials"))
+        patch.setenv("NO_PROXY", "127.0.0.1,localhost")
+        yield
+
+
+@pytest.fixture(scope="session")
+def endpoint(nobodys_machine):
+    """URL of a real S3 endpoint: `$FILE_DATASET_TEST_ENDPOINT` (MinIO, Ceph, AWS), else moto's server."""
+    if url := os.environ.get("FILE_DATASET_TEST_ENDPOINT"):
+        yield url
+        return
+    from moto.server import ThreadedMotoServer
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+def options_for(url, *, config=None, **kwargs):
+    """Options for an endpoint, with the keys of `$FILE_DATASET_TEST_KEYS` ("id:secret") or made-up ones."""
+    access, _, secret = os.environ.get("FILE_DATASET_TEST_KEYS", "AKIDTEST:secrettest").partition(":")
+    path_style = Config(s3={"addressing_style": "path"})
+    return file_dataset.Options(
+        {"aws_access_key_id": access, "aws_secret_access_key": secret, "region_name": "us-east-1"},
+        {"endpoint_url": url, "config": path_style.merge(config) if config else path_style},
+        **kwargs,
+    )
+
+
+@pytest.fixture
+def options(endpoint):
+    return options_for(endpoint)
+
+
+@pytest.fixture
+def default_options(endpoint, monkeypatch):
+    """The environment of a user whose default session reaches the endpoint."""
+    access, _, secret = os.environ.get("FILE_DATASET_TEST_KEYS", "AKIDTEST:secrettest").partition(":")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", access)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", secret)
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", endpoint)
+
+
+_widths = itertools.count(100)
+
+
+class Bucket:
+    """A bucket of its own for one test."""
+
+    def __init__(self, client):
+        self.name = f"test-{uuid.uuid4().hex[:16]}"
+        self.client = client
+        client.create_bucket(Bucket=self.name)
+
+    def url(self, key):
+        return f"s3://{self.name}/{key}"
+
+    def put(self, key, body, **kwargs):
+        self.client.put_object(Bucket=self.name, Key=key, Body=body, **kwargs)
+        return self.url(key)
+
+    def get(self, key):
+        return self.client.get_object(Bucket=self.name, Key=key)["Body"].read()
+
+    def keys(self):
+        answer = self.client.list_objects_v2(Bucket=self.name)
+        return sorted(item["Key"] for item in answer.get("Contents", []))
+
+
+@pytest.fixture
+def bucket(options):
+    return Bucket(options.s3_client)
+
+
+@pytest.fixture(scope="session")
+def fault_server(nobodys_machine):
+    with FaultServer() as server:
+        yield server
+
+
+@pytest.fixture
+def faults(fault_server, monkeypatch):
+    """An endpoint that breaks on request, with nothing in it; retries come at once."""
+    monkeypatch.setattr(_store, "BACKOFF_S", 0.001)
+    fault_server.clear()
+    yield fault_server
+    fault_server.reset()
+
+
+@pytest.fixture
+def own_faults(monkeypatch):
+    """The same, for one test alone: for what leaves requests behind."""
+    monkeypatch.setattr(_store, "BACKOFF_S", 0.001)
+    with FaultServer() as server:
+        yield server
+
+
+def impatient_options(url, **kwargs):
+    """Three attempts, one second of patience."""
+    config = Config(read_timeout=1, connect_timeout=1, retries={"total_max_attempts": 3, "mode": "standard"})
+    return options_for(url, config=config, **kwargs)
+
+
+@pytest.fixture
+def fault_options(faults):
+    """Options for the breaking endpoint; equal ones share a client."""
+    return impatient_options(faults.endpoint_url)
+
+
+@pytest.fixture
+def fresh_options(faults):
+    """Options that no other test has used: their client has seen nothing."""
+    return impatient_options(faults.endpoint_url, max_concurrency=next(_widths))
