@@ -4,7 +4,7 @@
 `Pipeline(fn)` does both for every row of a frame.
 """
 
-from importlib.metadata import version
+from importlib import metadata as _metadata
 
 from file_dataset._errors import FileDatasetError, InvalidDatasetError, MissingExtraError, RowError, RunStoppedError
 from file_dataset._options import Options
@@ -15,7 +15,7 @@ from file_dataset._result import PipelineResult
 from file_dataset._tempdir import TempDir
 from file_dataset._writer import write_files
 
-__version__ = version("file-dataset")
+__version__ = _metadata.version("file-dataset")
 
 __all__ = [
     "FileDatasetError",

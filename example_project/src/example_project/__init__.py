@@ -1,0 +1,1 @@
+"""An example Dagster project: scans in S3, resampled, measured and reported."""

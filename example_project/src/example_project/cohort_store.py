@@ -1,0 +1,34 @@
+"""The cohort in S3: scans at `<base>/raw/<id>/image.mha`, and beside them the table that names every one of them."""
+
+import tempfile
+from pathlib import Path
+
+import pandas as pd
+
+import file_dataset
+from example_project.cohort import build_cohort
+
+
+def table_url(base_path: str) -> str:
+    """Return where the cohort's table lies: id, image.mha, and what is known of each scan."""
+    return f"{base_path}/raw/cohort/scans.csv"
+
+
+def upload(base_path: str) -> tuple[int, int]:
+    """Build the cohort and upload it; return the number of files and their bytes.
+
+    The table names one scan that is not there, and one file is cut short: what a cohort of some size always has.
+    """
+    into_path = f"{base_path}/raw"
+    rows = []
+    count = size_bytes = 0
+    with tempfile.TemporaryDirectory() as scratch:
+        for case in build_cohort(Path(scratch)):
+            rows.append({"id": case.id, "image.mha": f"{into_path}/{case.id}/image.mha", **case.labels})
+            if case.path is not None:
+                file_dataset.write_files({"image.mha": case.path}, into_path=into_path, id=case.id)
+                count, size_bytes = count + 1, size_bytes + case.path.stat().st_size
+        table = Path(scratch, "scans.csv")
+        pd.DataFrame(rows).to_csv(table, index=False)
+        file_dataset.write_files({"scans.csv": table}, into_path=into_path, id="cohort")
+    return count, size_bytes

@@ -1,0 +1,1 @@
+"""The definitions Dagster finds by itself: every module in this folder."""

@@ -1,0 +1,120 @@
+"""The demo: scans in S3, four Dagster assets over them, two dropped rows, a montage.
+
+`make demo` runs on an S3 server of its own on loopback; with `FILE_DATASET_DEMO_S3=s3://bucket/prefix` it runs on that
+bucket, with the credentials and the endpoint of the environment. `make ui` goes on with Dagster's web UI.
+"""
+
+import argparse
+import contextlib
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import boto3
+import dagster as dg
+import pandas as pd
+
+import file_dataset
+from example_project import cohort_store
+from example_project.definitions import defs
+
+_BUCKET = "demo"
+# Everything that the demo leaves on this machine.
+_HERE = Path(".demo").absolute()
+
+
+@contextlib.contextmanager
+def s3() -> Iterator[str]:
+    """Yield where the demo keeps its files: `$FILE_DATASET_DEMO_S3`, else a server of its own until the end."""
+    if base_path := os.environ.get("FILE_DATASET_DEMO_S3"):
+        yield base_path.rstrip("/")
+        return
+    command = [sys.executable, "-m", "example_project.server"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:  # noqa: S603
+        assert server.stdin is not None  # noqa: S101  # asked for by PIPE
+        assert server.stdout is not None  # noqa: S101
+        url = server.stdout.readline().strip()
+        if not url:
+            sys.exit("the S3 server did not start")
+        os.environ |= {
+            "AWS_ENDPOINT_URL_S3": url,
+            "AWS_ACCESS_KEY_ID": "demo",
+            "AWS_SECRET_ACCESS_KEY": "demo",
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "FILE_DATASET_DEMO_S3": f"s3://{_BUCKET}/cohort",
+        }
+        os.environ.pop("AWS_SESSION_TOKEN", None)
+        os.environ.pop("AWS_PROFILE", None)
+        boto3.client("s3").create_bucket(Bucket=_BUCKET)
+        print(f"S3 server:  {url} (moto, for this demo alone)")
+        try:
+            yield os.environ["FILE_DATASET_DEMO_S3"]
+        finally:
+            server.stdin.close()
+            server.wait(timeout=10)
+
+
+def materialize() -> dg.ExecuteInProcessResult:
+    """Materialize every asset in this process, on the instance that the UI shows."""
+    job = dg.Definitions.merge(defs()).resolve_implicit_global_asset_job_def()
+    with dg.DagsterInstance.get() as instance:
+        return job.execute_in_process(
+            instance=instance, run_config={"loggers": {"console": {"config": {"log_level": "WARNING"}}}}
+        )
+
+
+def show(result: dg.ExecuteInProcessResult, base_path: str) -> None:
+    """Print the manifest, the dropped rows, and where the montage lies."""
+    pd.set_option("display.width", 200, "display.max_colwidth", 70, "display.max_columns", 12)
+    print("\nManifest of `measured`:\n")
+    print(result.output_for_node("measured").manifest[["id", "measures.json", "slices.png"]].to_string(index=False))
+    dropped = result.output_for_node("resampled").failures
+    print(f"\nDropped by `resampled`: {result.output_for_node('resampled').summary()}\n")
+    print(dropped[["id", "error_stage", "error_type", "error_code", "error_message"]].to_string(index=False))
+    for check in result.get_asset_check_evaluations():
+        state = "passed" if check.passed else check.severity.value
+        print(f"\nCheck {check.asset_key.to_user_string()}:{check.check_name}: {state}. {check.description}")
+    montage = f"{base_path}/report/montage.png"
+    with file_dataset.reader({"montage.png": montage}).into_temp_dir() as temp:
+        shutil.copy(temp / "montage.png", _HERE / "montage.png")
+    print(f"\nMontage: {montage}\n   copy: {_HERE / 'montage.png'}")
+
+
+def serve(port: int) -> None:
+    """Serve Dagster's web UI until Ctrl-C."""
+    print(f"\nDagster: http://127.0.0.1:{port} (Ctrl-C ends it, and the S3 server)", flush=True)
+    command = [sys.executable, "-m", "dagster", "dev", "-m", "example_project.definitions", "-p", str(port)]
+    with contextlib.suppress(KeyboardInterrupt):
+        subprocess.run(command, check=False)  # noqa: S603
+
+
+def main() -> None:
+    """Run the demo."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--ui", action="store_true", help="serve Dagster's web UI afterwards")
+    parser.add_argument("--port", type=int, default=3000, help="port of the web UI")
+    arguments = parser.parse_args()
+    logging.getLogger("file_dataset").setLevel(logging.ERROR)
+    home = _HERE / "dagster"
+    home.mkdir(parents=True, exist_ok=True)
+    (home / "dagster.yaml").write_text("telemetry:\n  enabled: false\n")
+    os.environ["DAGSTER_HOME"] = str(home)
+    with s3() as base_path:
+        count, size_bytes = cohort_store.upload(base_path)
+        print(f"Cohort:     {count} scans, {size_bytes / 1e6:.1f} MB, at {base_path}/raw; the table names one more")
+        began = time.monotonic()
+        result = materialize()
+        seconds = time.monotonic() - began
+        print(f"Dagster:    raw_scans, resampled, measured and report materialized in {seconds:.1f} s")
+        show(result, base_path)
+        if arguments.ui:
+            serve(arguments.port)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Tests of the example; none of them needs Dagster or S3."""

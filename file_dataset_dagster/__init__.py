@@ -1,0 +1,19 @@
+"""Files as Dagster assets: pipelines over manifests, dropped rows as asset checks."""
+
+from __future__ import annotations
+
+import file_dataset
+
+try:
+    import dagster as _dagster  # noqa: F401 (is it there?)
+    import dagster_aws as _dagster_aws  # noqa: F401
+except ImportError as exc:
+    if exc.name not in {"dagster", "dagster_aws"}:
+        raise
+    raise file_dataset.MissingExtraError(f"{exc.name} is not installed: pip install 'file-dataset[dagster]'") from exc
+
+from file_dataset_dagster.assets import pipeline_asset
+from file_dataset_dagster.io_manager import ManifestIOManager
+from file_dataset_dagster.resource import FileDatasetResource
+
+__all__ = ["FileDatasetResource", "ManifestIOManager", "pipeline_asset"]

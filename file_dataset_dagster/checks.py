@@ -1,0 +1,129 @@
+"""Dropped rows as an asset check: what is told of them, and when a manifest is refused. Pure: no I/O, no context."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import dagster as dg
+
+import file_dataset
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+CHECK_NAME = "no_dropped_rows"
+OnExceeded: TypeAlias = Literal["fail", "block", "check"]
+
+_TABLE_ROWS = 20  # Dagster's UI shows every row of a table
+_CELL_CHARS = 120  # a longer word runs over the edge of Dagster's tables
+_COLUMNS = ("id", "error_stage", "error_file", "error_url", "error_type", "error_code", "error_message")
+# the columns in which an id, or a URL made of it, can stand; error_message is free text
+_NAMING_COLUMNS = ("id", "error_url", "error_message")
+
+
+@dataclass(frozen=True, slots=True)
+class DropPolicy:
+    """How many rows of a run may be dropped, and what happens when there are more."""
+
+    max_dropped_fraction: float | None = None
+    on_exceeded: OnExceeded = "fail"
+    show_ids: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse what has no meaning."""
+        allowed = self.max_dropped_fraction
+        if allowed is not None and not 0 <= allowed <= 1:
+            raise file_dataset.InvalidDatasetError(
+                f"max_dropped_fraction={allowed!r} is no fraction: give a number from 0 to 1"
+            )
+        if self.on_exceeded not in {"fail", "block", "check"}:
+            raise file_dataset.InvalidDatasetError(
+                f"on_exceeded={self.on_exceeded!r} is unknown: give 'fail', 'block' or 'check'"
+            )
+        if self.on_exceeded != "fail" and allowed is None:
+            raise file_dataset.InvalidDatasetError(
+                f"on_exceeded={self.on_exceeded!r} needs max_dropped_fraction: without it nothing is exceeded"
+            )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DroppedRows:
+    """The dropped rows of one result, judged by a policy."""
+
+    result: file_dataset.PipelineResult
+    policy: DropPolicy
+
+    @property
+    def fraction(self) -> float:
+        """Dropped rows per input row; 0.0 of an empty input."""
+        return self.result.dropped_rows / self.result.input_rows if self.result.input_rows else 0.0
+
+    @property
+    def is_every_row(self) -> bool:
+        """A non-empty input of which nothing is left."""
+        return 0 < self.result.input_rows == self.result.dropped_rows
+
+    @property
+    def is_too_many(self) -> bool:
+        """More than the policy allows, or all."""
+        allowed = self.policy.max_dropped_fraction
+        return self.is_every_row or (allowed is not None and self.fraction > allowed)
+
+    @property
+    def fails_the_run(self) -> bool:
+        """The manifest is not stored and the run fails."""
+        return self.is_every_row or (self.is_too_many and self.policy.on_exceeded == "fail")
+
+    @property
+    def may_be_retried(self) -> bool:
+        """Another attempt may help: not when fn itself raised for every dropped row."""
+        return not self.result.failures["error_stage"].eq("fn").all()
+
+    def __str__(self) -> str:
+        """Return one line: "3 of 12 rows dropped (25.0%; allowed 50.0%): 2 at download, 1 at fn"."""
+        return self.result.summary(allowed_fraction=self.policy.max_dropped_fraction)
+
+    def check_result(self, asset_key: dg.AssetKey, failures_uri: str | None) -> dg.AssetCheckResult:
+        """Return the result of `no_dropped_rows`: WARN when rows were dropped, ERROR when too many."""
+        metadata: dict[str, Any] = {
+            "input_rows": self.result.input_rows,
+            "dropped_rows": self.result.dropped_rows,
+            "dropped_fraction": self.fraction,
+        }
+        if self.result.dropped_rows:
+            metadata["dropped"] = self._table()
+        if failures_uri is not None:
+            metadata["failures_uri"] = failures_uri
+        return dg.AssetCheckResult(
+            check_name=CHECK_NAME,
+            asset_key=asset_key,
+            passed=not self.result.dropped_rows,
+            severity=dg.AssetCheckSeverity.ERROR if self.is_too_many else dg.AssetCheckSeverity.WARN,
+            description=str(self),
+            metadata=metadata,
+        )
+
+    def _table(self) -> dg.TableMetadataValue:
+        columns: Sequence[str] = [name for name in _COLUMNS if self.policy.show_ids or name not in _NAMING_COLUMNS]
+        head = self.result.failures[list(columns)].head(_TABLE_ROWS).astype(object)
+        rows = head.where(head.notna(), "").to_dict("records")
+        records = [dg.TableRecord({str(name): _cell(value) for name, value in row.items()}) for row in rows]
+        return dg.MetadataValue.table(
+            records=records, schema=dg.TableSchema([dg.TableColumn(name, "string") for name in columns])
+        )
+
+
+def check_spec(asset_key: dg.AssetKey, policy: DropPolicy) -> dg.AssetCheckSpec:
+    """Return the declaration of `no_dropped_rows`; with `on_exceeded="block"` its ERROR stops what is downstream."""
+    return dg.AssetCheckSpec(
+        CHECK_NAME,
+        asset=asset_key,
+        blocking=policy.on_exceeded == "block",
+        description="Every row of the input is in the manifest.",
+    )
+
+
+def _cell(value: object) -> str:
+    text = " ".join(str(value).split())
+    return text if len(text) <= _CELL_CHARS else text[: _CELL_CHARS - 1] + "…"

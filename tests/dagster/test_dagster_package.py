@@ -1,0 +1,24 @@
+"""What `import file_dataset_dagster` offers, and what it says when it cannot."""
+
+import importlib
+import sys
+
+import pytest
+
+import file_dataset
+import file_dataset_dagster
+
+
+def test_every_public_name_is_there_and_sorted():
+    names = file_dataset_dagster.__all__
+    assert names == sorted(names)
+    assert all(hasattr(file_dataset_dagster, name) for name in names)
+
+
+@pytest.mark.parametrize("package", ["dagster", "dagster_aws"])
+def test_a_missing_extra_is_named_with_the_remedy(monkeypatch, package):
+    for name in [name for name in sys.modules if name.split(".")[0] == "file_dataset_dagster"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, package, None)  # as if it were not installed
+    with pytest.raises(file_dataset.MissingExtraError, match=rf"{package} is not .*'file-dataset\[dagster\]'"):
+        importlib.import_module("file_dataset_dagster")

@@ -1,0 +1,284 @@
+"""ManifestIOManager: frames come back as they went in, from where they should lie, whole or not at all."""
+
+import dagster as dg
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import file_dataset
+from file_dataset_dagster import FileDatasetResource, ManifestIOManager
+from file_dataset_dagster.io_manager import from_parquet, segment, to_parquet
+
+NOTHING = pd.Series([None, None], dtype=object)
+COLUMNS = {
+    "object strings": pd.Series(["a", "b"], dtype=object),
+    "object strings with None": pd.Series(["a", None], dtype=object),
+    "object integers": pd.Series([1, 2], dtype=object),
+    "object lists": pd.Series([[1, 2], None], dtype=object),
+    "object bytes": pd.Series([b"a", None], dtype=object),
+    "nothing but None": NOTHING,
+    "default strings": pd.Series(["a", "b"]),
+    "string": pd.Series(["a", None], dtype="string"),
+    "string[python]": pd.Series(["a", None], dtype="string[python]"),
+    "string[pyarrow]": pd.Series(["a", None], dtype="string[pyarrow]"),
+    "Arrow string": pd.Series(["a", None], dtype=pd.ArrowDtype(pa.string())),
+    "Arrow large string": pd.Series(["a", None], dtype=pd.ArrowDtype(pa.large_string())),
+    "Arrow int64": pd.Series([1, None], dtype=pd.ArrowDtype(pa.int64())),
+    "Arrow list": pd.Series([[1], None], dtype=pd.ArrowDtype(pa.list_(pa.int64()))),
+    "Arrow dictionary": pd.Series(["a", "b"], dtype=pd.ArrowDtype(pa.dictionary(pa.int32(), pa.string()))),
+    "Arrow decimal": pd.Series([None, None], dtype=pd.ArrowDtype(pa.decimal128(10, 2))),
+    "int64": pd.Series([1, 2]),
+    "uint8": pd.Series([1, 2], dtype="uint8"),
+    "Int64": pd.Series([2**62 + 1, None], dtype="Int64"),
+    "float64": pd.Series([1.5, None]),
+    "bool": pd.Series([True, False]),
+    "boolean": pd.Series([True, None], dtype="boolean"),
+    "category of strings": pd.Series(["a", None], dtype=pd.CategoricalDtype(["unused", "a"], ordered=True)),
+    "category of integers": pd.Series([2, 1], dtype=pd.CategoricalDtype([2, 1, 9])),
+    "datetime64[s]": pd.Series([pd.Timestamp("2024"), None]).astype("datetime64[s]"),
+    "datetime64[ns, UTC]": pd.Series([pd.Timestamp("2024", tz="UTC"), None]).astype("datetime64[ns, UTC]"),
+    "timedelta": pd.Series([pd.Timedelta(1), None]),
+}
+
+
+def key(*parts):
+    return dg.AssetKey(list(parts))
+
+
+def round_trip(frame):
+    return from_parquet(to_parquet(frame), "somewhere")
+
+
+@pytest.mark.parametrize("column", COLUMNS.values(), ids=COLUMNS)
+@pytest.mark.parametrize("rows", [2, 0], ids=["two rows", "no row"])
+def test_a_column_comes_back_with_its_dtype(column, rows):
+    frame = pd.DataFrame({"id": ["1", "2"], "value": column, "after": [1, 2]}).head(rows)
+    pd.testing.assert_frame_equal(round_trip(frame), frame)
+
+
+def test_an_index_comes_back():
+    frame = pd.DataFrame({"id": ["1", "2"]}, index=pd.Index(["x", "y"], name="case", dtype=object))
+    assert round_trip(frame).index.tolist() == ["x", "y"]
+
+
+def test_a_manifest_is_parquet_that_pandas_reads(tmp_path):
+    path = tmp_path / "manifest.parquet"
+    path.write_bytes(to_parquet(pd.DataFrame({"id": [1], "value": COLUMNS["Arrow list"].head(1)})))
+    assert pd.read_parquet(path)["id"].tolist() == [1]
+
+
+@pytest.mark.parametrize(
+    ("frame", "said"),
+    [
+        (pd.DataFrame({"mixed": [1, "x"]}), "mixed"),
+        (pd.DataFrame([[1, 2]], columns=["twice", "twice"]), "twice"),
+    ],
+    ids=["two types", "two columns of one name"],
+)
+def test_a_frame_that_parquet_cannot_hold_names_the_column(frame, said):
+    with pytest.raises(file_dataset.InvalidDatasetError, match=said):
+        to_parquet(frame)
+
+
+ODD = [
+    "a", "A", "a/b", ".", "..", "a|b", "%2F", "/", "", "%", "é", "e\u0301", "a.failures", "x.parquet", " ", "a=b",
+    "日本",
+]  # fmt: skip
+
+
+def test_odd_keys_have_segments_of_their_own():
+    segments = [segment(text) for text in ODD]
+    assert len(set(segments)) == len(ODD)
+    assert not {"", ".", ".."} & set(segments)
+    assert not [text for text in segments if "/" in text or "." in text]
+
+
+@pytest.mark.parametrize("text", ["scan", "2024-01-01", "left_lung"])
+def test_a_plain_key_is_its_own_segment(text):
+    assert segment(text) == text
+
+
+def test_no_frame_of_one_key_lies_where_a_frame_of_another_does(local):
+    io_manager = ManifestIOManager(resource=local)
+    places = [
+        io_manager.uri(asset_key, partition, of=of)
+        for asset_key in (*map(key, ODD), key("a", "b"), key("manifest.parquet"))
+        for partition in (None, *ODD)
+        for of in ("manifest", "failures", "files", "rejected")
+    ]
+    assert len(set(places)) == len(places)
+
+
+@pytest.mark.parametrize("where", ["s3", "local"])
+@pytest.mark.parametrize("text", ODD, ids=ascii)
+def test_an_odd_partition_is_stored_and_loaded(where, text, request):
+    io_manager = ManifestIOManager(resource=request.getfixturevalue("resource" if where == "s3" else "local"))
+    frame = pd.DataFrame({"id": [text or "empty"]}, dtype=object)
+    at = io_manager.uri(key("asset", text), text)
+    io_manager.store(frame, at)
+    pd.testing.assert_frame_equal(io_manager.load(at), frame)
+
+
+def frame_asset(frame, **arguments):
+    @dg.asset(name="frame", **arguments)
+    def asset():
+        return frame
+
+    return asset
+
+
+def reader_asset(seen, **arguments):
+    @dg.asset(name="reader", **arguments)
+    def asset(frame: pd.DataFrame) -> None:
+        seen.append(frame)
+
+    return asset
+
+
+def test_any_asset_that_returns_a_frame_is_stored_and_loaded(run, resource, keys):
+    frame, seen = pd.DataFrame({"id": [1, 2], "a.txt": ["s3://x/1", None]}), []
+    assert run([frame_asset(frame), reader_asset(seen)], resource).success
+    pd.testing.assert_frame_equal(seen[0], frame)
+    assert keys() == ["base/manifests/frame/manifest.parquet"]
+
+
+def test_a_local_base_path_holds_manifests_too(run, local, tmp_path):
+    frame, seen = pd.DataFrame({"id": [1, 2]}), []
+    assert run([frame_asset(frame, key_prefix=None), reader_asset(seen)], local).success
+    pd.testing.assert_frame_equal(seen[0], frame)
+    assert [path.name for path in tmp_path.joinpath("base").rglob("*") if path.is_file()] == ["manifest.parquet"]
+
+
+def test_the_base_path_of_the_io_manager_wins(local):
+    io_manager = ManifestIOManager(resource=local, base_path="s3://other/place/")
+    assert io_manager.uri(key("a", "b")) == "s3://other/place/manifests/a/b/manifest.parquet"
+
+
+@pytest.mark.parametrize("base_path", [None, "s3://", "gs://bucket", "file:///tmp/x"])
+def test_a_base_path_that_is_none_is_refused(base_path):
+    with pytest.raises(file_dataset.InvalidDatasetError, match="base_path"):
+        ManifestIOManager(resource=FileDatasetResource(base_path=base_path)).uri(key("a"))
+
+
+def materialization(result, asset="frame"):
+    (event,) = result.asset_materializations_for_node(asset)
+    return event.metadata
+
+
+def test_rows_schema_and_place_are_told(run, local):
+    metadata = materialization(run([frame_asset(pd.DataFrame({"id": [1, 2], "v": [0.5, 1]}))], local))
+    assert metadata["dagster/row_count"].value == 2
+    assert [(c.name, c.type) for c in metadata["dagster/column_schema"].value.columns] == [
+        ("id", "int64"),
+        ("v", "float64"),
+    ]
+    assert metadata["dagster/uri"].value == f"{local.base_path}/manifests/frame/manifest.parquet"
+
+
+DAYS = dg.StaticPartitionsDefinition(["mon", "tue"])
+
+
+def test_each_partition_has_a_manifest_of_its_own(run, resource, keys):
+    seen = []
+    assets = [frame_asset(pd.DataFrame({"id": [1]}), partitions_def=DAYS), reader_asset(seen, partitions_def=DAYS)]
+    for day in DAYS.get_partition_keys():
+        result = run(assets, resource, partition_key=day)
+        assert materialization(result)["dagster/partition_row_count"].value == 1
+    assert keys() == [f"base/manifests/frame/partition={day}.parquet" for day in ("mon", "tue")]
+    assert len(seen) == 2
+
+
+def test_a_multi_partition_has_one_manifest(run, local):
+    both = dg.MultiPartitionsDefinition({"site": dg.StaticPartitionsDefinition(["a"]), "day": DAYS})
+    partition = dg.MultiPartitionKey({"site": "a", "day": "mon"})
+    result = run([frame_asset(pd.DataFrame({"id": [1]}), partitions_def=both)], local, partition_key=partition)
+    assert materialization(result)["dagster/uri"].value.endswith("/partition=mon%7Ca.parquet")
+
+
+def failure_of(result):
+    """The whole story of the one failed step, causes included."""
+    (event,) = result.filter_events(lambda event: event.is_step_failure)
+    error, told = event.step_failure_data.error, []
+    while error is not None:
+        told.append(error.message)
+        error = error.cause
+    return "\n".join(told)
+
+
+def test_many_partitions_at_once_are_refused_with_the_remedy(run, local):
+    days = frame_asset(pd.DataFrame({"id": [1]}), partitions_def=DAYS)
+    for day in DAYS.get_partition_keys():
+        run([days], local, partition_key=day)
+    result = run([days.get_asset_spec(), reader_asset([])], local, selection=["reader"])
+    assert "2 partitions of asset frame at once are not supported yet" in failure_of(result)
+
+
+@pytest.mark.parametrize("where", ["s3", "local"])
+def test_a_missing_manifest_is_told_with_the_remedy(run, where, request):
+    resource = request.getfixturevalue("resource" if where == "s3" else "local")
+    result = run([dg.AssetSpec("frame", partitions_def=DAYS), reader_asset([], partitions_def=DAYS)],
+                 resource, partition_key="tue", selection=["reader"])  # fmt: skip
+    told = failure_of(result)
+    assert "no manifest of asset frame, partition 'tue', at " in told
+    assert f"{resource.base_path}/manifests/frame/partition=tue.parquet: materialize it first" in told
+
+
+def test_a_store_that_refuses_is_told_with_its_code(run, s3_endpoint):
+    result = run(
+        [frame_asset(pd.DataFrame({"id": [1]}))],
+        FileDatasetResource(endpoint_url=s3_endpoint, base_path="s3://no-bucket"),
+    )
+    assert "NoSuchBucket" in failure_of(result)
+
+
+def test_a_foreign_parquet_file_is_refused(tmp_path, local):
+    pq.write_table(pa.table({"id": [1]}), tmp_path / "foreign.parquet")
+    with pytest.raises(file_dataset.InvalidDatasetError, match="was not written by ManifestIOManager"):
+        ManifestIOManager(resource=local).load(str(tmp_path / "foreign.parquet"))
+
+
+def test_a_file_that_is_no_parquet_is_refused(tmp_path, local):
+    tmp_path.joinpath("x.parquet").write_bytes(b"\x80\x04K\x01.")  # a pickle
+    with pytest.raises(file_dataset.InvalidDatasetError, match="is no Parquet file"):
+        ManifestIOManager(resource=local).load(str(tmp_path / "x.parquet"))
+
+
+def test_a_manifest_of_a_later_version_is_refused_with_the_remedy():
+    table = pq.read_table(pa.BufferReader(to_parquet(pd.DataFrame({"id": [1]}))))
+    sink = pa.BufferOutputStream()
+    pq.write_table(table.replace_schema_metadata(table.schema.metadata | {b"file_dataset.format_version": b"2"}), sink)
+    with pytest.raises(file_dataset.InvalidDatasetError, match=r"format version 2.*upgrade file-dataset"):
+        from_parquet(sink.getvalue(), "somewhere")
+
+
+@pytest.mark.parametrize("value", [[1], {"id": [1]}, None], ids=["list", "dict", "None"])
+def test_a_value_that_is_no_frame_is_refused_with_the_remedy(run, local, value):
+    told = failure_of(run([frame_asset(value)], local))
+    assert f"asset frame returned a {type(value).__name__}" in told
+    assert "io_manager_key" in told
+
+
+def test_a_frame_that_cannot_be_stored_leaves_the_old_manifest(run, local):
+    run([frame_asset(pd.DataFrame({"id": [1]}))], local)
+    run([frame_asset(pd.DataFrame({"id": [1, "x"]}))], local)
+    io_manager = ManifestIOManager(resource=local)
+    assert io_manager.load(io_manager.uri(key("frame")))["id"].tolist() == [1]
+
+
+def test_a_write_that_fails_leaves_the_old_manifest_and_no_other_file(tmp_path, local, monkeypatch):
+    """The last step of a local write is a rename; here it fails."""
+    io_manager = ManifestIOManager(resource=local)
+    at = io_manager.uri(key("frame"))
+    io_manager.store(pd.DataFrame({"id": [1]}), at)
+
+    def fail(*_):
+        raise PermissionError(13, "no rename today")
+
+    later = pd.DataFrame({"id": [2]})
+    monkeypatch.setattr("os.replace", fail)
+    with pytest.raises(file_dataset.RowError, match="no rename today"):
+        io_manager.store(later, at)
+    monkeypatch.undo()
+    assert io_manager.load(at)["id"].tolist() == [1]
+    assert [path.name for path in tmp_path.joinpath("base").rglob("*") if path.is_file()] == ["manifest.parquet"]

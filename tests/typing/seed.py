@@ -1,0 +1,37 @@
+"""The seed's function and what a user writes around it, for `mypy --strict` in `make lint`."""
+
+from pathlib import Path
+from typing import TypedDict
+
+import pandas as pd
+
+import file_dataset
+
+ResampledOutput = TypedDict("ResampledOutput", {"output.mha": Path})
+
+
+def resample_local_image_file(input_dir: Path, output_dir: Path) -> ResampledOutput:
+    """Work on local files."""
+    output_file = output_dir / "output.mha"
+    output_file.write_bytes((input_dir / "image.mha").read_bytes())
+    return {"output.mha": output_file}
+
+
+def use(frame: pd.DataFrame) -> pd.DataFrame:
+    """Use every public door as the README does."""
+    pipeline = file_dataset.Pipeline(
+        fn=resample_local_image_file,
+        write_options={"into_path": "s3://my-bucket/resampled/", "extra_args": {"ContentType": "image/mha"}},
+        options=file_dataset.Options.default(),
+        on_failure="record",
+        progress=lambda now: print(now.done, now.total),  # noqa: T201
+    )
+    with file_dataset.reader({"image.mha": "s3://my-bucket/image.mha"}).into_temp_dir() as temp:
+        stored = file_dataset.write_files({"image.mha": temp / "image.mha"}, into_path="out", id=1)
+        assert stored["image.mha"]
+    try:
+        result = pipeline.run(frame)
+    except file_dataset.RunStoppedError as exc:
+        return exc.result.manifest if exc.result is not None else frame
+    failed: pd.DataFrame = result.failed_rows
+    return result.merge(pipeline.run(failed)).manifest
