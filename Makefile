@@ -46,13 +46,11 @@ test-all: test test-lowest  ## and the slow rest: a browser, the lowest versions
 	$(RUN)/python -m pytest -m slow
 
 test-lowest:     ## the tests on the lowest versions that pyproject.toml allows
-	$(MAKE) VENV=.venv-lowest .venv-lowest/.lowest
+	@$(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/python tests/lowest.py > .venv-lowest/lowest.txt
+	.venv-lowest/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
+	.venv-lowest/bin/python -m pip install --quiet -e '.[all]' -e example_project --group dev -r .venv-lowest/lowest.txt
 	.venv-lowest/bin/python -m pytest -n auto -m "not slow" -p no:cacheprovider
 
 clean:           ## remove what make made
 	rm -rf .venv .venv-lowest .demo build dist
-
-%/.lowest: %/.ready
-	$*/bin/python tests/lowest.py > $*/lowest.txt
-	$*/bin/python -m pip install --quiet -r $*/lowest.txt
-	@touch $@

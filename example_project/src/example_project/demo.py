@@ -6,6 +6,7 @@ bucket, with the credentials and the endpoint of the environment. `make ui` goes
 
 import argparse
 import contextlib
+import json
 import logging
 import os
 import shutil
@@ -88,7 +89,10 @@ def show(result: dg.ExecuteInProcessResult, base_path: str) -> None:
 def serve(port: int) -> None:
     """Serve Dagster's web UI until Ctrl-C."""
     print(f"\nDagster: http://127.0.0.1:{port} (Ctrl-C ends it, and the S3 server)", flush=True)
-    command = [sys.executable, "-m", "dagster", "dev", "-m", "example_project.definitions", "-p", str(port)]
+    workspace = _HERE / "workspace.yaml"
+    location = {"module_name": "example_project.definitions", "location_name": "example_project"}
+    workspace.write_text(json.dumps({"load_from": [{"python_module": location}]}))  # JSON is YAML
+    command = [sys.executable, "-m", "dagster", "dev", "-w", str(workspace), "-p", str(port), "--log-level", "warning"]
     with contextlib.suppress(KeyboardInterrupt):
         subprocess.run(command, check=False)  # noqa: S603
 
@@ -102,7 +106,8 @@ def main() -> None:
     logging.getLogger("file_dataset").setLevel(logging.ERROR)
     home = _HERE / "dagster"
     home.mkdir(parents=True, exist_ok=True)
-    (home / "dagster.yaml").write_text("telemetry:\n  enabled: false\n")
+    # no usage statistics, no welcome dialog
+    (home / "dagster.yaml").write_text("telemetry:\n  enabled: false\nnux:\n  enabled: false\n")
     os.environ["DAGSTER_HOME"] = str(home)
     with s3() as base_path:
         count, size_bytes = cohort_store.upload(base_path)
