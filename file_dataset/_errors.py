@@ -31,8 +31,9 @@ Stage: TypeAlias = Literal["download", "fn", "upload"]
 
 # Codes that no later row can escape: every further request would be refused alike
 # (https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html).
+NO_CREDENTIALS = "NoCredentials"  # ours, where the store was never asked
 EXPIRED_CODES = frozenset({"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired"})
-CREDENTIAL_CODES = EXPIRED_CODES | {"InvalidAccessKeyId", "SignatureDoesNotMatch", "NoCredentials", "InvalidToken"}
+CREDENTIAL_CODES = EXPIRED_CODES | {"InvalidAccessKeyId", "InvalidToken", "SignatureDoesNotMatch", NO_CREDENTIALS}
 
 
 class FileDatasetError(Exception):

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
 from file_dataset import _process
-from file_dataset._errors import InvalidDatasetError
+from file_dataset._errors import NO_CREDENTIALS, InvalidDatasetError, store_error
 
 Engine: TypeAlias = Literal["auto", "boto3"]
 
@@ -85,20 +85,22 @@ class Options:
         They are read afresh at each call, so that the process that starts a job can hand its own access to workers that
         have none. What is given is merged over them. Without credentials here, the options hold none: local paths still
         work, and the first use of S3 says what is missing.
+
+        Raises:
+            PermissionError: the default session names credentials that it cannot get: an unknown profile, say.
         """
-        session = _frozen(dict(session_kwargs or {}))
-        client = {**_endpoint(dict(session_kwargs or {})), **(s3_client_kwargs or {})}
+        session, client = _frozen(dict(session_kwargs or {}), dict(s3_client_kwargs or {}))
         return cls(session, client, max_concurrency=max_concurrency, check_digests=check_digests, engine=engine)
 
     @property
     def session(self) -> Any:  # noqa: ANN401  # boto3 has no types
         """The `boto3.Session`: made on first use, one per process and options, safe between threads."""
-        return _process.shared(("session", identity(self)), lambda: new_session(self))
+        return _process.recent(("session", identity(self)), lambda: new_session(self))
 
     @property
     def s3_client(self) -> Any:  # noqa: ANN401  # boto3 has no types
         """The boto3 S3 client: made on first use, one per process and options, safe between threads."""
-        return _process.shared(("client", identity(self)), lambda: new_client(self, self.session))
+        return _process.recent(("client", identity(self)), lambda: new_client(self, self.session))
 
     def __reduce__(self) -> tuple[object, ...]:
         """Pickle plain data; sessions and clients stay in their process."""
@@ -231,18 +233,26 @@ def _from_plain(
     return Options(dict(session), kwargs, max_concurrency=max_concurrency, check_digests=check_digests, engine=engine)
 
 
-def _frozen(given: dict[str, Any]) -> dict[str, Any]:
-    """Return `given` with region and credentials of the default session written out."""
-    session = _default_session(given)
-    frozen: dict[str, Any] = {"region_name": session.region_name} if session.region_name else {}
-    credentials = session.get_credentials()
-    if credentials is None:
-        return {**frozen, **given}
-    now = credentials.get_frozen_credentials()
+def _frozen(session_kwargs: dict[str, Any], client_kwargs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return both with region, credentials and endpoint of the default session written out."""
+    from botocore.exceptions import BotoCoreError
+
+    try:
+        session = _default_session(session_kwargs)
+        client_kwargs = {**_endpoint(session), **client_kwargs}
+        region = {"region_name": session.region_name} if session.region_name else {}
+        credentials = session.get_credentials()
+        if credentials is None:
+            return {**region, **session_kwargs}, client_kwargs
+        now = credentials.get_frozen_credentials()
+    except BotoCoreError as exc:
+        remedy = "mend the AWS configuration, or give Options(...)"
+        raise store_error(PermissionError, f"{exc}; {remedy}", code=NO_CREDENTIALS) from exc
     values = (now.access_key, now.secret_key, now.token)
-    frozen |= {name: value for name, value in zip(_CREDENTIALS, values, strict=True) if value}
+    keys = {name: value for name, value in zip(_CREDENTIALS, values, strict=True) if value}
     # written out, the profile is done with; a worker may not have it
-    return {**frozen, **{name: value for name, value in given.items() if name != "profile_name"}}
+    rest = {name: value for name, value in session_kwargs.items() if name != "profile_name"}
+    return {**region, **keys, **rest}, client_kwargs
 
 
 def _default_session(given: dict[str, Any]) -> Any:  # noqa: ANN401  # boto3 has no types
@@ -258,12 +268,11 @@ def _default_session(given: dict[str, Any]) -> Any:  # noqa: ANN401  # boto3 has
     return default
 
 
-def _endpoint(session_kwargs: dict[str, Any]) -> dict[str, str]:
+def _endpoint(session: Any) -> dict[str, str]:  # noqa: ANN401  # boto3 has no types
     """Return the endpoint that the environment or profile sets for S3, which a worker's environment may lack."""
-    import boto3
     from botocore.configprovider import ConfiguredEndpointProvider
 
-    core = boto3.Session(**session_kwargs)._session  # noqa: SLF001  # boto3 offers no public way to its botocore session
+    core = session._session  # noqa: SLF001  # boto3 offers no public way to its botocore session
     if core.get_config_variable("ignore_configured_endpoint_urls"):
         return {}
     provider = ConfiguredEndpointProvider(

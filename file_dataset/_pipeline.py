@@ -241,13 +241,13 @@ class _Run:
             self._store_row(position, fn)
         except RowError as exc:
             self.failed[position] = exc.failures
-            self._tell(exc)
+            self._tell(position, exc)
         except BaseException:
             # not done, and not failed either: it comes again when the rest is run
             self.stored.pop(position, None)
             raise
 
-    def _tell(self, error: RowError) -> None:
+    def _tell(self, position: int, error: RowError) -> None:
         first = error.failures[0]
         is_fn = first.stage == "fn" and error.__cause__ is not None
         logger.warning("%s", error, exc_info=error.__cause__ if is_fn else None)
@@ -257,19 +257,27 @@ class _Run:
         if is_refused:
             raise RunStoppedError(f"the target takes nothing; no row can be stored. {error}") from error
         if error.__cause__ is not None and is_fatal(error.__cause__):
-            raise RunStoppedError(self._why_fatal(error, error.__cause__)) from error
+            raise RunStoppedError(self._why_fatal(position, error, error.__cause__)) from error
         if self.settings.on_failure == "raise":
             raise RunStoppedError(f"stopped at the first failure (on_failure='raise'): {error}") from error
 
-    def _why_fatal(self, error: RowError, cause: BaseException) -> str:
+    def _why_fatal(self, position: int, error: RowError, cause: BaseException) -> str:
         if not is_disk_full(cause):
             return f"no later row can do better: {error}"
         place = self.settings.temp_dir or TempDir.parent()
         free = shutil.disk_usage(place).free
         return (
-            f"no space left on device, {free} bytes free in {place}: one row's inputs and outputs must fit together; "
-            f"temp_dir= puts them elsewhere. {error}"
+            f"no space left on device: one row's inputs{self._input_bytes(position)} and its outputs must fit together "
+            f"in {place}, where {free} bytes are free; temp_dir= puts them elsewhere. {error}"
         )
+
+    def _input_bytes(self, position: int) -> str:
+        row = self.rows.row(position)
+        wanted = [_transfer.Wanted(row.id, name, at) for name, at in row.files.items() if at is not None]
+        try:
+            return f" ({sum(_transfer.sizes(wanted, self.source))} bytes here)"
+        except RowError:
+            return ""
 
     def _store_row(self, position: int, fn: Callable[..., Any]) -> None:
         """Download, call fn, upload; the row is listed at the end or not at all.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _instances: dict[Hashable, Any] = {}
+_recent: OrderedDict[Hashable, Any] = OrderedDict()
+_KEPT = 24  # a guess: sessions, clients and stores of eight options
 _lock = threading.RLock()  # making one instance may need another
 
 
@@ -24,10 +27,27 @@ def shared(key: Hashable, make: Callable[[], T]) -> T:
         return instance
 
 
+def recent(key: Hashable, make: Callable[[], T]) -> T:
+    """Return this process's instance for `key` like `shared`, and keep those that were asked for last.
+
+    Credentials that rotate make new keys for as long as a process lives.
+    """
+    with _lock:
+        if key in _recent:
+            _recent.move_to_end(key)
+        else:
+            _recent[key] = make()
+        if len(_recent) > _KEPT:
+            _recent.popitem(last=False)
+        instance: T = _recent[key]
+        return instance
+
+
 def _forget() -> None:
     # the child has none of its parent's threads, must not use its sockets, and may find the lock held for ever
     global _lock  # noqa: PLW0603  # there is nothing to hold it but the module
     _instances.clear()
+    _recent.clear()
     _lock = threading.RLock()
 
 

@@ -22,6 +22,7 @@ from s3transfer.utils import ReadFileChunk
 from file_dataset import _digest, _options
 from file_dataset._errors import (
     EXPIRED_CODES,
+    NO_CREDENTIALS,
     IncompleteBodyError,
     InvalidDatasetError,
     code_of,
@@ -47,7 +48,6 @@ T = TypeVar("T")
 _MAX_PARTS = 10_000
 _PART_BYTES = 16 << 20  # a guess: large enough that a request's own cost does not show
 _MULTIPART_BYTES = 4 * _PART_BYTES  # a guess: below it, one request is as fast and three fewer
-_NO_CREDENTIALS = "NoCredentials"
 
 # https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html and botocore's own list of throttling codes
 _TRANSIENT_CODES = frozenset({
@@ -394,7 +394,7 @@ def _os_error(error: Exception) -> OSError:
     if isinstance(error, _LOST):
         remedy = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile or a role; for a public bucket give"
         unsigned = "Options(s3_client_kwargs={'config': Config(signature_version=botocore.UNSIGNED)})"
-        return store_error(PermissionError, f"{text}: {remedy} {unsigned}", code=_NO_CREDENTIALS)
+        return store_error(PermissionError, f"{text}: {remedy} {unsigned}", code=NO_CREDENTIALS)
     if isinstance(error, boto.IncompleteReadError):
         return IncompleteBodyError(None, text)
     if isinstance(error, boto.SSLError) and _is_certificate(error):

@@ -62,7 +62,7 @@ class Stores:
         # brings botocore along, which local work does without
         from file_dataset._s3 import S3Store
 
-        return _process.shared(("s3", _options.identity(options)), lambda: S3Store(options))
+        return _process.recent(("s3", _options.identity(options)), lambda: S3Store(options))
 
 
 def copy_in(transfers: Sequence[Transfer], stores: Stores) -> list[ObjectInfo]:

@@ -495,11 +495,11 @@ def test_a_refused_upload_of_a_later_row_costs_that_row(faults, frame, pipeline)
     assert pipeline()(frame)["id"].tolist() == [1, 5]
 
 
-def test_a_full_disk_stops_the_run_and_says_how_much_is_free(frame, pipeline):
+def test_a_full_disk_stops_the_run_and_says_how_much_is_needed(frame, pipeline):
     def fill(input_dir, output_dir):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    with pytest.raises(RunStoppedError, match=r"\d+ bytes free in .*temp_dir="):
+    with pytest.raises(RunStoppedError, match=r"\(3 bytes here\).* \d+ bytes are free; temp_dir="):
         pipeline(fill).run(frame)
 
 
