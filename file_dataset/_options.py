@@ -89,8 +89,11 @@ class Options:
         Raises:
             PermissionError: the default session names credentials that it cannot get: an unknown profile, say.
         """
-        session, client = _frozen(dict(session_kwargs or {}), dict(s3_client_kwargs or {}))
-        return cls(session, client, max_concurrency=max_concurrency, check_digests=check_digests, engine=engine)
+        given = cls(
+            session_kwargs, s3_client_kwargs, max_concurrency=max_concurrency, check_digests=check_digests, engine=engine
+        )
+        session, client = _frozen(*map(dict, _kwargs(given)))
+        return replace(given, session_kwargs=session, s3_client_kwargs=client)
 
     @property
     def session(self) -> Any:  # noqa: ANN401  # boto3 has no types

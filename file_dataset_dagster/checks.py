@@ -89,7 +89,7 @@ class DroppedRows:
         metadata: dict[str, Any] = {
             "input_rows": self.result.input_rows,
             "dropped_rows": self.result.dropped_rows,
-            "dropped_fraction": self.fraction,
+            "dropped_fraction": round(self.fraction, 4),
         }
         if self.result.dropped_rows:
             metadata["dropped"] = self._table()
