@@ -156,6 +156,7 @@ def _may_hold_text(column: pd.Series) -> bool:
         or types.is_string_dtype(dtype)
         or (isinstance(dtype, pd.CategoricalDtype) and types.is_object_dtype(column.astype(object)))
         or str(dtype) in {"large_string[pyarrow]", "null[pyarrow]", "string[pyarrow]"}
+        or str(dtype).startswith(("dictionary<values=string", "dictionary<values=large_string"))
     )
 
 
@@ -227,7 +228,8 @@ def _ids(frame: pd.DataFrame, *, needs_id: bool, local: bool) -> list[Any] | Non
             f"ids are {column.dtype}, such as {column.iloc[0]!r}: an id is a str or an integer; "
             "frame.astype({'id': 'Int64'}) keeps integers whole beside nulls"
         )
-    ids: list[Any] = column.tolist()
+    # through object: the tolist() of an Arrow column is a Python loop
+    ids: list[Any] = column.astype(object).tolist()
     texts = id_texts(ids)
     duplicates = column[pd.Series(texts, index=column.index, dtype=object).duplicated(keep=False)]
     if len(duplicates):
@@ -351,11 +353,13 @@ def no_files(frame: pd.DataFrame) -> pd.DataFrame:
 def _error_columns(failures: Sequence[Failure | None]) -> dict[str, pd.Series]:
     import pandas as pd
 
-    fields = [name.removeprefix("error_") for name in ERROR_COLUMNS]
-    return {
-        f"error_{field}": pd.Series([failure and getattr(failure, field) for failure in failures], dtype=TEXT)
-        for field in fields
-    }
+    return {name: pd.Series([_error_text(failure, name) for failure in failures], dtype=TEXT) for name in ERROR_COLUMNS}
+
+
+def _error_text(failure: Failure | None, column: str) -> str | None:
+    text: str | None = None if failure is None else getattr(failure, column.removeprefix("error_"))
+    # the names of files that are no UTF-8 hold surrogates (PEP 383), which Arrow cannot
+    return text and text.encode("utf-8", "backslashreplace").decode()
 
 
 def _taken(rows: Rows, positions: Sequence[int], columns: list[str]) -> pd.DataFrame:

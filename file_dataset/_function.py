@@ -6,6 +6,7 @@ import functools
 import inspect
 import io
 import logging
+import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -36,24 +37,47 @@ def check_signature(fn: object) -> bool:
     """
     if not callable(fn):
         raise InvalidDatasetError(f"fn is a {type(fn).__name__}: give a function fn(input_dir, output_dir)")
-    if inspect.iscoroutinefunction(fn):
+    called: Callable[..., object] = fn
+    if inspect.isclass(fn):
+        _check_class(fn)
+        called = functools.partial(fn.__call__, None)  # self
+    if inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(getattr(fn, "__call__", None)):  # noqa: B004
         raise InvalidDatasetError("fn is async: give a plain function fn(input_dir, output_dir)")
     try:
-        # an unbound method still has its self
-        signature = inspect.signature(functools.partial(fn.__call__, None) if inspect.isclass(fn) else fn)
-        if inspect.isclass(fn):
-            inspect.signature(fn).bind()
+        shown = inspect.signature(called)
+        # a decorator's wrapper shows the parameters of what it wraps, and takes its own
+        taken = inspect.signature(called, follow_wrapped=False)
+    except ValueError:  # a built-in that has no signature to look at
+        return False
+    by_name = _fault_of_call(taken, **dict.fromkeys(_NAMES))
+    has_names = all(name in shown.parameters for name in _NAMES)
+    if has_names and by_name is None:
+        return True
+    if by_position := _fault_of_call(taken, None, None):
+        fault = by_name if has_names else by_position
+        raise InvalidDatasetError(f"fn{shown} cannot be called as fn(input_dir, output_dir): {fault}")
+    return False
+
+
+def _fault_of_call(signature: inspect.Signature, *args: None, **kwargs: None) -> str | None:
+    try:
+        signature.bind(*args, **kwargs)
+    except TypeError as exc:
+        return str(exc)
+    return None
+
+
+def _check_class(kind: type) -> None:
+    if not any("__call__" in vars(base) for base in kind.__mro__):
+        raise InvalidDatasetError(
+            f"instances of {kind.__name__} cannot be called: give it __call__(input_dir, output_dir)"
+        )
+    try:
+        inspect.signature(kind).bind()
     except TypeError as exc:
         raise InvalidDatasetError(f"fn is a class that cannot be made without arguments: {exc}") from exc
     except ValueError:  # a built-in that has no signature to look at
-        return False
-    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    by_keyword = all(name in signature.parameters and signature.parameters[name].kind in kinds for name in _NAMES)
-    try:
-        signature.bind(**dict.fromkeys(_NAMES)) if by_keyword else signature.bind(None, None)
-    except TypeError as exc:
-        raise InvalidDatasetError(f"fn{signature} cannot be called as fn(input_dir, output_dir): {exc}") from exc
-    return by_keyword
+        return
 
 
 def contract_of(fn: Callable[..., object], outputs: Sequence[str] | None) -> Contract | None:
@@ -67,10 +91,10 @@ def contract_of(fn: Callable[..., object], outputs: Sequence[str] | None) -> Con
             raise InvalidDatasetError(f"outputs={outputs!r} is one text: give a list, [{outputs!r}]")
         contract = Contract(tuple(outputs), frozenset(outputs))
     else:
-        annotation = _return_annotation(fn)
-        if not typing.is_typeddict(annotation):
+        promise = _promise(fn)
+        if promise is None:
             return None
-        contract = Contract(tuple(annotation.__annotations__), annotation.__required_keys__)
+        contract = promise
     if not contract.names:
         raise InvalidDatasetError("fn promises no output: name at least one")
     _plan.check_file_names(list(contract.names), local=True)
@@ -81,16 +105,30 @@ def contract_of(fn: Callable[..., object], outputs: Sequence[str] | None) -> Con
     return contract
 
 
-def _return_annotation(fn: Any) -> Any:  # noqa: ANN401  # any annotation at all
+def _promise(fn: Any) -> Contract | None:  # noqa: ANN401  # any callable
+    """Return what a `TypedDict` return annotation promises; None for any other annotation, or none."""
     while isinstance(fn, functools.partial):
         fn = fn.func
     if inspect.isclass(fn) or not inspect.isroutine(fn):
         fn = fn.__call__
+    fn = inspect.unwrap(fn)
+    names = getattr(fn, "__globals__", None)
     try:
-        return typing.get_type_hints(inspect.unwrap(fn)).get("return")
-    except Exception as exc:  # noqa: BLE001  # evaluates the user's annotations, which may name anything
-        logger.debug("the annotations of fn cannot be evaluated, so they state no outputs: %s", exc)
+        # the return annotation alone: the others may name what only a type checker knows
+        alone = types.SimpleNamespace(__annotations__={"return": fn.__annotations__["return"]})
+        kind = typing.get_type_hints(alone, names)["return"]
+        fields = typing.get_type_hints(kind, names, include_extras=True) if typing.is_typeddict(kind) else None
+    except (AttributeError, KeyError):
         return None
+    except Exception as exc:  # noqa: BLE001  # evaluates the user's annotations, which may name anything
+        logger.debug("the annotations of fn cannot be evaluated, so they promise no outputs: %s", exc)
+        return None
+    if fields is None:
+        return None
+    # Python itself overlooks NotRequired in annotations that are still text
+    said = {name: typing.get_origin(field) for name, field in fields.items()}
+    required = {name for name in kind.__required_keys__ if said[name] is not typing.NotRequired}
+    return Contract(tuple(fields), frozenset(required | {name for name in said if said[name] is typing.Required}))
 
 
 def ready(fn: Callable[..., Any]) -> Callable[..., Any]:
@@ -142,7 +180,7 @@ def checked_outputs(
             faults.append(_fault(row_id, None, "ValueError", str(exc)))
     if faults:
         raise RowError(faults)
-    return files
+    return {name: files[name] for name in (contract.names if contract else ()) if name in files} | files
 
 
 def _file(path: object) -> Path | None:

@@ -56,8 +56,10 @@ class Options:
             value = getattr(self, name)
             if value is not None and not isinstance(value, Mapping):
                 raise InvalidDatasetError(f"{name} is a {type(value).__name__}: give a mapping of keyword arguments")
-            object.__setattr__(self, name, dict(value or {}))
-        if "botocore_session" in self.session_kwargs:  # type: ignore[operator]  # a dict since the line above
+            object.__setattr__(self, name, {k: v for k, v in (value or {}).items() if k != "config" or v is not None})
+        session, client = _kwargs(self)
+        _check_config(client.get("config"))
+        if "botocore_session" in session:
             raise InvalidDatasetError(
                 "botocore_session cannot be pickled: give profile_name or the credentials instead"
             )
@@ -90,7 +92,11 @@ class Options:
             PermissionError: the default session names credentials that it cannot get: an unknown profile, say.
         """
         given = cls(
-            session_kwargs, s3_client_kwargs, max_concurrency=max_concurrency, check_digests=check_digests, engine=engine
+            session_kwargs,
+            s3_client_kwargs,
+            max_concurrency=max_concurrency,
+            check_digests=check_digests,
+            engine=engine,
         )
         session, client = _frozen(*map(dict, _kwargs(given)))
         return replace(given, session_kwargs=session, s3_client_kwargs=client)
@@ -125,9 +131,25 @@ class Options:
         return f"Options({', '.join(parts)})"
 
 
+def _check_config(config: object) -> None:
+    if config is None:
+        return
+    from botocore.config import Config
+
+    if not isinstance(config, Config):
+        raise InvalidDatasetError(f"config is a {type(config).__name__}: give a botocore.config.Config")
+
+
 def identity(options: Options) -> str:
     """Return a hash of everything in the options: equal ones share a session, a client and a pool."""
-    return hashlib.sha256(repr(_plain(options)).encode("utf-8", "surrogatepass")).hexdigest()
+    return hashlib.sha256(repr(_ordered(_plain(options))).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _ordered(value: Any) -> Any:  # noqa: ANN401  # plain data
+    """Return mappings as sorted pairs, at every depth: their order means nothing."""
+    if isinstance(value, Mapping):
+        return tuple((name, _ordered(inner)) for name, inner in sorted(value.items()))
+    return tuple(map(_ordered, value)) if isinstance(value, tuple) else value
 
 
 def attempts(options: Options) -> int:
@@ -174,7 +196,8 @@ def new_client(options: Options, session: Any, *, one_attempt: bool = False) -> 
 
 def without_userinfo(text: str) -> str:
     """Return text with `user:password@` of any URL in it masked."""
-    return re.sub(r"(?<=://)[^/@\s'\"]+@", "***@", text)
+    # up to the last @: a password that was not quoted may hold anything
+    return re.sub(r"(?<=://).*@", "***@", text)
 
 
 def _kwargs(options: Options) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
@@ -242,7 +265,8 @@ def _frozen(session_kwargs: dict[str, Any], client_kwargs: dict[str, Any]) -> tu
 
     try:
         session = _default_session(session_kwargs)
-        client_kwargs = {**_endpoint(session), **client_kwargs}
+        if not getattr(client_kwargs.get("config"), "ignore_configured_endpoint_urls", False):
+            client_kwargs = {**_endpoint(session), **client_kwargs}
         region = {"region_name": session.region_name} if session.region_name else {}
         credentials = session.get_credentials()
         if credentials is None:
@@ -262,12 +286,13 @@ def _default_session(given: dict[str, Any]) -> Any:  # noqa: ANN401  # boto3 has
     import boto3
 
     default = boto3.DEFAULT_SESSION
-    if default is None or given:
+    if default is None or not given.keys().isdisjoint(("profile_name", *_CREDENTIALS)):
         return boto3.Session(**given)
     credentials = default.get_credentials()
     if credentials is not None and credentials.method in {"env", "shared-credentials-file", "config-file"}:
         # these are read once per session: only a new one sees rotated keys and a changed environment
-        return boto3.Session(profile_name=default._session.get_config_variable("profile"))  # noqa: SLF001
+        profile = default._session.get_config_variable("profile")  # noqa: SLF001  # the property says "default" for none
+        return boto3.Session(**{"profile_name": profile, "region_name": default.region_name, **given})
     return default
 
 

@@ -68,8 +68,9 @@ def check_file_names(names: list[object], *, local: bool) -> list[str]:
     checked = [_urls.check_file_name(name) for name in names]
     if twice := sorted({name for name in checked if checked.count(name) > 1}):
         raise InvalidDatasetError(f"file names {twice} appear more than once")
-    parents = {parent for name in checked for parent in _parents(name)}
-    if both := sorted(parents.intersection(checked)):
+    look_up = _urls.folded if local else str
+    parents = {look_up(parent) for name in checked for parent in _parents(name)}
+    if both := [name for name in checked if look_up(name) in parents]:
         raise InvalidDatasetError(f"file names {both} are also directories of other file names")
     if local and (same := _urls.collisions(checked)):
         raise InvalidDatasetError(f"file names {same} equal others but for case or accents: one file on some disks")

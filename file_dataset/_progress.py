@@ -41,7 +41,7 @@ def reporting(progress: Report, total: int) -> Iterator[Callable[[Progress], obj
         yield progress
     elif progress is False:
         yield lambda _: None
-    elif "ipykernel" in sys.modules or sys.stderr.isatty():
+    elif "ipykernel" in sys.modules or (sys.stderr is not None and sys.stderr.isatty()):
         from tqdm.auto import tqdm
 
         with tqdm(total=total, unit="row") as bar:

@@ -90,8 +90,10 @@ class PipelineResult:
         source = self.input
         if source is not None and later.input is not None:
             known = set(_texts(source))
-            source = pd.concat([source, later.input[[text not in known for text in _texts(later.input)]]])
-        order = _texts(source) if source is not None else [*_texts(self.manifest), *_texts(self.failures), *touched]
+            new = later.input[[text not in known for text in _texts(later.input)]]
+            source = pd.concat([source, new]) if len(new) else source
+        given = [] if source is None else [source]
+        order = [text for frame in (*given, *self._frames, *later._frames) for text in _texts(frame)]
 
         def joined(earlier: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
             kept = earlier[[text not in touched for text in _texts(earlier)]]
@@ -121,10 +123,14 @@ class PipelineResult:
         Raises:
             RowError: with every failure.
         """
-        if self.dropped_rows > fraction * self.input_rows:
+        if self.dropped_rows and self.dropped_rows / self.input_rows > fraction:
             failures = _frame.failures_of(self.failures)
             summary = self.summary(allowed_fraction=fraction)
             raise RowError(failures, f"{summary}\nthe first: row {failures[0].id!r}: {failures[0]}")
+
+    @property
+    def _frames(self) -> tuple[pd.DataFrame, pd.DataFrame]:
+        return self.manifest, self.failures
 
     @property
     def _good(self) -> pd.DataFrame:
@@ -161,6 +167,9 @@ def _concat(earlier: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
     if not parts:
         return new if len(new.columns) >= len(earlier.columns) else earlier
     joined = pd.concat(parts, ignore_index=True)
+    # an output that only one of them has belongs before the id too
+    outputs = [name for part in parts for name in part.columns[: part.columns.get_loc(_frame.ID)]]
+    joined = joined[list(dict.fromkeys([*outputs, *joined.columns]))]
     for frame in (earlier, new):
         for name in frame.columns.difference(joined.columns, sort=False):
             joined[name] = pd.Series([None] * len(joined), dtype=_frame.TEXT)
@@ -168,7 +177,9 @@ def _concat(earlier: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
 
 
 def _in_order(frame: pd.DataFrame, order: list[str]) -> pd.DataFrame:
-    place = {text: position for position, text in enumerate(order)}
+    place: dict[str, int] = {}
+    for text in order:
+        place.setdefault(text, len(place))
     places = [place[text] for text in _texts(frame)]
     positions = sorted(range(len(frame)), key=places.__getitem__)
     return frame.iloc[positions].reset_index(drop=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import stat
 import tempfile
 import warnings
 import weakref
@@ -37,7 +38,8 @@ class TempDir(os.PathLike[str]):
         except OSError as exc:
             remedy = "give a directory that exists and can be written" if directory else "set TMPDIR to one that can"
             raise InvalidDatasetError(f"no temp dir in {directory or 'the usual places'}: {exc}; {remedy}") from exc
-        self._finalizer = weakref.finalize(self, _remove_forgotten, self.path, os.getpid())
+        self._made_by = os.getpid()
+        self._finalizer = weakref.finalize(self, _remove_forgotten, self.path, self._made_by)
 
     @staticmethod
     def parent() -> str:
@@ -45,8 +47,8 @@ class TempDir(os.PathLike[str]):
         return tempfile.gettempdir()
 
     def cleanup(self) -> None:
-        """Remove the directory and everything in it; a second call does nothing."""
-        if self._finalizer.detach() is not None:
+        """Remove the directory and everything in it; nothing the second time, or in a forked child."""
+        if self._finalizer.detach() is not None and os.getpid() == self._made_by:
             remove_tree(self.path)
 
     def __fspath__(self) -> str:
@@ -73,16 +75,15 @@ def remove_tree(path: Path) -> None:
     shutil.rmtree(path, ignore_errors=True)
     if not path.exists():
         return
-    for root, _, _ in os.walk(path, onerror=None):
-        _make_writable(root)
+    path.chmod(stat.S_IRWXU)
+    for root, directories, _ in os.walk(path):  # goes into them after this
+        for name in directories:
+            at = Path(root, name)
+            if not at.is_symlink():
+                at.chmod(stat.S_IRWXU)
     shutil.rmtree(path, ignore_errors=True)
     if path.exists():
         logger.warning("temp dir %s could not be removed", path)
-
-
-def _make_writable(directory: str) -> None:
-    for entry in (directory, *(item.path for item in os.scandir(directory) if item.is_dir(follow_symlinks=False))):
-        os.chmod(entry, 0o700)  # noqa: PTH101  # os.walk's own strings
 
 
 def _remove_forgotten(path: Path, made_by: int) -> None:

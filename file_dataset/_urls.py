@@ -10,7 +10,8 @@ import os
 import re
 import unicodedata
 from dataclasses import dataclass
-from pathlib import Path, PurePath
+from numbers import Integral
+from pathlib import Path
 from typing import TypeAlias
 
 from file_dataset._errors import InvalidDatasetError
@@ -29,7 +30,7 @@ DIRECTORY_REMEDY = (
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/")
 # The bucket part of a URL may be the ARN of an access point, which holds a slash of its own
 # (https://docs.aws.amazon.com/AmazonS3/latest/userguide/using-access-points.html).
-_BUCKET_ARN = re.compile(r"arn:aws[a-z-]*:s3:[a-z0-9-]*:[0-9]*:accesspoint[:/][^:/]+")
+_BUCKET_ARN = re.compile(r"arn:aws[a-z-]*:s3:[a-z0-9-]*:[0-9]*:accesspoint[:/][^:/]+(?=/|$)")
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f/\\]")
 
 
@@ -65,18 +66,13 @@ def parse(value: object, *, base: Path) -> Location:
     Raises:
         InvalidDatasetError: anything else (another scheme, no key, a trailing slash, a number, bytes).
     """
-    if isinstance(value, PurePath):
-        value = os.fspath(value)
-    elif not isinstance(value, str):
+    value = _text(value)
+    if not isinstance(value, str):
         shown = f"{type(value).__name__} {_short(value)}"
         raise InvalidDatasetError(f"{shown} is not a location: give s3://bucket/key or a local path as text")
     if value.startswith("s3://"):
         return _object_url(value)
-    if match := _SCHEME.match(value):
-        scheme = match[0].rstrip("/")
-        raise InvalidDatasetError(f"{_short(value)}: {scheme}// is not read; give s3://bucket/key or a local path")
-    if not value or "\0" in value:
-        raise InvalidDatasetError(f"{_short(value)} is not a location: give s3://bucket/key or a local path")
+    _check_local(value, "s3://bucket/key")
     if value.endswith("/"):
         raise InvalidDatasetError(f"{_short(value)}: {DIRECTORY_REMEDY}")
     return base / value
@@ -90,14 +86,14 @@ def parse_prefix(value: object) -> Location:
     Raises:
         InvalidDatasetError: neither `s3://bucket[/prefix]` nor a local path.
     """
-    if isinstance(value, str) and value.startswith("s3://"):
+    value = _text(value)
+    if not isinstance(value, str):
+        raise InvalidDatasetError(f"into_path={_short(value)}: give s3://bucket/prefix or a local path")
+    if value.startswith("s3://"):
         bucket, key = _split(value)
         _check_url(bucket, value)
         return ObjectUrl(bucket, key.removesuffix("/"))
-    if isinstance(value, str) and _SCHEME.match(value):
-        raise InvalidDatasetError(f"into_path={_short(value)}: give s3://bucket/prefix or a local path")
-    if not isinstance(value, str | PurePath) or not str(value) or "\0" in str(value):
-        raise InvalidDatasetError(f"into_path={_short(value)}: give s3://bucket/prefix or a local path")
+    _check_local(value, "s3://bucket/prefix")
     return Path(value)
 
 
@@ -141,10 +137,13 @@ def check_id(row_id: object) -> str:
     """
     if is_null(row_id):
         raise InvalidDatasetError(f"id {_short(row_id)} is null: every row needs an id of its own")
-    # bool is an int to Python; numpy's integers are none, but answer __index__
-    if type(row_id).__name__ in {"bool", "bool_"} or not (isinstance(row_id, str) or hasattr(row_id, "__index__")):
+    # bool is an int to Python; numpy's integers are none, but count as Integral
+    if isinstance(row_id, bool) or not isinstance(row_id, str | Integral):
         raise InvalidDatasetError(f"id {_short(row_id)} is a {type(row_id).__name__}: an id is a str or an integer")
-    text = str(row_id)
+    try:
+        text = str(row_id)
+    except ValueError as exc:  # an integer of thousands of digits
+        raise InvalidDatasetError(f"id: {exc}") from exc
     if reason := _segment_fault(text):
         raise InvalidDatasetError(f"id {_short(row_id)} {reason}: it names one directory")
     return text
@@ -200,10 +199,32 @@ def _check_url(bucket: str, url: str) -> None:
         url.encode()
     except UnicodeEncodeError:
         raise InvalidDatasetError(f"{_short(url)} is not valid Unicode") from None
-    if not re.fullmatch(r"[A-Za-z0-9._:/-]+", bucket):
+    if not re.fullmatch(r"[A-Za-z0-9._-]+", bucket) and not _BUCKET_ARN.fullmatch(bucket):
         raise InvalidDatasetError(f"{_short(url)} has no valid bucket name: give s3://bucket/key")
 
 
+def _text(value: object) -> object:
+    """Return the text of a `Path` or whatever else stands for one; anything else is what it is."""
+    text = os.fspath(value) if isinstance(value, os.PathLike) else value
+    return text if isinstance(text, str) else value
+
+
+def _check_local(path: str, wanted: str) -> None:
+    if match := _SCHEME.match(path):
+        scheme = match[0].rstrip("/")
+        reason = "a slash is missing" if scheme == "s3:" else f"{scheme}// is not read"
+        raise InvalidDatasetError(f"{_short(path)}: {reason}; give {wanted} or a local path")
+    try:
+        is_path = bool(os.fsencode(path)) and "\0" not in path
+    except UnicodeEncodeError:
+        raise InvalidDatasetError(f"{_short(path)} is not valid Unicode: give {wanted} or a local path") from None
+    if not is_path:
+        raise InvalidDatasetError(f"{_short(path)} is not a location: give {wanted} or a local path")
+
+
 def _short(value: object) -> str:
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:  # an integer of thousands of digits
+        text = f"<{type(value).__name__}>"
     return text if len(text) <= 200 else f"{text[:200]}..."  # noqa: PLR2004  # a guess: fits three lines
