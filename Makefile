@@ -42,7 +42,8 @@ format: $(READY) ## let ruff lay out the code
 	$(RUN)/ruff format .
 	$(RUN)/ruff check --fix .
 
-test-all: test test-lowest  ## and the slow rest: a browser, the lowest versions
+test-all: test test-lowest  ## and the slow rest: a browser (Debian: chromium), the lowest versions
+	$(RUN)/python -m pip install --quiet --group browser
 	$(RUN)/python -m pytest -m slow
 
 test-lowest:     ## the tests on the lowest versions that pyproject.toml allows

@@ -139,7 +139,6 @@ def test_names_that_some_disks_take_for_one_are_two_keys_in_s3(names):
     assert check_file_names(names, local=False) == names
 
 
-@pytest.mark.xfail(strict=True, reason="only whole names are folded, not the directories above other names")
 def test_a_file_that_some_disks_take_for_a_directory_is_refused_on_disk():
     with pytest.raises(InvalidDatasetError):
         check_file_names(["a", "A/x"], local=True)

@@ -1,6 +1,7 @@
 """An S3 server on loopback for the demo: moto's, in a process of its own that ends with its parent."""
 
 import logging
+import signal
 import sys
 
 from moto.server import ThreadedMotoServer
@@ -8,6 +9,8 @@ from moto.server import ThreadedMotoServer
 
 def main() -> None:
     """Serve on a free port, print the URL, and stop when standard input ends."""
+    # a terminal's Ctrl-C reaches the whole group; this process ends when its parent has done with it
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
