@@ -6,6 +6,7 @@ locations are parsed when its turn comes, so that a bad cell costs its row and n
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -76,13 +77,10 @@ class Rows:
             try:
                 files[name] = None if cell is None else _urls.parse(cell, base=self.base)
             except InvalidDatasetError as exc:
-                failures.append(Failure.of(self.id_at(position), "download", exc, file=name, url=str(cell)[:_CELL]))
+                failures.append(Failure.of(self.id_at(position), "download", exc, file=name, url=_urls.shown(cell)))
         if failures:
             raise RowError(failures)
         return _plan.FileRow(self.id_at(position), files)
-
-
-_CELL = 500  # a guess: characters of a bad cell that a table still shows
 
 
 def rows_of_mapping(row: Mapping[str, object], file_columns: Sequence[str] | None) -> Rows:
@@ -261,9 +259,10 @@ def id_texts(ids: list[Any]) -> list[str]:
     kinds = set(map(type, ids))
     plain = all(issubclass(kind, str | int) and kind is not bool for kind in kinds)
     if plain:
-        texts: list[str] = ids if kinds <= {str} else list(map(str, ids))
-        if _are_safe(texts):
-            return texts
+        with contextlib.suppress(ValueError):  # an integer of thousands of digits
+            texts: list[str] = ids if kinds <= {str} else list(map(str, ids))
+            if _are_safe(texts):
+                return texts
     texts, refused = [], []
     for row_id in ids:
         try:

@@ -49,19 +49,26 @@ def check_signature(fn: object) -> bool:
         taken = inspect.signature(called, follow_wrapped=False)
     except ValueError:  # a built-in that has no signature to look at
         return False
-    by_name = _fault_of_call(taken, **dict.fromkeys(_NAMES))
+    is_open = any(kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD) for kind in _kinds(taken))
+    asked = [taken, shown] if is_open else [taken]
+    by_name = _fault_of_call(asked, **dict.fromkeys(_NAMES))
     has_names = all(name in shown.parameters for name in _NAMES)
     if has_names and by_name is None:
         return True
-    if by_position := _fault_of_call(taken, None, None):
+    if by_position := _fault_of_call(asked, None, None):
         fault = by_name if has_names else by_position
         raise InvalidDatasetError(f"fn{shown} cannot be called as fn(input_dir, output_dir): {fault}")
     return False
 
 
-def _fault_of_call(signature: inspect.Signature, *args: None, **kwargs: None) -> str | None:
+def _kinds(signature: inspect.Signature) -> list[object]:
+    return [parameter.kind for parameter in signature.parameters.values()]
+
+
+def _fault_of_call(signatures: Sequence[inspect.Signature], *args: None, **kwargs: None) -> str | None:
     try:
-        signature.bind(*args, **kwargs)
+        for signature in signatures:
+            signature.bind(*args, **kwargs)
     except TypeError as exc:
         return str(exc)
     return None

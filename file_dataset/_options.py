@@ -196,8 +196,7 @@ def new_client(options: Options, session: Any, *, one_attempt: bool = False) -> 
 
 def without_userinfo(text: str) -> str:
     """Return text with `user:password@` of any URL in it masked."""
-    # up to the last @: a password that was not quoted may hold anything
-    return re.sub(r"(?<=://).*@", "***@", text)
+    return re.sub(r"(?<=://)[^\s/'\"]+@", "***@", text)
 
 
 def _kwargs(options: Options) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
@@ -226,7 +225,8 @@ def _masked(kwargs: Mapping[str, Any]) -> str:
             options = {k: v if k in _SHOWN_CONFIG else "***" for k, v in _config_to_plain(value).items()}
             text = f"Config({options})"
         else:
-            text = without_userinfo(repr(value)) if name in _SHOWN else "'***'"
+            # up to the last @: a password that was not quoted may hold anything
+            text = re.sub(r"(?<=://).*@", "***@", repr(value)) if name in _SHOWN else "'***'"
         shown.append(f"{name!r}: {text}")
     return "{" + ", ".join(shown) + "}"
 

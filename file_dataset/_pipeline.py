@@ -145,11 +145,14 @@ class Pipeline:
         """Pickle everything by cloudpickle; options that were not given are those of this process now."""
         arguments = {field.name: getattr(self._settings, field.name) for field in fields(_Settings)}
         arguments["options"] = self._settings.options or Options.default()
-        return _from_pickle, (_function.dumps(arguments),)
+        return _from_pickle, (_function.dumps(arguments), self._contract)
 
 
-def _from_pickle(payload: bytes) -> Pipeline:
-    return Pipeline(**pickle.loads(payload))  # noqa: S301  # made by __reduce__, inside a pickle already being read
+def _from_pickle(payload: bytes, contract: _function.Contract | None) -> Pipeline:
+    pipeline = Pipeline(**pickle.loads(payload))  # noqa: S301  # made by __reduce__, inside a pickle already being read
+    # what annotations name does not always come along with a function of __main__
+    pipeline._contract = contract  # noqa: SLF001
+    return pipeline
 
 
 def _check_options(options: object) -> None:

@@ -77,7 +77,7 @@ class PipelineResult:
         """The input rows that a stopped run did not come to."""
         frame = self._known_input()
         done = {*_texts(self.manifest), *_texts(self.failures)}
-        return frame[[text not in done for text in _texts(frame)]]
+        return _rows(frame, without=done)
 
     def merge(self, later: PipelineResult) -> PipelineResult:
         """Return this result with the rows of a later run in the place of those with the same id, in input order.
@@ -90,14 +90,13 @@ class PipelineResult:
         source = self.input
         if source is not None and later.input is not None:
             known = set(_texts(source))
-            new = later.input[[text not in known for text in _texts(later.input)]]
+            new = _rows(later.input, without=known)
             source = pd.concat([source, new]) if len(new) else source
         given = [] if source is None else [source]
         order = [text for frame in (*given, *self._frames, *later._frames) for text in _texts(frame)]
 
         def joined(earlier: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
-            kept = earlier[[text not in touched for text in _texts(earlier)]]
-            return _in_order(_concat(kept, new), order)
+            return _in_order(_concat(_rows(earlier, without=touched), new), order)
 
         return PipelineResult(
             source,
@@ -135,7 +134,7 @@ class PipelineResult:
     @property
     def _good(self) -> pd.DataFrame:
         failed = set(_texts(self.failures))
-        return self.manifest[[text not in failed for text in _texts(self.manifest)]]
+        return _rows(self.manifest, without=failed)
 
     def _known_input(self) -> pd.DataFrame:
         if self.input is None:
@@ -146,8 +145,8 @@ class PipelineResult:
 
     def _input_rows(self, named: pd.DataFrame) -> pd.DataFrame:
         frame = self._known_input()
-        wanted = set(_texts(named))
-        return frame[[text in wanted for text in _texts(frame)]]
+        others = set(_texts(frame)) - set(_texts(named))
+        return _rows(frame, without=others)
 
     def __repr__(self) -> str:
         """Show the counts and the first cause."""
@@ -159,21 +158,24 @@ def _texts(frame: pd.DataFrame) -> list[str]:
     return [str(row_id) for row_id in frame[_frame.ID].tolist()]
 
 
+def _rows(frame: pd.DataFrame, *, without: set[str]) -> pd.DataFrame:
+    """Return the rows whose ids are not among these texts."""
+    return frame.iloc[[position for position, text in enumerate(_texts(frame)) if text not in without]]
+
+
 def _concat(earlier: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
     import pandas as pd
 
-    # an empty part would widen dtypes, and has nothing to add but its columns
-    parts = [frame for frame in (earlier, new) if len(frame)]
-    if not parts:
-        return new if len(new.columns) >= len(earlier.columns) else earlier
+    # outputs come before the id, also those that only one of them has
+    outputs = [name for frame in (earlier, new) for name in frame.columns[: frame.columns.get_loc(_frame.ID)]]
+    columns = list(dict.fromkeys([*outputs, *earlier.columns, *new.columns]))
+    # a part without rows would widen the dtypes of the other
+    parts = [frame for frame in (earlier, new) if len(frame)] or [earlier]
     joined = pd.concat(parts, ignore_index=True)
-    # an output that only one of them has belongs before the id too
-    outputs = [name for part in parts for name in part.columns[: part.columns.get_loc(_frame.ID)]]
-    joined = joined[list(dict.fromkeys([*outputs, *joined.columns]))]
-    for frame in (earlier, new):
-        for name in frame.columns.difference(joined.columns, sort=False):
+    for name in columns:
+        if name not in joined:
             joined[name] = pd.Series([None] * len(joined), dtype=_frame.TEXT)
-    return joined
+    return joined[columns]
 
 
 def _in_order(frame: pd.DataFrame, order: list[str]) -> pd.DataFrame:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import shutil
@@ -75,15 +76,20 @@ def remove_tree(path: Path) -> None:
     shutil.rmtree(path, ignore_errors=True)
     if not path.exists():
         return
-    path.chmod(stat.S_IRWXU)
+    _make_writable(path)
     for root, directories, _ in os.walk(path):  # goes into them after this
         for name in directories:
             at = Path(root, name)
             if not at.is_symlink():
-                at.chmod(stat.S_IRWXU)
+                _make_writable(at)
     shutil.rmtree(path, ignore_errors=True)
     if path.exists():
         logger.warning("temp dir %s could not be removed", path)
+
+
+def _make_writable(path: Path) -> None:
+    with contextlib.suppress(OSError):  # it may belong to somebody else
+        path.chmod(stat.S_IRWXU)
 
 
 def _remove_forgotten(path: Path, made_by: int) -> None:

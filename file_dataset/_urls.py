@@ -27,6 +27,8 @@ DIRECTORY_REMEDY = (
     "or store it as one archive"
 )
 
+_SHOWN_CHARS = 200  # a guess: fits three lines
+
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/")
 # The bucket part of a URL may be the ARN of an access point, which holds a slash of its own
 # (https://docs.aws.amazon.com/AmazonS3/latest/userguide/using-access-points.html).
@@ -203,6 +205,14 @@ def _check_url(bucket: str, url: str) -> None:
         raise InvalidDatasetError(f"{_short(url)} has no valid bucket name: give s3://bucket/key")
 
 
+def shown(value: object) -> str:
+    """Return a bad location as a failure shows it: its text, or the beginning of it."""
+    try:
+        return str(value)[:_SHOWN_CHARS]
+    except ValueError:  # an integer of thousands of digits
+        return f"<{type(value).__name__}>"
+
+
 def _text(value: object) -> object:
     """Return the text of a `Path` or whatever else stands for one; anything else is what it is."""
     text = os.fspath(value) if isinstance(value, os.PathLike) else value
@@ -227,4 +237,4 @@ def _short(value: object) -> str:
         text = repr(value)
     except ValueError:  # an integer of thousands of digits
         text = f"<{type(value).__name__}>"
-    return text if len(text) <= 200 else f"{text[:200]}..."  # noqa: PLR2004  # a guess: fits three lines
+    return text if len(text) <= _SHOWN_CHARS else f"{text[:_SHOWN_CHARS]}..."

@@ -292,7 +292,6 @@ def test_an_id_that_could_name_no_directory_of_its_own_is_refused_by_name(ids, s
     assert said in refusal({"id": ids, "image.mha": [A, B]})
 
 
-@pytest.mark.xfail(strict=True, raises=ValueError, reason="the one pass asks for the text of a huge int unguarded")
 def test_a_number_too_long_to_print_is_refused_as_an_id():
     with pytest.raises(InvalidDatasetError):
         rows_of({"id": objects("a", 10**5000), "image.mha": [A, B]})
@@ -433,7 +432,6 @@ def test_every_bad_cell_of_a_row_is_told():
     assert [found.file for found in failed.value.failures] == ["a.mha", "c.mha"]
 
 
-@pytest.mark.xfail(strict=True, raises=ValueError, reason="the failure asks for the text of a huge int unguarded")
 def test_a_number_too_long_to_print_fails_its_row():
     rows = rows_of({"id": [1, 2], "image.mha": objects(A, 10**5000)})
     with pytest.raises(RowError, match=r"int .* is not a location"):
@@ -444,7 +442,7 @@ def test_a_long_bad_cell_is_told_in_part():
     rows = rows_of({"id": [1], "a.mha": ["gs://" + "x" * 9000], "b.mha": [A]}, ["a.mha"])
     with pytest.raises(RowError) as failed:
         rows.row(0)
-    assert len(failed.value.failures[0].url) == 500
+    assert len(failed.value.failures[0].url) == 200
 
 
 def test_a_relative_path_is_below_the_directory_where_the_frame_was_read(tmp_path, monkeypatch):

@@ -345,6 +345,16 @@ def test_an_output_that_only_the_later_run_has_stands_before_the_id():
     assert list(merged.manifest.columns) == ["out.mha", "new.mha", "id", "label"]
 
 
+def test_an_output_that_a_failed_run_promised_is_null():
+    merged = result_of(frame_of(1, 2)).merge(result_of(frame_of(2), [2], output="new.mha"))
+    assert merged.manifest["new.mha"].isna().tolist() == [True]
+
+
+def test_an_output_that_a_failed_run_promised_stands_before_the_id():
+    merged = result_of(frame_of(1, 2)).merge(result_of(frame_of(2), [2], output="new.mha"))
+    assert list(merged.manifest.columns) == ["out.mha", "new.mha", "id", "label"]
+
+
 def test_the_input_stays_when_the_later_run_has_no_new_rows():
     first = result_of(frame_of(1, 2), [2])
     merged = first.merge(result_of(first.failed_rows.drop(columns="label")))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
@@ -114,8 +115,6 @@ class TestLocalStore(StoreContract):
             store.size(tmp_path).result()
 
     def test_a_pipe_is_refused_and_not_waited_for(self, store, tmp_path):
-        import os
-
         os.mkfifo(tmp_path / "pipe")
         with pytest.raises(OSError, match="no regular file"):
             self.download(store, tmp_path / "pipe", tmp_path / "back.bin")
@@ -127,6 +126,9 @@ class TestLocalStore(StoreContract):
 
 
 class TestS3Store(StoreContract):
+    # Ceph 16.2 gives none, say
+    tells_checksums = "FILE_DATASET_TEST_ENDPOINT" not in os.environ
+
     @pytest.fixture
     def store(self, options):
         return S3Store(options)
@@ -162,6 +164,9 @@ class TestS3Store(StoreContract):
         assert (head["ContentType"], head["Metadata"]) == ("image/png", {"made-by": "test"})
 
 
+RCLONE_KEYS = {"aws_access_key_id": "AKIDTEST", "aws_secret_access_key": "secrettest", "region_name": "us-east-1"}
+
+
 @pytest.fixture(scope="module")
 def rclone(tmp_path_factory):
     with socket.socket() as free:
@@ -186,15 +191,16 @@ class TestAStoreThatChecksSignatures(StoreContract):
 
     @pytest.fixture
     def store(self, rclone):
-        return S3Store(options_for(rclone))
+        return S3Store(Options(RCLONE_KEYS, options_for(rclone).s3_client_kwargs))
 
     @pytest.fixture
     def place(self, tmp_path):
         return lambda name: ObjectUrl("bucket", f"{tmp_path.name}/{name}")
 
     def test_a_wrong_secret_is_refused_and_named(self, rclone, place):
-        keys = {"aws_access_key_id": "AKIDTEST", "aws_secret_access_key": "wrong", "region_name": "us-east-1"}
-        store = S3Store(Options(keys, options_for(rclone).s3_client_kwargs))
+        store = S3Store(
+            Options({**RCLONE_KEYS, "aws_secret_access_key": "wrong"}, options_for(rclone).s3_client_kwargs)
+        )
         with pytest.raises(PermissionError, match="check the secret key"):
             store.download(place("a.bin"), Sink(None, threading.Event())).result()
 
