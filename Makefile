@@ -5,7 +5,7 @@ PYTHON ?= $(firstword $(foreach p,python3 python3.14 python3.13 python3.12 pytho
 RUN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: help demo ui test lint test-all test-lowest format clean
+.PHONY: help demo ui test lint bench test-all test-lowest format clean
 
 help:            ## what there is to make
 	@sed -n 's/^\([a-z-]*\):.*##/make \1\t/p' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ lint: $(READY)   ## ruff, mypy --strict, the import contracts
 	$(RUN)/ruff format --check .
 	$(RUN)/mypy
 	$(RUN)/lint-imports
+
+bench: $(READY)  ## what it costs, beside boto3
+	@$(RUN)/python tests/benchmarks/bench.py
 
 format: $(READY) ## let ruff lay out the code
 	$(RUN)/ruff format .
