@@ -1,33 +1,36 @@
 # Everything sets itself up: all that is needed is Python 3.11+, make and the package index.
 VENV   ?= .venv
+PORT   ?= 3000
 PYTHON ?= $(firstword $(foreach p,python3 python3.14 python3.13 python3.12 python3.11,\
             $(shell $(p) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(p))))
 RUN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
+# $(call venv,directory) makes a virtual environment, $(call install,directory) is the command that fills it: uv's where it
+# is there, which can also bring a Python of its own.
+UV      := $(shell command -v uv 2>/dev/null)
+venv     = $(if $(UV),uv venv --quiet --allow-existing --python "$(or $(PYTHON),>=3.11)" $(1),$(PYTHON) -m venv $(1) && \
+             $(1)/bin/python -m pip install --quiet --upgrade 'pip>=25.1')
+install  = $(if $(UV),VIRTUAL_ENV=$(1) uv pip install --quiet,$(1)/bin/python -m pip install --quiet)
+has_python = test -n "$(UV)$(PYTHON)" || { echo "Python 3.11 or newer is needed: install it, or make PYTHON=..."; exit 1; }
+
 .PHONY: help demo ui test lint bench test-all test-lowest format clean
 
 help:            ## what there is to make
-	@sed -n 's/^\([a-z-]*\):.*##/make \1\t/p' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 $(READY): pyproject.toml example_project/pyproject.toml
-	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: install it, or make PYTHON=/path/to/python"; exit 1; }
+	@$(has_python)
 	@echo "setting up $(VENV): a few minutes the first time"
-	@if command -v uv >/dev/null; then \
-	  uv venv --quiet --allow-existing --python "$(PYTHON)" $(VENV) && \
-	  VIRTUAL_ENV=$(VENV) uv pip install --quiet -e '.[all]' -e example_project --group dev; \
-	else \
-	  $(PYTHON) -m venv $(VENV) && \
-	  $(RUN)/python -m pip install --quiet --upgrade 'pip>=25.1' && \
-	  $(RUN)/python -m pip install --quiet -e '.[all]' -e example_project --group dev; \
-	fi
+	@$(call venv,$(VENV))
+	@$(call install,$(VENV)) -e '.[all]' -e example_project --group dev
 	@touch $@
 
 demo: $(READY)   ## from a frame of S3 files to materialized Dagster assets, on real images
 	@$(RUN)/python -m example_project.demo
 
-ui: $(READY)     ## the demo, and Dagster's web UI on it
-	@$(RUN)/python -m example_project.demo --ui
+ui: $(READY)     ## the demo, and Dagster's web UI on it (PORT=3000)
+	@$(RUN)/python -m example_project.demo --ui --port $(PORT)
 
 test: $(READY)   ## the tests (a few minutes)
 	$(RUN)/python -m pytest -n auto -m "not slow" --cov --cov-report=term:skip-covered
@@ -46,14 +49,14 @@ format: $(READY) ## let ruff lay out the code
 	$(RUN)/ruff check --fix .
 
 test-all: test test-lowest  ## and the slow rest: a browser (Debian: chromium), the lowest versions
-	$(RUN)/python -m pip install --quiet --group browser
+	$(call install,$(VENV)) --group browser
 	$(RUN)/python -m pytest -m slow
 
 test-lowest:     ## the tests on the lowest versions that pyproject.toml allows
-	@$(PYTHON) -m venv .venv-lowest
+	@$(has_python)
+	@$(call venv,.venv-lowest)
 	.venv-lowest/bin/python tests/lowest.py > .venv-lowest/lowest.txt
-	.venv-lowest/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
-	.venv-lowest/bin/python -m pip install --quiet -e '.[all]' -e example_project --group dev -r .venv-lowest/lowest.txt
+	$(call install,.venv-lowest) -e '.[all]' -e example_project --group dev -r .venv-lowest/lowest.txt
 	.venv-lowest/bin/python -m pytest -n auto -m "not slow" -p no:cacheprovider
 
 clean:           ## remove what make made

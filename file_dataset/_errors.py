@@ -48,6 +48,9 @@ class MissingExtraError(FileDatasetError, ImportError):
     """An optional dependency is not installed; the message names the extra that brings it."""
 
 
+_MESSAGE_CHARS = 2000  # a guess: the sentence and what it quotes, not a whole file
+
+
 @dataclass(frozen=True, slots=True)
 class Failure:
     """Why one file, or the function, cost a row.
@@ -69,8 +72,12 @@ class Failure:
         cls, row_id: RowId, stage: Stage, error: BaseException, *, file: str | None = None, url: object = None
     ) -> Failure:
         """Return the failure that `error` is, for one row and one file."""
-        # str(OSError) repeats errno and file name; the message alone reads better in a table
-        text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        try:
+            # a store's error is its sentence; Python's own names the file as well
+            text = error.strerror if isinstance(error, OSError) and not error.filename else None
+            text = (text or str(error))[:_MESSAGE_CHARS]
+        except Exception:  # noqa: BLE001  # the user's own exception, whose __str__ may fail too
+            text = ""
         return cls(
             row_id,
             stage,
@@ -78,7 +85,7 @@ class Failure:
             None if url is None else str(url),
             type(error).__name__,
             code_of(error),
-            str(text) or type(error).__name__,
+            text or type(error).__name__,
         )
 
     def __str__(self) -> str:

@@ -216,6 +216,8 @@ def _ids(frame: pd.DataFrame, *, needs_id: bool, local: bool) -> list[Any] | Non
         if not needs_id:
             return None
         index = " It is the index: frame.reset_index() makes it a column." if ID in frame.index.names else ""
+        other = [name for name in frame.columns if name.casefold() == ID]
+        index = f" There is {other[0]!r}: frame.rename(columns={{{other[0]!r}: 'id'}})." if other else index
         raise InvalidDatasetError(f"the frame has no column 'id', which names each row's outputs.{index}")
     column = frame[ID]
     if column.isna().any():

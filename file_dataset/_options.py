@@ -59,6 +59,10 @@ class Options:
             object.__setattr__(self, name, {k: v for k, v in (value or {}).items() if k != "config" or v is not None})
         session, client = _kwargs(self)
         _check_config(client.get("config"))
+        for name in _CREDENTIALS:
+            for kwargs in (session, client):
+                if isinstance(value := kwargs.get(name), str) and not value.isprintable():
+                    raise InvalidDatasetError(f"{name} holds a line break or another control character: strip it")
         if "botocore_session" in session:
             raise InvalidDatasetError(
                 "botocore_session cannot be pickled: give profile_name or the credentials instead"
@@ -172,10 +176,29 @@ def without_credentials(options: Options) -> Options:
 
 
 def new_session(options: Options) -> Any:  # noqa: ANN401  # boto3 has no types
-    """Return a new `boto3.Session`."""
+    """Return a new `boto3.Session`.
+
+    Raises:
+        PermissionError: half of a pair of keys.
+    """
     import boto3
 
-    return boto3.Session(**_kwargs(options)[0])
+    session_kwargs = _kwargs(options)[0]
+    if missing := [name for name in _CREDENTIALS[:2] if not session_kwargs.get(name)]:
+        given = [name for name in _CREDENTIALS if session_kwargs.get(name)]
+        if given:
+            message = f"session_kwargs have {given} without {missing}: give both keys or none"
+            raise store_error(PermissionError, message, code=NO_CREDENTIALS)
+    return boto3.Session(**session_kwargs)
+
+
+def keys_of(session: Any) -> tuple[str, str | None] | None:  # noqa: ANN401  # boto3 has no types
+    """Return access key id and token of a session, None where it has none."""
+    credentials = session.get_credentials()
+    if credentials is None:
+        return None
+    now = credentials.get_frozen_credentials()
+    return now.access_key, now.token
 
 
 def new_client(options: Options, session: Any, *, one_attempt: bool = False) -> Any:  # noqa: ANN401  # boto3 has no types
@@ -197,6 +220,29 @@ def new_client(options: Options, session: Any, *, one_attempt: bool = False) -> 
 def without_userinfo(text: str) -> str:
     """Return text with `user:password@` of any URL in it masked."""
     return re.sub(r"(?<=://)[^\s/'\"]+@", "***@", text)
+
+
+def without_secrets(text: str, options: Options) -> str:
+    """Return text with every secret of the options masked, and `user:password@` of any URL."""
+    session, client = _kwargs(options)
+    config: Any = client.get("config")
+    urls = [client.get("endpoint_url"), *((getattr(config, "proxies", None) or {}).values())]
+    secrets = [str(kwargs[name]) for kwargs in (session, client) for name in _CREDENTIALS[1:] if kwargs.get(name)]
+    secrets += [url.partition("://")[2].rpartition("@")[0] for url in urls if isinstance(url, str)]
+    for secret in secrets:
+        if secret.strip():
+            text = text.replace(secret.strip(), "***")
+    return without_userinfo(text)
+
+
+def check(options: object) -> None:
+    """Refuse what is not None and no `Options`.
+
+    Raises:
+        InvalidDatasetError: saying what it is.
+    """
+    if options is not None and not isinstance(options, Options):
+        raise InvalidDatasetError(f"options is a {type(options).__name__}: give file_dataset.Options")
 
 
 def _kwargs(options: Options) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
@@ -261,7 +307,7 @@ def _from_plain(
 
 def _frozen(session_kwargs: dict[str, Any], client_kwargs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return both with region, credentials and endpoint of the default session written out."""
-    from botocore.exceptions import BotoCoreError
+    from botocore.exceptions import BotoCoreError, ClientError
 
     try:
         session = _default_session(session_kwargs)
@@ -272,7 +318,7 @@ def _frozen(session_kwargs: dict[str, Any], client_kwargs: dict[str, Any]) -> tu
         if credentials is None:
             return {**region, **session_kwargs}, client_kwargs
         now = credentials.get_frozen_credentials()
-    except BotoCoreError as exc:
+    except (BotoCoreError, ClientError) as exc:
         remedy = "mend the AWS configuration, or give Options(...)"
         raise store_error(PermissionError, f"{exc}; {remedy}", code=NO_CREDENTIALS) from exc
     values = (now.access_key, now.secret_key, now.token)

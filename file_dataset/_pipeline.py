@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import pickle
@@ -11,7 +12,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict
 
-from file_dataset import _frame, _function, _plan, _progress, _transfer, _urls
+from file_dataset import _frame, _function, _options, _plan, _progress, _transfer, _urls
 from file_dataset._errors import (
     Failure,
     InvalidDatasetError,
@@ -110,7 +111,14 @@ class Pipeline:
         self._by_keyword = _function.check_signature(fn)
         self._contract = _function.contract_of(fn, outputs)
         _check_write_options(write_options)
-        _check_options(options)
+        _options.check(options)
+        for name, names in (("file_columns", file_columns), ("outputs", outputs)):
+            if names is not None and (isinstance(names, str) or not isinstance(names, Sequence)):
+                raise InvalidDatasetError(f"{name}={names!r}: give a list of names")
+        if temp_dir is not None and not isinstance(temp_dir, str | os.PathLike):
+            raise InvalidDatasetError(f"temp_dir={temp_dir!r}: give the path of a directory")
+        if progress is not None and not isinstance(progress, bool) and not callable(progress):
+            raise InvalidDatasetError(f"progress={progress!r}: give None, False or a function that takes a Progress")
         if on_failure not in ("drop", "raise", "record"):
             raise InvalidDatasetError(f"on_failure={on_failure!r}: give 'drop', 'raise' or 'record'")
         self._settings = _Settings(
@@ -155,17 +163,15 @@ def _from_pickle(payload: bytes, contract: _function.Contract | None) -> Pipelin
     return pipeline
 
 
-def _check_options(options: object) -> None:
-    if options is not None and not isinstance(options, Options):
-        raise InvalidDatasetError(f"options is a {type(options).__name__}: give file_dataset.Options")
-
-
 def _check_write_options(write_options: object) -> None:
     if not isinstance(write_options, Mapping) or "into_path" not in write_options:
         raise InvalidDatasetError("write_options: give a mapping with 'into_path'")
     if unknown := sorted(set(write_options) - {"into_path", "extra_args", "options"}):
         raise InvalidDatasetError(f"write_options {unknown} are unknown; into_path, extra_args and options are known")
-    _check_options(write_options.get("options"))
+    _options.check(write_options.get("options"))
+    extra_args = write_options.get("extra_args")
+    if extra_args is not None and not isinstance(extra_args, Mapping):
+        raise InvalidDatasetError(f"extra_args is a {type(extra_args).__name__}: give a mapping, boto3's ExtraArgs")
     _urls.parse_prefix(write_options["into_path"])
 
 
@@ -187,7 +193,7 @@ class _Run:
         self.extra_args = settings.write_options.get("extra_args") or {}
         if self.extra_args and len(self.rows) and not is_local:
             self.target.s3.check_extra_args(self.extra_args)
-        self.inputs = _inputs_below(self.prefix, self.rows)
+        self.inputs = self._inputs_at_risk()
         self._check_contract()
         self.stored: dict[int, dict[str, str | None]] = {}
         self.failed: dict[int, tuple[Failure, ...]] = {}
@@ -292,15 +298,13 @@ class _Run:
         if all(at is None for at in row.files.values()):
             message = "the row has no file: every file column is null"
             raise RowError([Failure(row.id, "download", None, None, "ValueError", None, message)])
-        with TempDir(self.settings.temp_dir) as work:
+        with self._work_dir(row) as work:
             input_dir, output_dir = work / "input", work / "output"
-            input_dir.mkdir()
-            output_dir.mkdir()
             downloads = _plan.downloads(row, input_dir)
             arrived = _transfer.copy_in(downloads, self.source)
-            files = self._outputs(row, fn, input_dir, output_dir)
-            uploads = _plan.uploads(row.id, files, self.prefix)
-            self._check_targets(uploads)
+            result = self._called(row, fn, input_dir, output_dir)
+            files = _function.checked_outputs(result, row_id=row.id, contract=self.contract, carried=self.rows.carried)
+            uploads = self._uploads(row, files)
             infos = _transfer.copy_out(uploads, self.target, self.extra_args)
         self.is_first_upload = False
         self.stored[position] = dict.fromkeys(files) | {up.file: str(up.target) for up in uploads}
@@ -310,19 +314,54 @@ class _Run:
             for down, info in zip(downloads, arrived, strict=True)
         )
 
-    def _outputs(
-        self, row: _plan.FileRow, fn: Callable[..., Any], input_dir: Path, output_dir: Path
-    ) -> dict[str, Path | None]:
-        cwd = Path.cwd()
+    def _work_dir(self, row: _plan.FileRow) -> TempDir:
         try:
-            result = _function.call(fn, input_dir, output_dir, by_keyword=self.by_keyword)
-            return _function.checked_outputs(result, row_id=row.id, contract=self.contract, carried=self.rows.carried)
-        except RowError:
-            raise
+            work = TempDir(self.settings.temp_dir)
+            for name in ("input", "output"):
+                (work.path / name).mkdir()
+        except OSError as exc:
+            raise RowError([Failure.of(row.id, "download", exc)]) from exc
+        return work
+
+    def _called(self, row: _plan.FileRow, fn: Callable[..., Any], input_dir: Path, output_dir: Path) -> object:
+        cwd = _working_dir()
+        try:
+            return _function.call(fn, input_dir, output_dir, by_keyword=self.by_keyword)
         except (Exception, SystemExit) as exc:  # the user's fn: the one broad except
             raise RowError([Failure.of(row.id, "fn", exc)]) from exc
         finally:
-            os.chdir(cwd)
+            # only where fn went elsewhere: the working directory is the whole process's, other threads' too
+            if cwd is not None and _working_dir() != cwd:
+                with contextlib.suppress(OSError):
+                    os.chdir(cwd)
+
+    def _uploads(self, row: _plan.FileRow, files: Mapping[str, Path | None]) -> list[_plan.Transfer]:
+        try:
+            uploads = _plan.uploads(row.id, files, self.prefix)
+        except InvalidDatasetError as exc:  # a key that is too long
+            raise RowError([Failure.of(row.id, "upload", exc)]) from exc
+        if on_top := [up for up in uploads if self.inputs.intersection(_places(up.target))]:
+            message = "the output would replace an input of this frame: choose another into_path"
+            raise RowError(
+                [Failure(up.row_id, "upload", up.file, str(up.target), "ValueError", None, message) for up in on_top]
+            )
+        return uploads
+
+    def _inputs_at_risk(self) -> set[str]:
+        """Return the inputs that outputs could replace, as `_places` names them."""
+        cells = [cell for column in self.rows.cells.values() for cell in column if cell is not None]
+        if isinstance(self.prefix, _urls.ObjectUrl):
+            start = str(self.prefix).removesuffix("/") + "/"
+            below = {cell for cell in cells if isinstance(cell, str) and cell.startswith(start)}
+            # the same URL in another store is another object
+            is_one_store = not below or self.target is self.source or self.target.endpoint == self.source.endpoint
+            return below if is_one_store else set()
+        places: set[str] = set()
+        for cell in cells:
+            with contextlib.suppress(InvalidDatasetError):  # costs its row when its turn comes
+                at = _urls.parse(cell, base=self.rows.base)
+                places.update(_places(at) if isinstance(at, Path) else ())
+        return places
 
     def _check_contract(self) -> None:
         """Refuse, before the first request, promised outputs that could be stored in no row.
@@ -338,16 +377,9 @@ class _Run:
         targets = (
             _urls.join(self.prefix, str(row_id), *name.split("/")) for row_id in self.rows.ids or () for name in names
         )
-        if on_top := [str(at) for at in targets if _plain(at) in self.inputs]:
+        if on_top := [str(at) for at in targets if self.inputs.intersection(_places(at))]:
             raise InvalidDatasetError(
                 f"outputs would replace inputs of this frame: {on_top[:5]}; choose another into_path"
-            )
-
-    def _check_targets(self, uploads: Sequence[_plan.Transfer]) -> None:
-        if on_top := [up for up in uploads if _plain(up.target) in self.inputs]:
-            message = "the output would replace an input of this frame: choose another into_path"
-            raise RowError(
-                [Failure(up.row_id, "upload", up.file, str(up.target), "ValueError", None, message) for up in on_top]
             )
 
     def _output_columns(self) -> list[str]:
@@ -366,16 +398,15 @@ def _file_entry(
     return position, upload.file, str(upload.target), info.size_bytes, info.etag, checksum
 
 
-def _plain(at: Location) -> str:
-    return os.path.realpath(at) if isinstance(at, Path) else str(at)
+def _working_dir() -> str | None:
+    try:
+        return os.getcwd()  # noqa: PTH109  # text that chdir takes
+    except OSError:  # somebody removed it
+        return None
 
 
-def _inputs_below(prefix: Location, rows: _frame.Rows) -> set[str]:
-    """Return the inputs that lie below the place where outputs go, as text that `_plain` gives outputs too."""
-    cells = [cell for column in rows.cells.values() for cell in column if cell is not None]
-    if isinstance(prefix, _urls.ObjectUrl):
-        start = f"{prefix}/" if prefix.key else str(prefix)
-        return {cell for cell in cells if isinstance(cell, str) and cell.startswith(start)}
-    root = _plain(prefix) + os.sep
-    local = (cell for cell in cells if isinstance(cell, Path) or (isinstance(cell, str) and "://" not in cell))
-    return {place for place in (os.path.realpath(rows.base / cell) for cell in local) if place.startswith(root)}
+def _places(at: Location) -> set[str]:
+    """Return what a write to `at` replaces: the object, or the file and what a link of that name leads to."""
+    if isinstance(at, _urls.ObjectUrl):
+        return {str(at)}
+    return {os.path.realpath(at), os.path.join(os.path.realpath(at.parent), at.name)}  # noqa: PTH118

@@ -5,50 +5,64 @@ from __future__ import annotations
 import os
 import threading
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
 T = TypeVar("T")
 
-_instances: dict[Hashable, Any] = {}
-_recent: OrderedDict[Hashable, Any] = OrderedDict()
 _KEPT = 24  # a guess: sessions, clients and stores of eight options
-_lock = threading.RLock()  # making one instance may need another
+
+_shared: OrderedDict[Hashable, Any] = OrderedDict()
+_recent: OrderedDict[Hashable, Any] = OrderedDict()
+_making: dict[Hashable, threading.RLock] = {}
+_lock = threading.Lock()
 
 
 def shared(key: Hashable, make: Callable[[], T]) -> T:
     """Return this process's one instance for `key`, made on first use; safe between threads."""
-    with _lock:
-        if key not in _instances:
-            _instances[key] = make()
-        instance: T = _instances[key]
-        return instance
+    return _made(_shared, key, make)
 
 
 def recent(key: Hashable, make: Callable[[], T]) -> T:
-    """Return this process's instance for `key` like `shared`, and keep those that were asked for last.
+    """Return this process's instance for `key` like `shared`, and keep only those that were asked for last.
 
     Credentials that rotate make new keys for as long as a process lives.
     """
+    made = _made(_recent, key, make)
     with _lock:
-        if key in _recent:
-            _recent.move_to_end(key)
-        else:
-            _recent[key] = make()
-        if len(_recent) > _KEPT:
+        _recent[key] = made
+        _recent.move_to_end(key)
+        while len(_recent) > _KEPT:
             _recent.popitem(last=False)
-        instance: T = _recent[key]
-        return instance
+    return made
+
+
+def _made(instances: OrderedDict[Hashable, Any], key: Hashable, make: Callable[[], T]) -> T:
+    with _lock:
+        if key in instances:
+            return cast("T", instances[key])
+        making = _making.setdefault(key, threading.RLock())
+    # not under the one lock of all: a constructor may take minutes, and use this library in threads of its own
+    with making:
+        with _lock:
+            if key in instances:
+                return cast("T", instances[key])
+        made = make()
+        with _lock:
+            instances[key] = made
+            _making.pop(key, None)
+        return made
 
 
 def _forget() -> None:
-    # the child has none of its parent's threads, must not use its sockets, and may find the lock held for ever
+    # the child has none of its parent's threads, must not use its sockets, and may find a lock held for ever
     global _lock  # noqa: PLW0603  # there is nothing to hold it but the module
-    _instances.clear()
+    _shared.clear()
     _recent.clear()
-    _lock = threading.RLock()
+    _making.clear()
+    _lock = threading.Lock()
 
 
 os.register_at_fork(after_in_child=_forget)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from file_dataset import _frame, _plan, _transfer
+from file_dataset import _frame, _options, _plan, _transfer
 from file_dataset._errors import Failure, InvalidDatasetError, RowError
 from file_dataset._tempdir import TempDir
 
@@ -47,6 +47,7 @@ def reader(
     Raises:
         InvalidDatasetError: not exactly one of row and frame, no file column, unsafe names or ids.
     """
+    _options.check(options)
     given = [value for value in (data, row, dataframe) if value is not None]
     if len(given) != 1:
         raise InvalidDatasetError(f"give one row or one frame, not {len(given)} of them")
@@ -187,7 +188,7 @@ class Reader:
             return pa.table(columns)
         try:
             ids = pa.Array.from_pandas(frame[_frame.ID].iloc[:count])
-        except pa.ArrowException as exc:
+        except (pa.ArrowException, OverflowError) as exc:
             raise InvalidDatasetError(f"ids have no Arrow type in common ({exc}): make them all text") from exc
         named = {_frame.ID: ids, **columns}
         return pa.table({name: named[name] for name in frame.columns if name in named})

@@ -117,11 +117,14 @@ class PipelineResult:
         return f"{dropped} of {total} rows dropped ({dropped / total:.1%}{allowed}): {stages}"
 
     def raise_if_dropped(self, fraction: float = 0.0) -> None:
-        """Raise when more than `fraction` of the input rows failed.
+        """Raise when more than `fraction` (0 to 1) of the input rows failed.
 
         Raises:
             RowError: with every failure.
+            InvalidDatasetError: `fraction` is none: 5 percent are 0.05.
         """
+        if not 0 <= fraction <= 1:
+            raise InvalidDatasetError(f"fraction={fraction!r}: give a number from 0 to 1; 5 percent are 0.05")
         if self.dropped_rows and self.dropped_rows / self.input_rows > fraction:
             failures = _frame.failures_of(self.failures)
             summary = self.summary(allowed_fraction=fraction)

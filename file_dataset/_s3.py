@@ -11,7 +11,6 @@ import logging
 import re
 import ssl
 import threading
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import urllib3
@@ -28,10 +27,12 @@ from file_dataset._errors import (
     code_of,
     store_error,
 )
+from file_dataset._pool import Pool
 from file_dataset._store import CHUNK_BYTES, ObjectInfo, Sink, attempt
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from concurrent.futures import Future
     from pathlib import Path
 
     from file_dataset._digest import Digest
@@ -51,7 +52,8 @@ _MULTIPART_BYTES = 4 * _PART_BYTES  # a guess: below it, one request is as fast 
 
 # https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html and botocore's own list of throttling codes
 _TRANSIENT_CODES = frozenset({
-    "BandwidthLimitExceeded", "ConditionalRequestConflict", "InternalError", "OperationAborted", "RequestLimitExceeded",
+    "BadDigest", "BandwidthLimitExceeded", "ConditionalRequestConflict", "IncompleteBody", "InternalError",
+    "OperationAborted", "RequestLimitExceeded",
     "RequestThrottled", "RequestTimeout", "ServiceUnavailable", "SlowDown", "Throttling", "ThrottlingException",
     "TooManyRequestsException",
 })  # fmt: skip
@@ -88,10 +90,11 @@ class S3Store:
         self._options = options
         self._attempts = _options.attempts(options)
         self._width = options.max_concurrency
-        self._pool = ThreadPoolExecutor(options.max_concurrency, thread_name_prefix="file_dataset-s3")
+        self._pool = Pool(options.max_concurrency, "file_dataset-s3")
         self._lock = threading.Lock()
         self._client: Any = None
-        self._is_fallback = False
+        self._session: Any = None
+        self._has_fallen_back = False
 
     def size(self, at: ObjectUrl) -> Future[int]:
         """Answer the size in bytes: one HEAD."""
@@ -144,12 +147,15 @@ class S3Store:
             raise
         body = answer["Body"]
         try:
-            if not answer.get("ContentRange", "").startswith(f"bytes {sink.received}-"):
+            if (span := answer.get("ContentRange")) is None:
                 sink.begin(ObjectInfo(_length(answer), _etag(answer), self._digest(answer)))
+            elif not sink.info or span != f"bytes {sink.received}-{sink.info.size_bytes - 1}/{sink.info.size_bytes}":
+                asked, sink.received = sink.received, 0
+                raise store_error(ConnectionError, f"the store answered {span} to a request from byte {asked} on")
             while chunk := body.read(CHUNK_BYTES):
                 sink.write(chunk)
         except _RAISED as exc:
-            raise _os_error(exc) from exc
+            raise self._os_error(exc) from _cause(exc)
         finally:
             body.close()
         return sink.finish()
@@ -259,62 +265,80 @@ class S3Store:
             if cancelled.is_set():
                 raise InterruptedError("cancelled")
 
+        if source.stat().st_size < first + length:
+            # the server would wait for the missing bytes until it gives up, at every attempt
+            raise store_error(OSError, f"{source} became shorter while it was uploaded")
         with ReadFileChunk.from_filename(str(source), first, length, callbacks=[stop_if_cancelled]) as body:
             return self._call(operation, Body=body, ContentLength=length, **kwargs)
 
     def _call(self, operation: str, **kwargs: Any) -> Any:  # noqa: ANN401  # boto3 has no types
-        client, is_fallback = self._current()
+        client = self._current()
         try:
             return getattr(client, operation)(**kwargs)
         except _RAISED as exc:
-            error = _os_error(exc)
-            if is_fallback or code_of(error) not in EXPIRED_CODES or not _options.has_credentials(self._options):
-                raise error from exc
-            self._fall_back(error)
+            error = self._os_error(exc)
+            if code_of(error) not in EXPIRED_CODES:
+                raise error from _cause(exc)
+            self._renew(client, error)
+        if (body := kwargs.get("Body")) is not None:
+            body.seek(0)
         return self._call(operation, **kwargs)
 
-    def _current(self) -> tuple[Any, bool]:
+    def _os_error(self, error: Exception) -> OSError:
+        """Return the `OSError` that one of `_RAISED` is, without the secrets of these options."""
+        found = _os_error(error)
+        found.strerror = _options.without_secrets(found.strerror or "", self._options)
+        return found
+
+    def _current(self) -> Any:  # noqa: ANN401  # boto3 has no types
         with self._lock:
             if self._client is None:
-                self._client = self._new_client(self._options)
-            return self._client, self._is_fallback
+                self._session, self._client = self._connected(self._options)
+            return self._client
 
-    def _new_client(self, options: Options) -> Any:  # noqa: ANN401  # boto3 has no types
+    def _connected(self, options: Options) -> tuple[Any, Any]:
         try:
-            client = _options.new_client(options, _options.new_session(options), one_attempt=True)
-        except _RAISED as exc:
-            raise _os_error(exc) from exc
-        if self._options.check_digests and _asks_for_digests(options):
-            client.meta.events.register("before-call.s3.GetObject", _ask_for_digest)
-        return client
-
-    def _fall_back(self, error: OSError) -> None:
-        with self._lock:
-            if self._is_fallback:
-                return
-            options = _options.without_credentials(self._options)
             session = _options.new_session(options)
-            if session.get_credentials() is None:
-                remedy = (
-                    "the credentials in these Options expired, and this process has none of its own: renew them, or "
+            client = _options.new_client(options, session, one_attempt=True)
+        except _RAISED as exc:
+            raise self._os_error(exc) from _cause(exc)
+        if options.check_digests and _asks_for_digests(options):
+            client.meta.events.register("before-call.s3.GetObject", _ask_for_digest)
+        return session, client
+
+    def _renew(self, expired: Any, error: OSError) -> None:  # noqa: ANN401  # boto3 has no types
+        """Go on with newer credentials: those of this process's own chain, read afresh.
+
+        Raises:
+            PermissionError: it has none, or the very ones that expired.
+        """
+        with self._lock:
+            if self._client is not expired:
+                return  # another thread was first
+            own = _options.without_credentials(self._options)
+            session, client = self._connected(own)
+            keys = _options.keys_of(session)
+            if keys is None or keys == _options.keys_of(self._session):
+                reason = "this process has none of its own" if keys is None else "this process's own are the same"
+                remedy = "renew them, or give workers a role, a profile or the AWS_* variables"
+                message = f"{error.strerror} (the credentials in use expired, and {reason}: {remedy})"
+                raise store_error(PermissionError, message, code=code_of(error)) from error
+            if not self._has_fallen_back and _options.has_credentials(self._options):
+                logger.warning(
+                    "the credentials frozen into the Options expired (%s); going on with this process's own (%s)",
+                    code_of(error),
+                    session.get_credentials().method,
                 )
-                more = "give workers a role, a profile or the AWS_* variables"
-                raise store_error(PermissionError, f"{error.strerror} ({remedy}{more})", code=code_of(error)) from error
-            logger.warning(
-                "the credentials frozen into the Options expired (%s); going on with this process's own (%s)",
-                code_of(error),
-                session.get_credentials().method,
-            )
-            self._client, self._is_fallback = self._new_client(options), True
+            self._session, self._client, self._has_fallen_back = session, client, True
 
     def _accepted(self, operation: str, kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """Return the arguments that the operation knows; botocore's model of S3 is the list."""
-        known = self._current()[0].meta.service_model.operation_model(operation).input_shape.members
+        known = self._current().meta.service_model.operation_model(operation).input_shape.members
         return {name: value for name, value in kwargs.items() if name in known}
 
     def _checksum_args(self, extra_args: Mapping[str, Any]) -> dict[str, str]:
         """Ask for CRC64NVME: the one checksum that S3 keeps for the whole object in a multipart upload by default."""
-        config = self._current()[0].meta.config
+        config = self._current().meta.config
         if config.request_checksum_calculation != "when_supported" or any("Checksum" in name for name in extra_args):
             return {}
         return {"ChecksumAlgorithm": "CRC64NVME"}
@@ -402,6 +426,11 @@ def _os_error(error: Exception) -> OSError:
         return store_error(OSError, f"{text}; give the CA as Options(s3_client_kwargs={{'verify': 'ca.pem'}})")
     kind = TimeoutError if isinstance(error, _LATE) else ConnectionError if isinstance(error, _BROKEN) else OSError
     return store_error(kind, text)
+
+
+def _cause(error: Exception) -> Exception | None:
+    # other errors than the store's own answers can hold a header or an endpoint's password, and a traceback shows them
+    return error if isinstance(error, boto.ClientError) else None
 
 
 def _answered(error: Any) -> OSError:  # noqa: ANN401  # botocore has no types

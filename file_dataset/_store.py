@@ -11,8 +11,7 @@ import secrets
 import shutil
 import stat
 import threading
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, TypeVar
 
 from file_dataset import _digest, _urls
@@ -24,9 +23,11 @@ from file_dataset._errors import (
     is_transient,
     store_error,
 )
+from file_dataset._pool import Pool
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from concurrent.futures import Future
     from pathlib import Path
 
     from file_dataset._digest import Digest, Hasher
@@ -52,7 +53,10 @@ class ObjectInfo:
 
 
 class ObjectStore(Protocol[At_contra]):
-    """What the shell needs of a store. Errors are `OSError`s, transient ones by their type."""
+    """What the shell needs of a store. Errors are `OSError`s, transient ones by their type.
+
+    Local disk needs no `upload`: a local target is a sink, which `download` fills.
+    """
 
     def size(self, at: At_contra) -> Future[int]:
         """Answer the size in bytes."""
@@ -206,11 +210,11 @@ class Sink:
 
 
 class LocalStore:
-    """Local files behind the seam: copies on a small thread pool, atomic under their final names."""
+    """Local files behind the seam, on a small thread pool; a copy tells the CRC64NVME of what it copied."""
 
     def __init__(self) -> None:
         """Start no thread yet; the pool does when it is used."""
-        self._pool = ThreadPoolExecutor(_LOCAL_THREADS, thread_name_prefix="file_dataset-local")
+        self._pool = Pool(_LOCAL_THREADS, "file_dataset-local")
 
     def size(self, at: Path) -> Future[int]:
         """Answer the size in bytes."""
@@ -218,14 +222,7 @@ class LocalStore:
 
     def download(self, source: Path, sink: Sink) -> Future[ObjectInfo]:
         """Copy the file into the sink."""
-        return self._pool.submit(_copy, source, sink, None)
-
-    def upload(
-        self, source: Path, target: Path, *, extra_args: Mapping[str, Any], cancelled: threading.Event
-    ) -> Future[ObjectInfo]:
-        """Copy the file to `target`, making its directories; `extra_args` are S3's and mean nothing here."""
-        del extra_args
-        return self._pool.submit(_store_file, source, target, cancelled)
+        return self._pool.submit(_copy, source, sink)
 
 
 def _size(path: Path) -> int:
@@ -237,23 +234,11 @@ def _size(path: Path) -> int:
     return found.st_size
 
 
-def _copy(source: Path, sink: Sink, hasher: Hasher | None) -> ObjectInfo:
+def _copy(source: Path, sink: Sink) -> ObjectInfo:
     sink.begin(ObjectInfo(_size(source)))
+    hasher = _digest.hasher(_digest.ALGORITHMS[0])
     with source.open("rb", buffering=0) as file:
         while chunk := file.read(CHUNK_BYTES):
             sink.write(chunk)
-            if hasher is not None:
-                hasher.update(memoryview(chunk))
-    return sink.finish()
-
-
-def _store_file(source: Path, target: Path, cancelled: threading.Event) -> ObjectInfo:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    sink = Sink(target, cancelled)
-    hasher = _digest.hasher(_digest.ALGORITHMS[0])
-    try:
-        info = _copy(source, sink, hasher)
-        sink.commit()
-    finally:
-        sink.discard()
-    return ObjectInfo(info.size_bytes, None, hasher.digest())
+            hasher.update(memoryview(chunk))
+    return replace(sink.finish(), digest=hasher.digest())

@@ -13,7 +13,7 @@ import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from file_dataset._errors import InvalidDatasetError
+from file_dataset._errors import InvalidDatasetError, is_disk_full
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -33,10 +33,13 @@ class TempDir(os.PathLike[str]):
 
         Raises:
             InvalidDatasetError: there is no such place, or it cannot be written.
+            OSError: the disk is full.
         """
         try:
             self.path = Path(tempfile.mkdtemp(prefix="file_dataset-", dir=directory)).absolute()
         except OSError as exc:
+            if is_disk_full(exc):
+                raise
             remedy = "give a directory that exists and can be written" if directory else "set TMPDIR to one that can"
             raise InvalidDatasetError(f"no temp dir in {directory or 'the usual places'}: {exc}; {remedy}") from exc
         self._made_by = os.getpid()

@@ -5,8 +5,10 @@ Everything that touches a byte goes through here. What is interrupted cancels wh
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from collections import deque
+from concurrent.futures import wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -29,6 +31,8 @@ T = TypeVar("T")
 
 # Submitted ahead of what the pool works on, so that it never waits for us; a guess that keeps 200,000 files in bounds.
 _AHEAD = 256
+# For uploads that were interrupted to abort what they began; a guess.
+_GRACE_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +58,13 @@ class Stores:
         return self.s3
 
     @property
+    def endpoint(self) -> str | None:
+        """Where S3 is reached; None: AWS."""
+        self._options = self._options or Options.default()
+        url: str | None = (self._options.s3_client_kwargs or {}).get("endpoint_url")
+        return url
+
+    @property
     def s3(self) -> S3Store:
         """The S3 store of these options."""
         if self._options is None:
@@ -65,24 +76,25 @@ class Stores:
         return _process.recent(("s3", _options.identity(options)), lambda: S3Store(options))
 
 
-def copy_in(transfers: Sequence[Transfer], stores: Stores) -> list[ObjectInfo]:
+def copy_in(transfers: Sequence[Transfer], stores: Stores, *, stage: Stage = "download") -> list[ObjectInfo]:
     """Copy every source into its local target; all of them get their names, or none.
 
     Raises:
         RowError: files that failed, every one of them.
     """
     cancelled = threading.Event()
-    sinks = []
-    for transfer in transfers:
-        assert isinstance(transfer.target, Path)  # noqa: S101  # the plan of a download
-        transfer.target.parent.mkdir(parents=True, exist_ok=True)
-        sinks.append(Sink(transfer.target, cancelled))
+    sinks = [_sink(transfer, cancelled, stage) for transfer in transfers]
     try:
         submits = [_download(stores, transfer.source, sink) for transfer, sink in zip(transfers, sinks, strict=True)]
         wanted = [Wanted(transfer.row_id, transfer.file, transfer.source) for transfer in transfers]
-        infos = _collect("download", wanted, submits, cancelled)
-        for sink in sinks:
-            sink.commit()
+        infos = _collect(stage, wanted, submits, cancelled)
+        for transfer, sink in zip(transfers, sinks, strict=True):
+            try:
+                sink.commit()
+            except OSError as exc:  # a directory lies there, say
+                raise RowError(
+                    [Failure.of(transfer.row_id, stage, exc, file=transfer.file, url=transfer.target)]
+                ) from exc
     finally:
         for sink in sinks:
             sink.discard()
@@ -90,20 +102,31 @@ def copy_in(transfers: Sequence[Transfer], stores: Stores) -> list[ObjectInfo]:
 
 
 def copy_out(transfers: Sequence[Transfer], stores: Stores, extra_args: Mapping[str, Any]) -> list[ObjectInfo]:
-    """Store every local source at its target.
+    """Store every local source at its target; local targets are replaced all together or not at all.
 
     Raises:
-        RowError: files that failed, every one of them, with the URL that was to be written.
+        RowError: files that failed, every one of them, with the URL that was to be written, and what was replaced.
     """
+    if any(isinstance(transfer.target, Path) for transfer in transfers):
+        return copy_in(transfers, stores, stage="upload")
     cancelled = threading.Event()
 
     def upload(transfer: Transfer) -> Callable[[], Future[ObjectInfo]]:
-        return lambda: stores.of(transfer.target).upload(
-            transfer.source, transfer.target, extra_args=extra_args, cancelled=cancelled
-        )
+        store = stores.of(transfer.target)
+        return lambda: store.upload(transfer.source, transfer.target, extra_args=extra_args, cancelled=cancelled)
 
     wanted = [Wanted(transfer.row_id, transfer.file, transfer.target) for transfer in transfers]
-    return _collect("upload", wanted, [upload(transfer) for transfer in transfers], cancelled)
+    try:
+        return _collect("upload", wanted, [upload(transfer) for transfer in transfers], cancelled)
+    except RowError as exc:
+        failed = {failure.file for failure in exc.failures}
+        replaced = [str(transfer.target) for transfer in transfers if transfer.file not in failed]
+        if not replaced:
+            raise
+        # S3 has no transaction over objects: what is there now is not what was there before
+        note = f" (stored before that, and listed nowhere: {', '.join(replaced)})"
+        told = [dataclasses.replace(failure, message=failure.message + note) for failure in exc.failures]
+        raise RowError(told) from exc.__cause__
 
 
 def read_all(wanted: Sequence[Wanted], stores: Stores, *, limit_bytes: int | None) -> list[bytearray]:
@@ -129,6 +152,16 @@ def sizes(wanted: Sequence[Wanted], stores: Stores) -> list[int]:
         return lambda: stores.of(at).size(at)
 
     return _collect("download", wanted, [size(w.at) for w in wanted], threading.Event())
+
+
+def _sink(transfer: Transfer, cancelled: threading.Event, stage: Stage) -> Sink:
+    target = transfer.target
+    assert isinstance(target, Path)  # noqa: S101  # the plan of a download
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise RowError([Failure.of(transfer.row_id, stage, exc, file=transfer.file, url=target)]) from exc
+    return Sink(target, cancelled)
 
 
 def _download(stores: Stores, source: Location, sink: Sink) -> Callable[[], Future[ObjectInfo]]:
@@ -162,8 +195,10 @@ def _collect(
             take()
     except BaseException:
         cancelled.set()
-        for _, future in running:
-            future.cancel()
+        # an upload that has noticed aborts what it began; a stalled one is not waited for
+        started = [future for _, future in running if not future.cancel()]
+        if stage == "upload":
+            wait(started, timeout=_GRACE_S)
         raise
     if failed:
         failures = [Failure.of(file.row_id, stage, exc, file=file.file, url=file.at) for file, exc in failed]

@@ -75,6 +75,8 @@ def parse(value: object, *, base: Path) -> Location:
     if value.startswith("s3://"):
         return _object_url(value)
     _check_local(value, "s3://bucket/key")
+    if value.startswith("~/"):
+        raise InvalidDatasetError(f"{_short(value)}: ~ is not expanded; give Path(...).expanduser()")
     if value.endswith("/"):
         raise InvalidDatasetError(f"{_short(value)}: {DIRECTORY_REMEDY}")
     return base / value
@@ -224,6 +226,8 @@ def _check_local(path: str, wanted: str) -> None:
         scheme = match[0].rstrip("/")
         reason = "a slash is missing" if scheme == "s3:" else f"{scheme}// is not read"
         raise InvalidDatasetError(f"{_short(path)}: {reason}; give {wanted} or a local path")
+    if path.strip().startswith("s3://"):
+        raise InvalidDatasetError(f"{_short(path)} begins with a space: give {wanted} or a local path")
     try:
         is_path = bool(os.fsencode(path)) and "\0" not in path
     except UnicodeEncodeError:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from file_dataset import _plan, _transfer, _urls
+from file_dataset import _options, _plan, _transfer, _urls
 from file_dataset._errors import InvalidDatasetError
 
 if TYPE_CHECKING:
@@ -45,6 +45,9 @@ def write_files(
     """
     if not isinstance(files, Mapping):
         raise InvalidDatasetError(f"files is a {type(files).__name__}: give a mapping of file name to local path")
+    _options.check(options)
+    if extra_args is not None and not isinstance(extra_args, Mapping):
+        raise InvalidDatasetError(f"extra_args is a {type(extra_args).__name__}: give a mapping, boto3's ExtraArgs")
     prefix = _urls.parse_prefix(into_path)
     _plan.check_file_names(list(files), local=isinstance(prefix, Path))
     sources = {name: None if _urls.is_null(path) else _source(name, path) for name, path in files.items()}

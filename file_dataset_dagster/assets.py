@@ -17,7 +17,7 @@ import pandas as pd
 
 import file_dataset
 from file_dataset_dagster.checks import DroppedRows, DropPolicy, OnExceeded, check_spec
-from file_dataset_dagster.io_manager import ManifestIOManager, segment
+from file_dataset_dagster.io_manager import ManifestIOManager, check_storable, segment
 from file_dataset_dagster.resource import FileDatasetResource
 
 PipelineFn: TypeAlias = Callable[..., Mapping[str, object]] | type
@@ -201,6 +201,9 @@ def _materialize(
             return {}
         return {"failures_uri": at}
 
+    if manifests is not None:
+        # not after hours of rows
+        check_storable(frame)
     pipeline = settings.pipeline(
         into_path,
         options=source.get_options(),
@@ -214,7 +217,7 @@ def _materialize(
         stopped = exc.result if isinstance(exc, file_dataset.RunStoppedError) else None
         told = str(exc) if settings.policy.show_ids else f"{type(exc).__name__} (show_ids=False: no details here)"
         failure = dg.Failure(
-            description=f"the pipeline stopped: {told}. The previous manifest, if any, stays",
+            description=f"the pipeline stopped: {told.rstrip('.')}. The previous manifest, if any, stays",
             metadata={} if stopped is None else keep_failures(stopped.failures),
             # the same frame and arguments are refused again
             allow_retries=not isinstance(exc, file_dataset.InvalidDatasetError),
@@ -252,7 +255,8 @@ def _resource(context: dg.AssetExecutionContext, key: str) -> FileDatasetResourc
     resource = getattr(context.resources, key)
     if not isinstance(resource, FileDatasetResource):
         raise file_dataset.InvalidDatasetError(
-            f"resource {key!r} is a {type(resource).__name__}: give a FileDatasetResource"
+            f"resource {key!r} is a {type(resource).__name__}: give a FileDatasetResource (s3_resource=... takes an "
+            "S3Resource)"
         )
     return resource
 
@@ -271,7 +275,7 @@ def _into_path(
     into_path: str | None, target: FileDatasetResource, asset_key: dg.AssetKey, partition_key: str | None
 ) -> str:
     if into_path is None:
-        if target.base_path is None:
+        if not target.base_path:
             raise file_dataset.InvalidDatasetError(
                 "nowhere to write to: give pipeline_asset an into_path, or the FileDatasetResource a base_path"
             )

@@ -33,7 +33,8 @@ class DropPolicy:
     def __post_init__(self) -> None:
         """Refuse what has no meaning."""
         allowed = self.max_dropped_fraction
-        if allowed is not None and not 0 <= allowed <= 1:
+        is_number = isinstance(allowed, int | float) and not isinstance(allowed, bool)
+        if allowed is not None and not (is_number and 0 <= allowed <= 1):
             raise file_dataset.InvalidDatasetError(
                 f"max_dropped_fraction={allowed!r} is no fraction: give a number from 0 to 1"
             )

@@ -11,7 +11,7 @@ failures of a later run whose manifest was not stored.
 
 import json
 import tempfile
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 from urllib.parse import quote
 
@@ -46,11 +46,12 @@ def to_parquet(frame: pd.DataFrame) -> pa.Buffer:
     """
     try:
         table = pa.Table.from_pandas(frame)
-    except (pa.ArrowException, TypeError, ValueError) as exc:
-        # the message of a pyarrow error ends with the column's name
+    except (pa.ArrowException, TypeError, ValueError):
+        # pyarrow's own message has values in it, ids perhaps
+        columns = [str(name) for name in frame.columns if not _is_storable(frame[[name]])]
         raise file_dataset.InvalidDatasetError(
-            f"the frame cannot be stored as Parquet: {'; '.join(map(str, exc.args))}. One type a column, paths as str"
-        ) from exc
+            f"the frame cannot be stored as Parquet because of columns {columns}: one type a column, paths as str"
+        ) from None
     dtypes = [_dtype_note(dtype) for dtype in frame.dtypes]
     metadata = dict(table.schema.metadata)
     about = json.loads(metadata[b"pandas"])
@@ -65,6 +66,24 @@ def to_parquet(frame: pd.DataFrame) -> pa.Buffer:
     sink = pa.BufferOutputStream()
     pq.write_table(table.replace_schema_metadata(metadata), sink)
     return sink.getvalue()
+
+
+def check_storable(frame: pd.DataFrame) -> None:
+    """Refuse a frame whose ids or carried columns no manifest can hold; columns of Paths are files, and not carried.
+
+    Raises:
+        file_dataset.InvalidDatasetError: naming the columns.
+    """
+    kept = [name for name in frame.columns if not any(isinstance(value, PurePath) for value in frame[name])]
+    to_parquet(frame[kept])
+
+
+def _is_storable(frame: pd.DataFrame) -> bool:
+    try:
+        pa.Table.from_pandas(frame)
+    except (pa.ArrowException, TypeError, ValueError):
+        return False
+    return True
 
 
 def from_parquet(content: pa.Buffer, uri: str) -> pd.DataFrame:
@@ -133,7 +152,7 @@ class ManifestIOManager(dg.ConfigurableIOManager):
     def uri(self, asset_key: dg.AssetKey, partition_key: str | None = None, *, of: str = "manifest") -> str:
         """Where the `manifest`, `failures`, `files` or `rejected` frame of an asset or of one partition lies."""
         base = self.base_path or self.resource.base_path
-        if base is None:
+        if not base:
             raise file_dataset.InvalidDatasetError(
                 "neither the ManifestIOManager nor its resource has a base_path: give s3://bucket/prefix or a directory"
             )
@@ -221,8 +240,13 @@ def _partition_key(context: dg.InputContext | dg.OutputContext) -> str | None:
         return None
     keys = list(context.asset_partition_keys)
     if len(keys) != 1:
+        remedy = "launch one run per partition (BackfillPolicy.multi_run())"
+        if isinstance(context, dg.InputContext):
+            remedy = (
+                "map each partition to one of them (AssetIn(partition_mapping=...)), or launch one run per partition"
+            )
         raise file_dataset.InvalidDatasetError(
             f"{len(keys)} partitions of asset {context.asset_key.to_user_string()} at once are not supported yet: "
-            "launch one run per partition (BackfillPolicy.multi_run()), or map each partition to one"
+            f"{remedy}"
         )
     return str(keys[0])

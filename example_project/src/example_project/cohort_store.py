@@ -11,7 +11,7 @@ from example_project.cohort import build_cohort
 
 def table_url(base_path: str) -> str:
     """Return where the cohort's table lies: id, image.mha, and what is known of each scan."""
-    return f"{base_path}/raw/cohort/scans.csv"
+    return f"{base_path.rstrip('/')}/raw/cohort/scans.csv"
 
 
 def upload(base_path: str) -> tuple[int, int]:

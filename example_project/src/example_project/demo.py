@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -103,6 +104,25 @@ def main() -> None:
     parser.add_argument("--ui", action="store_true", help="serve Dagster's web UI afterwards")
     parser.add_argument("--port", type=int, default=3000, help="port of the web UI")
     arguments = parser.parse_args()
+    if arguments.ui:
+        _check_port(arguments.port)
+    try:
+        run(ui_port=arguments.port if arguments.ui else None)
+    except KeyboardInterrupt:
+        sys.exit(130)  # as a shell tells it: 128 + SIGINT
+
+
+def _check_port(port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as exc:
+            sys.exit(f"port {port} is taken ({exc.strerror}): make ui PORT={port + 1}")
+
+
+def run(*, ui_port: int | None) -> None:
+    """Upload, materialize, show; then serve the UI, where a port is given."""
     logging.getLogger("file_dataset").setLevel(logging.ERROR)
     home = _HERE / "dagster"
     home.mkdir(parents=True, exist_ok=True)
@@ -117,8 +137,8 @@ def main() -> None:
         seconds = time.monotonic() - began
         print(f"Dagster:    raw_scans, resampled, measured and report materialized in {seconds:.1f} s")
         show(result, base_path)
-        if arguments.ui:
-            serve(arguments.port)
+        if ui_port is not None:
+            serve(ui_port)
 
 
 if __name__ == "__main__":

@@ -71,9 +71,9 @@ def report(
 
 
 def _base_path(store: FileDatasetResource) -> str:
-    if store.base_path is None:
+    if not store.base_path:
         raise dg.Failure("the resource `store` has no base_path: set FILE_DATASET_DEMO_S3=s3://bucket/prefix")
-    return store.base_path
+    return store.base_path.rstrip("/")
 
 
 def _causes(manifests: ManifestIOManager) -> dict[str, str]:
