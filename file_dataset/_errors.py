@@ -67,15 +67,23 @@ class Failure:
     code: str | None
     message: str
 
+    def __post_init__(self) -> None:
+        """Make the texts safe for logs and Arrow: names that are no UTF-8 hold surrogates (PEP 383)."""
+        for name in ("file", "url", "message"):
+            text = getattr(self, name)
+            if isinstance(text, str):
+                object.__setattr__(self, name, text.encode("utf-8", "backslashreplace").decode())
+
     @classmethod
     def of(
         cls, row_id: RowId, stage: Stage, error: BaseException, *, file: str | None = None, url: object = None
     ) -> Failure:
         """Return the failure that `error` is, for one row and one file."""
         try:
-            # a store's error is its sentence; Python's own names the file as well
-            text = error.strerror if isinstance(error, OSError) and not error.filename else None
-            text = (text or str(error))[:_MESSAGE_CHARS]
+            text = str(error)
+            if isinstance(error, OSError) and error.strerror:  # without the errno
+                text = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+            text = text[:_MESSAGE_CHARS]
         except Exception:  # noqa: BLE001  # the user's own exception, whose __str__ may fail too
             text = ""
         return cls(

@@ -98,7 +98,7 @@ def rows_of_mapping(row: Mapping[str, object], file_columns: Sequence[str] | Non
     if row_id is not None:
         _urls.check_id(row_id)
     cells = {name: columns[name] for name in names}
-    return Rows(None, [row_id], cells, (), {}, Path.cwd(), 1)
+    return Rows(None, [row_id], cells, (), {}, _working_dir(), 1)
 
 
 def rows_of_frame(frame: object, file_columns: Sequence[str] | None, *, needs_id: bool, local: bool = False) -> Rows:
@@ -133,7 +133,15 @@ def rows_of_frame(frame: object, file_columns: Sequence[str] | None, *, needs_id
     chosen = _file_columns(texts, file_columns, count=len(frame), what="frame")
     carried = tuple(name for name in names if name not in chosen and name not in FAILURE_COLUMNS)
     cells = {name: texts[name] for name in chosen}
-    return Rows(frame, ids, cells, carried, _recorded_failures(frame), Path.cwd(), len(frame))
+    return Rows(frame, ids, cells, carried, _recorded_failures(frame), _working_dir(), len(frame))
+
+
+def _working_dir() -> Path:
+    """Return what relative paths are relative to, also when fn goes elsewhere later."""
+    try:
+        return Path.cwd()
+    except FileNotFoundError:  # somebody removed it; absolute paths and URLs do without
+        return Path()
 
 
 def _check_column_names(names: list[Any]) -> None:
@@ -354,13 +362,9 @@ def no_files(frame: pd.DataFrame) -> pd.DataFrame:
 def _error_columns(failures: Sequence[Failure | None]) -> dict[str, pd.Series]:
     import pandas as pd
 
-    return {name: pd.Series([_error_text(failure, name) for failure in failures], dtype=TEXT) for name in ERROR_COLUMNS}
-
-
-def _error_text(failure: Failure | None, column: str) -> str | None:
-    text: str | None = None if failure is None else getattr(failure, column.removeprefix("error_"))
-    # the names of files that are no UTF-8 hold surrogates (PEP 383), which Arrow cannot
-    return text and text.encode("utf-8", "backslashreplace").decode()
+    fields = [name.removeprefix("error_") for name in ERROR_COLUMNS]
+    texts = {field: [None if failure is None else getattr(failure, field) for failure in failures] for field in fields}
+    return {f"error_{field}": pd.Series(texts[field], dtype=TEXT) for field in fields}
 
 
 def _taken(rows: Rows, positions: Sequence[int], columns: list[str]) -> pd.DataFrame:

@@ -109,7 +109,6 @@ class Pipeline:
             InvalidDatasetError: fn cannot be called so, or an argument makes no sense.
         """
         self._by_keyword = _function.check_signature(fn)
-        self._contract = _function.contract_of(fn, outputs)
         _check_write_options(write_options)
         _options.check(options)
         for name, names in (("file_columns", file_columns), ("outputs", outputs)):
@@ -119,6 +118,7 @@ class Pipeline:
             raise InvalidDatasetError(f"temp_dir={temp_dir!r}: give the path of a directory")
         if progress is not None and not isinstance(progress, bool) and not callable(progress):
             raise InvalidDatasetError(f"progress={progress!r}: give None, False or a function that takes a Progress")
+        self._contract = _function.contract_of(fn, outputs)
         if on_failure not in ("drop", "raise", "record"):
             raise InvalidDatasetError(f"on_failure={on_failure!r}: give 'drop', 'raise' or 'record'")
         self._settings = _Settings(
@@ -199,7 +199,7 @@ class _Run:
         self.failed: dict[int, tuple[Failure, ...]] = {}
         self.files: list[tuple[int, str, str, int, str | None, str | None]] = []
         self.files_without_digest = 0
-        self.is_first_upload = True
+        self.is_first_upload, self.upload_count = True, 0
 
     def to_end(self) -> PipelineResult:
         """Run the rows and return the result; whatever stops it carries what was done until then."""
@@ -260,7 +260,12 @@ class _Run:
         first = error.failures[0]
         is_fn = first.stage == "fn" and error.__cause__ is not None
         logger.warning("%s", error, exc_info=error.__cause__ if is_fn else None)
-        is_refused = first.stage == "upload" and self.is_first_upload and _is_refused(error)
+        is_refused = (
+            first.stage == "upload"
+            and self.is_first_upload
+            and len(error.failures) == self.upload_count
+            and all(failure.code in _REFUSED_TARGET for failure in error.failures)
+        )
         if first.stage == "upload":
             self.is_first_upload = False
         if is_refused:
@@ -305,6 +310,7 @@ class _Run:
             result = self._called(row, fn, input_dir, output_dir)
             files = _function.checked_outputs(result, row_id=row.id, contract=self.contract, carried=self.rows.carried)
             uploads = self._uploads(row, files)
+            self.upload_count = len(uploads)
             infos = _transfer.copy_out(uploads, self.target, self.extra_args)
         self.is_first_upload = False
         self.stored[position] = dict.fromkeys(files) | {up.file: str(up.target) for up in uploads}
@@ -385,10 +391,6 @@ class _Run:
     def _output_columns(self) -> list[str]:
         seen = [name for position in sorted(self.stored) for name in self.stored[position]]
         return list(dict.fromkeys([*(self.contract.names if self.contract else ()), *seen]))
-
-
-def _is_refused(error: RowError) -> bool:
-    return all(failure.code in _REFUSED_TARGET for failure in error.failures)
 
 
 def _file_entry(

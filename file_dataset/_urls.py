@@ -98,6 +98,10 @@ def parse_prefix(value: object) -> Location:
         _check_url(bucket, value)
         return ObjectUrl(bucket, key.removesuffix("/"))
     _check_local(value, "s3://bucket/prefix")
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # a name that is no UTF-8 (PEP 383), which no manifest can hold
+        raise InvalidDatasetError(f"into_path={_short(value)} is not valid Unicode: rename the directory") from None
     return Path(value)
 
 

@@ -220,9 +220,9 @@ def test_a_failure_of_fn_has_neither_file_nor_url_nor_code():
     assert Failure.of(7, "fn", ValueError("cannot read")) == RAISED
 
 
-def test_a_failure_tells_the_message_of_an_os_error_without_its_errno():
+def test_a_failure_tells_the_message_and_the_file_of_an_os_error_without_its_errno():
     error = FileNotFoundError(errno.ENOENT, "No such file or directory", "/data/a.mha")
-    assert Failure.of("1", "fn", error).message == "No such file or directory"
+    assert Failure.of("1", "fn", error).message == "No such file or directory: /data/a.mha"
 
 
 def test_a_failure_of_an_error_without_a_message_tells_its_kind():

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -426,3 +428,136 @@ def test_expired_token_is_a_refusal_not_a_retry(faults, fault_options, read):
     with pytest.raises(RowError):
         read(fault_options)
     assert faults.count("GetObject") == 1
+
+
+def test_two_versions_are_never_blended_where_no_digest_would_tell(read, faults, fault_options):
+    """If-Match alone keeps them apart."""
+    other = BODY[::-1]
+    faults.put(URL, BODY, etag="multipart")
+    faults.fail("GetObject", Truncate(after_bytes=2 << 20))
+    faults.fail("GetObject", Replace(other), nth=2)
+    assert read(fault_options) == other
+
+
+def test_a_completion_that_finds_no_upload_is_not_taken_for_done_when_another_object_lies_there(
+    faults, fault_options, tmp_path, in_parts
+):
+    source = tmp_path / "a.bin"
+    source.write_bytes(b"x" * (6 << 20))
+    faults.put(STORED, b"y" * (6 << 20))
+    faults.fail("CompleteMultipartUpload", Status(404, "NoSuchUpload"), times=None)
+    with pytest.raises(RowError, match="NoSuchUpload"):
+        write(source, fault_options)
+    assert faults.body(STORED) == b"y" * (6 << 20)
+
+
+def test_an_abort_is_tried_again(faults, fault_options, tmp_path, in_parts):
+    source = tmp_path / "a.bin"
+    source.write_bytes(b"x" * (6 << 20))
+    faults.put("s3://bucket/other", b"")
+    faults.fail("UploadPart", ACCESS_DENIED, times=None)
+    faults.fail("AbortMultipartUpload", SLOW_DOWN)
+    with pytest.raises(RowError):
+        write(source, fault_options)
+    assert not faults.open_uploads
+
+
+def test_many_uploads_in_parts_share_a_narrow_pool(faults, tmp_path, in_parts):
+    source = tmp_path / "a.bin"
+    source.write_bytes(os.urandom(11 << 20))
+    faults.put("s3://bucket/other", b"")
+    files = {f"{number}.bin": source for number in range(4)}
+    options = impatient_options(faults.endpoint_url, max_concurrency=2)
+    file_dataset.write_files(files, into_path="s3://bucket/out", id="1", options=options)
+    assert faults.max_in_flight <= 2
+    assert all(faults.body(f"s3://bucket/out/1/{name}") == source.read_bytes() for name in files)
+
+
+@pytest.mark.parametrize("size", [3000, 12 << 20], ids=["one request", "in parts"])
+def test_credentials_that_expire_during_an_upload_are_renewed(
+    faults, fresh_options, monkeypatch, tmp_path, in_parts, size
+):
+    source = tmp_path / "a.bin"
+    source.write_bytes(os.urandom(size))
+    faults.put("s3://bucket/other", b"")
+    faults.expire("AKIDTEST", nth=1 if size < 5 << 20 else 2)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIDWORKER")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "worker")
+    write(source, fresh_options)
+    assert faults.body(STORED) == source.read_bytes()
+
+
+def test_a_chain_is_read_afresh_each_time_its_credentials_expire(faults, fresh_options, monkeypatch, caplog):
+    faults.put(URL, BODY)
+    for number, expired in enumerate(["AKIDTEST", "AKID-0", "AKID-1"]):
+        faults.expire(expired)
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", f"AKID-{number}")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "worker")
+        assert into_memory(fresh_options) == BODY
+    assert len([record for record in caplog.records if "expired" in record.message]) == 1
+
+
+def test_sixteen_threads_see_credentials_expire_and_one_says_so(faults, fresh_options, monkeypatch, caplog):
+    faults.put(URL, b"x")
+    into_memory(fresh_options)
+    faults.expire("AKIDTEST")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIDWORKER")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "worker")
+    threads = [threading.Thread(target=into_memory, args=(fresh_options,)) for _ in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len([record for record in caplog.records if "expired" in record.message]) == 1
+
+
+@pytest.mark.parametrize(
+    "fault", [Status(400, "BadDigest"), Status(400, "IncompleteBody")], ids=lambda fault: fault.code
+)
+def test_an_upload_that_was_damaged_on_its_way_is_sent_again(faults, fault_options, source, fault):
+    faults.put("s3://bucket/other", b"")
+    faults.fail("PutObject", fault)
+    write(source, fault_options)
+    assert faults.body(STORED) == BODY
+
+
+def test_a_program_ends_soon_after_ctrl_c(own_faults, tmp_path):
+    """A stalled server must not hold it for the read timeout, a minute by default."""
+    own_faults.put(URL, BODY)
+    own_faults.fail("GetObject", Stall(after_bytes=1000), times=None)
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import file_dataset\n"
+        "keys = {'aws_access_key_id': 'a', 'aws_secret_access_key': 'b', 'region_name': 'us-east-1'}\n"
+        f"options = file_dataset.Options(keys, {{'endpoint_url': {own_faults.endpoint_url!r}}})\n"
+        f"file_dataset.reader({{'a.bin': {URL!r}}}, options=options).into_temp_dir(dir={str(tmp_path)!r})\n"
+    )
+    restore = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    with subprocess.Popen([sys.executable, "-c", restore + script.read_text()], stderr=subprocess.PIPE) as program:
+        while not own_faults.bytes_sent:
+            time.sleep(0.05)
+        program.send_signal(signal.SIGINT)
+        began = time.monotonic()
+        program.wait(timeout=30)
+        assert time.monotonic() - began < 5
+        assert b"KeyboardInterrupt" in program.stderr.read()
+    assert [path.name for path in tmp_path.iterdir()] == ["script.py"]
+
+
+def test_no_secret_of_the_options_is_in_a_message(faults, monkeypatch):
+    """What botocore says of a request can hold its headers and its endpoint."""
+    from file_dataset import _options
+
+    secret = "Zs3cr3t/+Z"
+    keys = {"aws_access_key_id": "a", "aws_secret_access_key": secret, "aws_session_token": f"token-{secret}"}
+    options = file_dataset.Options(keys, {"endpoint_url": f"http://user:{secret}@127.0.0.1:1"})
+    said = f"Invalid header value b'token-{secret}' for http://user:{secret}@127.0.0.1:1/ with {secret}"
+    assert secret not in _options.without_secrets(said, options)
+
+
+@pytest.mark.parametrize("name", ["aws_access_key_id", "aws_secret_access_key", "aws_session_token"])
+def test_credentials_with_a_line_break_are_refused_and_not_shown(name):
+    """A token read from a file and not stripped would be quoted by the HTTP client."""
+    with pytest.raises(file_dataset.InvalidDatasetError, match="strip it") as caught:
+        file_dataset.Options({name: "s3cr3t\n"})
+    assert "s3cr3t" not in str(caught.value)

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypedDict
 
@@ -710,3 +711,169 @@ def test_no_secret_is_in_a_log_or_an_error(faults, frame, fresh_options, caplog)
     shown = [caplog.text, str(caught.value), repr(caught.value), repr(pipeline), repr(fresh_options), repr(result)]
     shown += [result.failures.to_string(), result.manifest.to_string()]
     assert not [text for text in shown if "secrettest" in text]
+
+
+# what a review found
+
+
+def test_an_input_behind_a_linked_directory_is_not_overwritten(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/a.txt").write_text("precious")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/1").symlink_to(tmp_path / "data")
+    frame = pd.DataFrame({"id": [1], "a.txt": [tmp_path / "data/a.txt"]})
+
+    def change(input_dir, output_dir):
+        (output_dir / "a.txt").write_text("changed")
+        return {"a.txt": output_dir / "a.txt"}
+
+    result = Pipeline(change, write_options={"into_path": tmp_path / "out"}, progress=False).run(frame)
+    assert result.failures["error_stage"].tolist() == ["upload"]
+    assert (tmp_path / "data/a.txt").read_text() == "precious"
+
+
+def test_the_same_url_in_another_store_is_another_object(own_faults, faults, pipeline):
+    faults.put("s3://bucket/out/1/a.txt", b"here")
+    own_faults.put("s3://bucket/other", b"")
+    frame = pd.DataFrame({"id": [1], "a.txt": ["s3://bucket/out/1/a.txt"]})
+    elsewhere = impatient_options(own_faults.endpoint_url)
+    manifest = pipeline(forward, write={"options": elsewhere})(frame)
+    assert manifest["a.txt"].tolist() == ["s3://bucket/out/1/a.txt"]
+    assert own_faults.body("s3://bucket/out/1/a.txt") == b"here"
+
+
+def test_local_outputs_of_a_row_are_replaced_all_or_none(tmp_path):
+    (tmp_path / "out/1").mkdir(parents=True)
+    (tmp_path / "out/1/a.txt").write_text("earlier")
+    (tmp_path / "out/1/b.txt").mkdir()  # no file can take this name
+    (tmp_path / "in.txt").write_text("new")
+    frame = pd.DataFrame({"id": [1], "in.txt": [tmp_path / "in.txt"]})
+
+    def two(input_dir, output_dir):
+        return {"b.txt": input_dir / "in.txt", "a.txt": input_dir / "in.txt"}
+
+    result = Pipeline(two, write_options={"into_path": tmp_path / "out"}, progress=False).run(frame)
+    assert result.failures["error_file"].tolist() == ["b.txt"]
+    assert (tmp_path / "out/1/a.txt").read_text() == "earlier"
+    assert sorted(path.name for path in (tmp_path / "out/1").iterdir()) == ["a.txt", "b.txt"]
+
+
+def test_a_failed_row_names_the_objects_that_it_replaced(faults, frame, pipeline):
+    def two(input_dir, output_dir):
+        return {"a.txt": input_dir / "a.txt", "b.txt": input_dir / "a.txt"}
+
+    faults.fail("PutObject", ACCESS_DENIED, key="out/3/b.txt", times=None)
+    failures = pipeline(two).run(frame).failures
+    assert "s3://bucket/out/3/a.txt" in failures[failures["id"] == 3]["error_message"].iloc[0]
+
+
+def test_a_first_row_of_which_one_output_is_refused_costs_that_row(faults, frame, pipeline):
+    def two(input_dir, output_dir):
+        return {"a.txt": input_dir / "a.txt", "b.txt": input_dir / "a.txt"}
+
+    faults.fail("PutObject", ACCESS_DENIED, key="out/1/b.txt", times=None)
+    assert pipeline(two)(frame)["id"].tolist() == [2, 3, 5]
+
+
+def test_only_the_first_row_that_uploads_can_tell_that_the_target_takes_nothing(faults, frame, pipeline):
+    faults.fail("PutObject", SLOW_DOWN, key="out/1/upper.txt", times=None)
+    faults.fail("PutObject", ACCESS_DENIED, key="out/3/upper.txt", times=None)
+    assert pipeline()(frame)["id"].tolist() == [5]
+
+
+def test_refused_credentials_stop_the_run_beside_another_failure_of_the_row(faults, frame, pipeline):
+    faults.fail("GetObject", INVALID_ACCESS_KEY_ID, key="in/1", times=None)
+    both = frame.assign(**{"0.txt": "s3://bucket/none"})[["id", "0.txt", "a.txt"]]
+    with pytest.raises(RunStoppedError, match="no later row can do better"):
+        pipeline().run(both)
+
+
+def test_extra_args_reach_the_outputs(frame, pipeline, fault_options):
+    pipeline(write={"extra_args": {"ContentType": "text/x-test"}})(frame)
+    head = fault_options.s3_client.head_object(Bucket="bucket", Key="out/1/upper.txt")
+    assert head["ContentType"] == "text/x-test"
+
+
+def test_unknown_extra_args_are_refused_before_the_first_request(faults, frame, pipeline):
+    with pytest.raises(InvalidDatasetError, match="Contenttype"):
+        pipeline(write={"extra_args": {"Contenttype": "x"}}).run(frame)
+    assert not faults.requests
+
+
+def test_local_inputs_are_not_counted_as_without_digest(faults, frame, pipeline, tmp_path):
+    (tmp_path / "b.txt").write_text("x")
+    faults.put("s3://bucket/in/1", b"one", etag="multipart")
+    assert pipeline().run(frame.assign(**{"b.txt": tmp_path / "b.txt"})).files_without_digest == 1
+
+
+def test_an_output_whose_key_is_too_long_costs_its_row(frame, pipeline):
+    def long_names(input_dir, output_dir):
+        is_one = (input_dir / "a.txt").read_text() == "one"
+        return {"/".join(["x" * 250] * 5) if is_one else "a.txt": input_dir / "a.txt"}
+
+    result = pipeline(long_names).run(frame)
+    assert result.failures[["id", "error_stage"]].to_numpy().tolist() == [[1, "upload"], [4, "download"]]
+
+
+def test_what_fn_itself_reads_and_writes_fails_at_fn(faults, frame, pipeline, fault_options):
+    def curious(input_dir, output_dir):
+        file_dataset.reader({"x.txt": "s3://bucket/none"}, options=fault_options).into_blob_table()
+
+    failures = pipeline(curious).run(frame.iloc[:1]).failures
+    assert failures[["id", "error_stage", "error_type"]].to_numpy().tolist() == [[1, "fn", "RowError"]]
+
+
+def test_an_exception_that_cannot_tell_itself_costs_its_row(frame, pipeline):
+    class MuteError(Exception):
+        def __str__(self):
+            raise RuntimeError("mute")
+
+    def fail(input_dir, output_dir):
+        raise MuteError
+
+    assert pipeline(fail).run(frame.iloc[:1]).failures["error_message"].tolist() == ["MuteError"]
+
+
+def test_a_removed_working_directory_stops_nothing(frame, pipeline, tmp_path, monkeypatch):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert len(pipeline(forward)(frame)) == 4
+
+
+def test_the_constructor_of_a_class_may_use_the_library_in_threads(faults, frame, pipeline, fault_options):
+    class Loaded:
+        def __init__(self):
+            with ThreadPoolExecutor(2) as pool:
+                fresh = impatient_options(faults.endpoint_url, max_concurrency=7)
+                read = file_dataset.reader({"w.bin": "s3://bucket/in/1"}, options=fresh).into_blob_table
+                self.weights = list(pool.map(lambda _: read().num_rows, range(2)))
+
+        def __call__(self, input_dir, output_dir):
+            return {"a.txt": input_dir / "a.txt"}
+
+    assert len(pipeline(Loaded)(frame)) == 4
+
+
+@pytest.mark.parametrize("cell", ["x\0y", "/data/\ud800"], ids=["NUL", "surrogate"])
+def test_a_cell_that_no_disk_can_take_costs_its_row(tmp_path, cell):
+    (tmp_path / "a.txt").write_text("hi")
+    frame = pd.DataFrame({"id": [1, 2], "a.txt": pd.Series([str(tmp_path / "a.txt"), cell], dtype=object)})
+    result = Pipeline(forward, write_options={"into_path": tmp_path / "out"}, progress=False).run(frame)
+    assert result.manifest["id"].tolist() == [1]
+    assert result.failures["id"].tolist() == [2]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"file_columns": "a.txt"}, "give a list"), ({"file_columns": 5}, "give a list"),
+        ({"outputs": 5}, "give a list"),
+        ({"temp_dir": 5}, "path of a directory"), ({"progress": "bar"}, "a function that takes a Progress"),
+        ({"write_options": {"into_path": "out", "extra_args": "image/png"}}, "give a mapping"),
+    ],
+)  # fmt: skip
+def test_wrong_types_are_refused_at_construction(arguments, message):
+    with pytest.raises(InvalidDatasetError, match=message):
+        Pipeline(forward, **{"write_options": {"into_path": "out"}, **arguments})

@@ -7,14 +7,16 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
 from conftest import options_for
 
 from file_dataset import Options, _store
+from file_dataset._pool import Pool
 from file_dataset._s3 import S3Store, part_bytes
-from file_dataset._store import LocalStore, Sink
+from file_dataset._store import LocalStore, ObjectInfo, Sink
 from file_dataset._urls import ObjectUrl
 
 NEVER = threading.Event()
@@ -243,3 +245,52 @@ def test_the_last_attempt_says_how_many_there_were(monkeypatch):
 
     with pytest.raises(ConnectionError, match="after 3 attempts"):
         _store.attempt(broken, attempts=3, cancelled=NEVER)
+
+
+@pytest.mark.parametrize(
+    ("promised", "arrived", "error"),
+    [(5, b"1234", "IncompleteBodyError"), (3, b"1234", "ChecksumMismatchError"), (4, b"1234", None)],
+    ids=["short", "long", "whole"],
+)
+@pytest.mark.parametrize("in_memory", [True, False], ids=["memory", "file"])
+def test_a_sink_compares_the_length_without_any_digest(tmp_path, promised, arrived, error, in_memory):
+    sink = Sink(None if in_memory else tmp_path / "a.bin", threading.Event())
+    sink.begin(ObjectInfo(promised))
+    sink.write(arrived)
+    if error is None:
+        assert sink.finish().size_bytes == promised
+    else:
+        with pytest.raises(ConnectionError) as caught:
+            sink.finish()
+        assert type(caught.value).__name__ == error
+    sink.discard()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_pool_runs_at_most_its_width_and_ends_with_its_last_reference():
+    pool = Pool(2, "test-pool")
+    running, most, lock = [], [], threading.Lock()
+
+    def work(number):
+        with lock:
+            running.append(number)
+            most.append(len(running))
+        time.sleep(0.01)
+        with lock:
+            running.remove(number)
+        return number
+
+    futures = [pool.submit(work, number) for number in range(20)]
+    assert [future.result() for future in futures] == list(range(20))
+    assert max(most) == 2
+    names = [thread for thread in threading.enumerate() if thread.name.startswith("test-pool")]
+    assert len(names) == 2
+    del pool, futures
+    for thread in names:
+        thread.join(5)
+        assert not thread.is_alive()
+
+
+def test_a_pool_hands_over_what_was_raised():
+    with pytest.raises(ZeroDivisionError):
+        Pool(1, "test-pool").submit(lambda: 1 / 0).result()
