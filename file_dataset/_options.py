@@ -63,6 +63,9 @@ class Options:
             for kwargs in (session, client):
                 if isinstance(value := kwargs.get(name), str) and not value.isprintable():
                     raise InvalidDatasetError(f"{name} holds a line break or another control character: strip it")
+        url = client.get("endpoint_url")
+        if url is not None and not (isinstance(url, str) and url.startswith(("http://", "https://"))):
+            raise InvalidDatasetError("endpoint_url: give it whole, such as https://minio.example:9000")
         if "botocore_session" in session:
             raise InvalidDatasetError(
                 "botocore_session cannot be pickled: give profile_name or the credentials instead"
@@ -180,6 +183,7 @@ def new_session(options: Options) -> Any:  # noqa: ANN401  # boto3 has no types
 
     Raises:
         PermissionError: half of a pair of keys.
+        InvalidDatasetError: an argument that boto3 does not know.
     """
     import boto3
 
@@ -189,7 +193,10 @@ def new_session(options: Options) -> Any:  # noqa: ANN401  # boto3 has no types
         if given:
             message = f"session_kwargs have {given} without {missing}: give both keys or none"
             raise store_error(PermissionError, message, code=NO_CREDENTIALS)
-    return boto3.Session(**session_kwargs)
+    try:
+        return boto3.Session(**session_kwargs)
+    except TypeError as exc:
+        raise InvalidDatasetError(f"session_kwargs: {exc}; boto3.Session's own arguments are known") from exc
 
 
 def keys_of(session: Any) -> tuple[str, str | None] | None:  # noqa: ANN401  # boto3 has no types
@@ -214,7 +221,10 @@ def new_client(options: Options, session: Any, *, one_attempt: bool = False) -> 
         ours["response_checksum_validation"] = "when_required"
     adaptive: Any = Config(retries=retries, **ours)  # type: ignore[arg-type]  # the stubs know no "mode" in a dict
     config = Config(max_pool_connections=options.max_concurrency).merge(given).merge(adaptive)
-    return session.client("s3", config=config, **kwargs)
+    try:
+        return session.client("s3", config=config, **kwargs)
+    except TypeError as exc:
+        raise InvalidDatasetError(f"s3_client_kwargs: {exc}; the arguments of boto3's client() are known") from exc
 
 
 def without_userinfo(text: str) -> str:

@@ -86,6 +86,10 @@ class PipelineResult:
         """
         import pandas as pd
 
+        manifest = later.manifest
+        if _frame.ERROR_COLUMNS[0] in manifest and _frame.ERROR_COLUMNS[0] not in self.manifest:
+            # a recorded run joins one that dropped its failed rows
+            manifest = later._good.drop(columns=list(_frame.ERROR_COLUMNS))
         touched = {*_texts(later.manifest), *_texts(later.failures)}
         source = self.input
         if source is not None and later.input is not None:
@@ -100,7 +104,7 @@ class PipelineResult:
 
         return PipelineResult(
             source,
-            joined(self.manifest, later.manifest),
+            joined(self.manifest, manifest),
             joined(self.failures, later.failures),
             joined(self.files, later.files),
             self.files_without_digest + later.files_without_digest,

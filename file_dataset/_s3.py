@@ -300,8 +300,11 @@ class S3Store:
         try:
             session = _options.new_session(options)
             client = _options.new_client(options, session, one_attempt=True)
-        except _RAISED as exc:
-            raise self._os_error(exc) from _cause(exc)
+        except _LOST as exc:
+            raise self._os_error(exc) from None
+        except boto.BotoCoreError as exc:  # no request can ever be made: a region with a space in it, say
+            message = _options.without_secrets(str(exc), self._options)
+            raise InvalidDatasetError(f"these Options make no S3 client: {message}") from None
         if options.check_digests and _asks_for_digests(options):
             client.meta.events.register("before-call.s3.GetObject", _ask_for_digest)
         return session, client

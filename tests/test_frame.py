@@ -159,6 +159,11 @@ def test_a_column_that_is_carried_may_have_any_name():
     assert rows_of({"id": ["1"], "image.mha": [A], "/../": [1], "": [2]}).carried == ("/../", "")
 
 
+def test_file_columns_equal_but_for_case_are_two():
+    """Only what puts them on a disk side by side refuses them; a table of blobs does not."""
+    assert rows_of({"id": ["1"], "a.mha": [A], "A.mha": [B]}).file_columns == ("a.mha", "A.mha")
+
+
 def test_file_columns_below_each_other_are_refused():
     assert "also directories" in refusal({"id": ["1"], "a.mha": [A], "a.mha/b.mha": [B]})
 

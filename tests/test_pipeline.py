@@ -877,3 +877,32 @@ def test_a_cell_that_no_disk_can_take_costs_its_row(tmp_path, cell):
 def test_wrong_types_are_refused_at_construction(arguments, message):
     with pytest.raises(InvalidDatasetError, match=message):
         Pipeline(forward, **{"write_options": {"into_path": "out"}, **arguments})
+
+
+def test_a_recorded_run_joins_one_that_dropped(frame, pipeline):
+    dropped = pipeline().run(frame)
+    merged = dropped.merge(pipeline(on_failure="record").run(dropped.failed_rows))
+    pd.testing.assert_frame_equal(merged.manifest, dropped.manifest)
+    pd.testing.assert_frame_equal(merged.failures, dropped.failures)
+
+
+@pytest.mark.parametrize(
+    ("session", "client", "message"),
+    [
+        ({"aws_secret_key": "x"}, {}, "session_kwargs.*aws_secret_key"),
+        ({}, {"endpoint": "http://x"}, "s3_client_kwargs.*endpoint"),
+        ({"region_name": "us east 1"}, {}, "make no S3 client"),
+    ],
+    ids=["session", "client", "region"],
+)
+def test_options_that_make_no_client_stop_the_run(frame, session, client, message):
+    keys = {"aws_access_key_id": "a", "aws_secret_access_key": "b", "region_name": "us-east-1"}
+    options = file_dataset.Options({**keys, **session}, client)
+    with pytest.raises(InvalidDatasetError, match=message) as caught:
+        Pipeline(forward, write_options={"into_path": "s3://bucket/out"}, options=options, progress=False).run(frame)
+    assert len(caught.value.result.unprocessed_rows) == len(frame)
+
+
+def test_an_endpoint_without_its_scheme_is_refused_at_construction():
+    with pytest.raises(InvalidDatasetError, match="give it whole"):
+        file_dataset.Options(None, {"endpoint_url": "localhost:9000"})

@@ -399,6 +399,7 @@ def test_a_recorded_manifest_counts_its_rows_without_the_input():
 
 
 def test_a_recorded_manifest_knows_no_files():
+    assert PipelineResult.from_recorded(recorded([2]).manifest).files_without_digest == 0
     files = PipelineResult.from_recorded(recorded([2]).manifest).files
     pd.testing.assert_frame_equal(files, result_of(frame_of(1), [1]).files)
 

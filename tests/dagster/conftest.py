@@ -1,13 +1,11 @@
 """A real S3 endpoint on loopback, a resource that reaches it, and runs on a Dagster instance of their own."""
 
-import logging
 from pathlib import Path
 
 import boto3
 import dagster as dg
 import pandas as pd
 import pytest
-from moto.server import ThreadedMotoServer
 
 from file_dataset_dagster import FileDatasetResource, ManifestIOManager
 
@@ -15,13 +13,8 @@ SECRET = "Zs3cr3tZ"
 
 
 @pytest.fixture(scope="session")
-def s3_endpoint():
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
+def s3_endpoint(endpoint):
+    return endpoint
 
 
 @pytest.fixture(autouse=True)

@@ -285,3 +285,26 @@ def test_a_run_stopped_by_the_store_keeps_ids_out_of_dagster(scans, run, local, 
     told = told_by(result)
     assert "RunStoppedError (show_ids=False" in told
     assert not [row_id for row_id in IDS if row_id in told]
+
+
+@pytest.mark.parametrize("show_ids", [True, False])
+def test_a_frame_that_no_manifest_can_hold_is_refused_before_any_row_runs(
+    scans, run, local, told_by, show_ids, tmp_path
+):
+    """Its own text would name the values, ids perhaps; and rows that ran for hours would be listed nowhere."""
+
+    @dg.asset(io_manager_key="memory")
+    def raw_scans() -> pd.DataFrame:
+        return scans(["s1", "s2"]).assign(note=pd.Series([1, "patient-x"], dtype=object))
+
+    ran = tmp_path / "ran"
+
+    def note_that_it_ran(input_dir, output_dir):
+        ran.touch()
+        return {"scan.txt": input_dir / "scan.txt"}
+
+    asset = pipeline_asset(note_that_it_ran, input=raw_scans, show_ids=show_ids)
+    told = told_by(run([raw_scans, asset], local, resources={"memory": dg.mem_io_manager}))
+    assert "patient-x" not in told
+    assert "['note']" in told or not show_ids
+    assert not ran.exists()

@@ -184,8 +184,10 @@ def test_outputs_go_where_into_path_says(run, local, raw_scans, tmp_path):
     assert (tmp_path / "elsewhere" / "s1" / "loud.txt").exists()
 
 
-def test_nowhere_to_write_is_told_with_the_remedy(run, tmp_path, raw_scans):
-    resource = FileDatasetResource()
+@pytest.mark.parametrize("base_path", [None, ""], ids=["none", "empty"])
+def test_nowhere_to_write_is_told_with_the_remedy(run, tmp_path, raw_scans, base_path):
+    """An environment variable that is set but empty must not mean the root of the disk."""
+    resource = FileDatasetResource(base_path=base_path)
     io_manager = ManifestIOManager(resource=resource, base_path=str(tmp_path))
     result = run([raw_scans, pipeline_asset(shout, input=raw_scans)], resource, resources={"io_manager": io_manager})
     (event,) = result.filter_events(lambda event: event.is_step_failure)
