@@ -343,15 +343,27 @@ def failures_frame(rows: Rows, failures: Sequence[tuple[int, Failure]]) -> pd.Da
     return ids.assign(**_error_columns([failure for _, failure in ordered]))
 
 
-def files_frame(rows: Rows, files: Sequence[tuple[int, str, str, int, str | None, str | None]]) -> pd.DataFrame:
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    """One stored output of the row at `position`."""
+
+    position: int
+    file: str
+    location: str
+    size_bytes: int
+    etag: str | None
+    checksum: str | None
+
+
+def files_frame(rows: Rows, files: Sequence[StoredFile]) -> pd.DataFrame:
     """Return one row per stored output: id, file, location, size_bytes (int64), etag, checksum (null if unknown)."""
     import pandas as pd
 
-    ids = _taken(rows, [entry[0] for entry in files], [ID])
-    for index, name in enumerate(FILES_COLUMNS[1:], start=1):
+    listed = _taken(rows, [stored.position for stored in files], [ID])
+    for name in FILES_COLUMNS[1:]:
         dtype = "int64" if name == "size_bytes" else TEXT
-        ids[name] = pd.Series([entry[index] for entry in files], dtype=dtype)
-    return ids
+        listed[name] = pd.Series([getattr(stored, name) for stored in files], dtype=dtype)
+    return listed
 
 
 def no_files(frame: pd.DataFrame) -> pd.DataFrame:

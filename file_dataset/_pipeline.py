@@ -197,7 +197,7 @@ class _Run:
         self._check_contract()
         self.stored: dict[int, dict[str, str | None]] = {}
         self.failed: dict[int, tuple[Failure, ...]] = {}
-        self.files: list[tuple[int, str, str, int, str | None, str | None]] = []
+        self.files: list[_frame.StoredFile] = []
         self.files_without_digest = 0
         self.is_first_upload, self.upload_count = True, 0
 
@@ -314,7 +314,7 @@ class _Run:
             infos = _transfer.copy_out(uploads, self.target, self.extra_args)
         self.is_first_upload = False
         self.stored[position] = dict.fromkeys(files) | {up.file: str(up.target) for up in uploads}
-        self.files += [_file_entry(position, up, info) for up, info in zip(uploads, infos, strict=True)]
+        self.files += [_stored_file(position, up, info) for up, info in zip(uploads, infos, strict=True)]
         self.files_without_digest += sum(
             info.digest is None and isinstance(down.source, _urls.ObjectUrl)
             for down, info in zip(downloads, arrived, strict=True)
@@ -393,11 +393,9 @@ class _Run:
         return list(dict.fromkeys([*(self.contract.names if self.contract else ()), *seen]))
 
 
-def _file_entry(
-    position: int, upload: _plan.Transfer, info: ObjectInfo
-) -> tuple[int, str, str, int, str | None, str | None]:
+def _stored_file(position: int, upload: _plan.Transfer, info: ObjectInfo) -> _frame.StoredFile:
     checksum = None if info.digest is None else str(info.digest)
-    return position, upload.file, str(upload.target), info.size_bytes, info.etag, checksum
+    return _frame.StoredFile(position, upload.file, str(upload.target), info.size_bytes, info.etag, checksum)
 
 
 def _working_dir() -> str | None:

@@ -140,7 +140,7 @@ class S3Store:
             answer = self._call("get_object", Bucket=source.bucket, Key=source.key, **resume)
         except OSError as exc:
             if resume and code_of(exc) in {"PreconditionFailed", "412", "InvalidRange"}:
-                sink.received = 0
+                sink.restart()
                 raise store_error(
                     ConnectionError, "the object was replaced while it was read", code=code_of(exc)
                 ) from exc
@@ -150,7 +150,7 @@ class S3Store:
             if (span := answer.get("ContentRange")) is None:
                 sink.begin(ObjectInfo(_length(answer), _etag(answer), self._digest(answer)))
             elif not sink.info or span != f"bytes {sink.received}-{sink.info.size_bytes - 1}/{sink.info.size_bytes}":
-                asked, sink.received = sink.received, 0
+                asked = sink.restart()
                 raise store_error(ConnectionError, f"the store answered {span} to a request from byte {asked} on")
             while chunk := body.read(CHUNK_BYTES):
                 sink.write(chunk)

@@ -112,6 +112,11 @@ class Sink:
         self._hasher: Hasher | None = None
         self._lock = threading.Lock()
 
+    def restart(self) -> int:
+        """Have the next attempt start at the first byte; return how many bytes are given up."""
+        given_up, self.received = self.received, 0
+        return given_up
+
     def begin(self, info: ObjectInfo) -> None:
         """Start at the first byte of a body.
 
@@ -176,7 +181,7 @@ class Sink:
             raise IncompleteBodyError(None, f"{self.received} of {info.size_bytes} bytes arrived")
         found = self._hasher.digest() if self._hasher else None
         if self.received > info.size_bytes or (found is not None and found != info.digest):
-            arrived, self.received = self.received, 0
+            arrived = self.restart()
             raise ChecksumMismatchError(
                 None,
                 f"{arrived} bytes arrived with digest {found}, the store has {info.size_bytes} with {info.digest}; "

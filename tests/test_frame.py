@@ -246,7 +246,9 @@ def test_ids_come_back_among_the_failures_as_they_went_in(ids):
 @pytest.mark.parametrize("ids", IDS.values(), ids=IDS)
 def test_ids_come_back_among_the_files_as_they_went_in(ids):
     rows = rows_of({"id": ids, "image.mha": [A, B]})
-    files = frames.files_frame(rows, [(0, "out", A, 1, None, None), (1, "out", B, 2, None, None)])
+    files = frames.files_frame(
+        rows, [frames.StoredFile(0, "out", A, 1, None, None), frames.StoredFile(1, "out", B, 2, None, None)]
+    )
     pd.testing.assert_series_equal(files["id"], ids.rename("id"))
 
 
@@ -485,7 +487,7 @@ def test_the_frame_of_the_caller_is_never_changed():
     recorded["id"] = 5
     failures = frames.failures_frame(rows, [(1, failure(1))])
     failures["id"] = 5
-    files = frames.files_frame(rows, [(0, "out", A, 1, None, None)])
+    files = frames.files_frame(rows, [frames.StoredFile(0, "out", A, 1, None, None)])
     files["id"] = 5
     pd.testing.assert_frame_equal(frame, before)
     assert frame.attrs == before.attrs
@@ -702,7 +704,7 @@ def test_failures_come_back_from_their_frame():
 def test_a_frame_of_files_tells_where_they_are_and_what_they_hold():
     rows = rows_of({"id": ["x", "y"], "image.mha": [A, B]})
     first, second = (1, "out", "s3://o/y/out", 5, '"e"', "CRC32:AA=="), (0, "out", "/o/x/out", 3, None, None)
-    files = frames.files_frame(rows, [first, second])
+    files = frames.files_frame(rows, [frames.StoredFile(*first), frames.StoredFile(*second)])
     assert tuple(files.columns) == frames.FILES_COLUMNS
     assert files["id"].tolist() == ["y", "x"]
     assert files.iloc[0].tolist() == ["y", "out", "s3://o/y/out", 5, '"e"', "CRC32:AA=="]
@@ -712,7 +714,7 @@ def test_a_frame_of_files_tells_where_they_are_and_what_they_hold():
 @pytest.mark.parametrize("count", [0, 1], ids=["none", "one"])
 def test_sizes_are_int64_bytes(count):
     rows = rows_of({"id": ["x"], "image.mha": [A]})
-    files = frames.files_frame(rows, [(0, "out", "/o", 5 << 40, None, None)] * count)
+    files = frames.files_frame(rows, [frames.StoredFile(0, "out", "/o", 5 << 40, None, None)] * count)
     assert str(files["size_bytes"].dtype) == "int64"
 
 

@@ -47,7 +47,12 @@ def result_of(frame, failed=(), *, done=None, output="out.mha", into="s3://out",
         manifest = frames.with_failures(manifest, {position: found[0] for position, found in bad.items()})
     failures = [(position, one) for position, found in bad.items() for one in found]
     files = [(position, output, urls[output], 5, f'"{into}"', None) for position, urls in stored.items()]
-    return PipelineResult(frame, manifest, frames.failures_frame(rows, failures), frames.files_frame(rows, files))
+    return PipelineResult(
+        frame,
+        manifest,
+        frames.failures_frame(rows, failures),
+        frames.files_frame(rows, [frames.StoredFile(*stored) for stored in files]),
+    )
 
 
 def ids_of(frame):
