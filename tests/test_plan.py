@@ -23,13 +23,13 @@ MASK = Path("/data/1.mask.mha")
 
 def test_a_file_is_downloaded_under_its_file_name():
     assert downloads(FileRow("1", {"image.mha": IMAGE}), Path("/work")) == [
-        Transfer("1", "image.mha", IMAGE, Path("/work/image.mha"))
+        Transfer("1", "image.mha", IMAGE, Path("/rows/image.mha"))
     ]
 
 
 def test_a_file_name_with_a_slash_lies_in_a_directory():
     (transfer,) = downloads(FileRow("1", {"sub/image.mha": IMAGE}), Path("/work"))
-    assert transfer.target == Path("/work/sub/image.mha")
+    assert transfer.target == Path("/rows/sub/image.mha")
 
 
 def test_local_files_are_planned_like_objects():
