@@ -523,7 +523,9 @@ def test_the_manifest_of_no_rows_has_its_outputs_and_ids(frame):
 
 def test_a_mapping_is_one_row():
     rows = frames.rows_of_mapping({"image.mha": A, "mask.mha": None}, None)
-    assert rows.row(0) == FileRow(None, {"image.mha": ObjectUrl("bucket", "1.mha"), "mask.mha": None})
+    assert [rows.row(position) for position in range(len(rows))] == [
+        FileRow(None, {"image.mha": ObjectUrl("bucket", "1.mha"), "mask.mha": None})
+    ]
 
 
 def test_the_id_of_a_mapping_names_the_row():

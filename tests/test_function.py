@@ -230,9 +230,23 @@ def test_what_cannot_be_called_with_two_directories_is_refused(fn, said):
     assert said in str(refused.value)
 
 
-def test_a_decorated_function_with_a_required_third_parameter_is_refused():
-    with pytest.raises(InvalidDatasetError, match="missing a required argument: 'threshold'"):
-        function.check_signature(timed(with_a_threshold))
+def logged(fn):
+    @functools.wraps(fn)
+    def wrapper(first, *rest):
+        return fn(first, *rest)
+
+    return wrapper
+
+
+@pytest.mark.parametrize("decorate", [timed, timed_without_wraps, logged], ids=lambda fn: fn.__name__)
+def test_a_decorated_function_is_still_called(decorate):
+    assert called(decorate(with_other_names)) == {"input": Path("/in"), "output": Path("/out")}
+
+
+@pytest.mark.parametrize("decorate", [timed, logged], ids=lambda fn: fn.__name__)
+def test_a_decorated_function_with_a_required_third_parameter_is_refused(decorate):
+    with pytest.raises(InvalidDatasetError, match="missing a required argument: '"):
+        function.check_signature(decorate(with_a_threshold))
 
 
 class Asynchronous:

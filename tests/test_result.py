@@ -127,6 +127,12 @@ def test_a_run_of_no_rows_does_not_raise():
     result_of(frame_of()).raise_if_dropped()
 
 
+@pytest.mark.parametrize("fraction", [-0.1, 1.1, 5, float("nan")])
+def test_a_fraction_that_is_none_is_refused(fraction):
+    with pytest.raises(InvalidDatasetError, match=r"give a number from 0 to 1; 5 percent are 0\.05"):
+        result_of(frame_of(1, 2)).raise_if_dropped(fraction)
+
+
 def test_one_dropped_row_raises():
     with pytest.raises(RowError):
         result_of(frame_of(1, 2), [1]).raise_if_dropped()
