@@ -97,7 +97,7 @@ class Failure:
         )
 
     def __str__(self) -> str:
-        """Return one line: stage, file, URL, cause."""
+        """Return stage, file, URL and cause; a cause of several lines keeps them."""
         where = " ".join(str(part) for part in (self.file, f"({self.url})" if self.url else None) if part)
         kind = f"{self.type} ({self.code})" if self.code else self.type
         return " ".join(part for part in (self.stage, where) if part) + f": {kind}: {self.message}"

@@ -56,6 +56,8 @@ def check_signature(fn: object) -> bool:
     if has_names and by_name is None:
         return True
     if by_position := _fault_of_call(asked, None, None):
+        if by_name is None:  # fn(**kwargs)
+            return True
         fault = by_name if has_names else by_position
         raise InvalidDatasetError(f"fn{shown} cannot be called as fn(input_dir, output_dir): {fault}")
     return False

@@ -232,7 +232,7 @@ class _Run:
             self.rows.frame,
             manifest,
             _frame.failures_frame(self.rows, failures),
-            _frame.files_frame(self.rows, self.files),
+            _frame.files_frame(self.rows, [stored for stored in self.files if stored.position in self.stored]),
             self.files_without_digest,
         )
 
@@ -251,10 +251,6 @@ class _Run:
         except RowError as exc:
             self.failed[position] = exc.failures
             self._tell(position, exc)
-        except BaseException:
-            # not done, and not failed either: it comes again when the rest is run
-            self.stored.pop(position, None)
-            raise
 
     def _tell(self, position: int, error: RowError) -> None:
         first = error.failures[0]
@@ -313,12 +309,13 @@ class _Run:
             self.upload_count = len(uploads)
             infos = _transfer.copy_out(uploads, self.target, self.extra_args)
         self.is_first_upload = False
-        self.stored[position] = dict.fromkeys(files) | {up.file: str(up.target) for up in uploads}
         self.files += [_stored_file(position, up, info) for up, info in zip(uploads, infos, strict=True)]
         self.files_without_digest += sum(
             info.digest is None and isinstance(down.source, _urls.ObjectUrl)
             for down, info in zip(downloads, arrived, strict=True)
         )
+        # last: a row that is interrupted before this comes again when the rest is run
+        self.stored[position] = dict.fromkeys(files) | {up.file: str(up.target) for up in uploads}
 
     def _work_dir(self, row: _plan.FileRow) -> TempDir:
         try:

@@ -748,3 +748,16 @@ def test_a_typed_dict_made_in_a_function_is_sent_whole():
     Local = TypedDict("Local", {"a.txt": Path, "b.txt": NotRequired[Path]})
     again = pickle.loads(function.dumps(Local))
     assert (again.__required_keys__, again.__optional_keys__) == ({"a.txt"}, {"b.txt"})
+
+
+def any_keywords(**directories):
+    return directories
+
+
+def first_and_any_keywords(input_dir, **others):
+    return {"input_dir": input_dir, **others}
+
+
+@pytest.mark.parametrize("fn", [any_keywords, first_and_any_keywords])
+def test_a_function_of_any_keywords_is_called_by_keyword(fn):
+    assert called(fn) == {"input_dir": Path("/in"), "output_dir": Path("/out")}
