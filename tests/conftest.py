@@ -32,11 +32,14 @@ def nobodys_machine(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def endpoint(nobodys_machine):
+def endpoint(request):
     """URL of a real S3 endpoint: `$FILE_DATASET_TEST_ENDPOINT` (MinIO, Ceph, AWS), else moto's server."""
-    if url := os.environ.get("FILE_DATASET_TEST_ENDPOINT"):
-        yield url
-        return
+    return os.environ.get("FILE_DATASET_TEST_ENDPOINT") or request.getfixturevalue("moto")
+
+
+@pytest.fixture(scope="session")
+def moto(nobodys_machine):
+    """URL of moto's server, which takes any credentials."""
     from moto.server import ThreadedMotoServer
 
     logging.getLogger("werkzeug").setLevel(logging.ERROR)

@@ -13,8 +13,8 @@ SECRET = "Zs3cr3tZ"
 
 
 @pytest.fixture(scope="session")
-def s3_endpoint(endpoint):
-    return endpoint
+def s3_endpoint(moto):
+    return moto
 
 
 @pytest.fixture(autouse=True)
