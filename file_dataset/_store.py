@@ -53,16 +53,17 @@ class ObjectInfo:
 
 
 class ObjectStore(Protocol[At_contra]):
-    """What the shell needs of a store. Errors are `OSError`s, transient ones by their type.
-
-    Local disk needs no `upload`: a local target is a sink, which `download` fills.
-    """
+    """What the shell reads from. Errors are `OSError`s, transient ones by their type."""
 
     def size(self, at: At_contra) -> Future[int]:
         """Answer the size in bytes."""
 
     def download(self, source: At_contra, sink: Sink) -> Future[ObjectInfo]:
         """Fill the sink and have it prove the bytes; the caller commits or discards it."""
+
+
+class RemoteStore(ObjectStore[At_contra], Protocol[At_contra]):
+    """What the shell writes to as well. Local disk is none: a local target is a sink, which `download` fills."""
 
     def upload(
         self, source: Path, target: At_contra, *, extra_args: Mapping[str, Any], cancelled: threading.Event

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from file_dataset import _options, _process
-from file_dataset._errors import Failure, RowError, is_fatal
+from file_dataset._errors import Failure, RowError, is_fatal, store_error
 from file_dataset._options import Options
 from file_dataset._store import LocalStore, ObjectInfo, Sink
+from file_dataset._urls import ObjectUrl
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from file_dataset._errors import RowId, Stage
     from file_dataset._plan import Transfer
     from file_dataset._s3 import S3Store
+    from file_dataset._store import ObjectStore, RemoteStore
     from file_dataset._urls import Location
 
 T = TypeVar("T")
@@ -51,7 +53,7 @@ class Stores:
         """Take the user's options; None stands for `Options.default()`, read once, when it is needed."""
         self._options = options
 
-    def of(self, at: Location) -> Any:  # noqa: ANN401  # an ObjectStore[Path] or an ObjectStore[ObjectUrl]: that of `at`
+    def of(self, at: Location) -> ObjectStore[Any]:
         """Return the store that has `at`."""
         if isinstance(at, Path):
             return _process.shared("local", LocalStore)
@@ -112,8 +114,11 @@ def copy_out(transfers: Sequence[Transfer], stores: Stores, extra_args: Mapping[
     cancelled = threading.Event()
 
     def upload(transfer: Transfer) -> Callable[[], Future[ObjectInfo]]:
-        store = stores.of(transfer.target)
-        return lambda: store.upload(transfer.source, transfer.target, extra_args=extra_args, cancelled=cancelled)
+        source, target = transfer.source, transfer.target
+        assert isinstance(source, Path)  # noqa: S101  # the plan of an upload
+        assert isinstance(target, ObjectUrl)  # noqa: S101
+        store: RemoteStore[ObjectUrl] = stores.s3
+        return lambda: store.upload(source, target, extra_args=extra_args, cancelled=cancelled)
 
     wanted = [Wanted(transfer.row_id, transfer.file, transfer.target) for transfer in transfers]
     try:
@@ -159,6 +164,8 @@ def _sink(transfer: Transfer, cancelled: threading.Event, stage: Stage) -> Sink:
     assert isinstance(target, Path)  # noqa: S101  # the plan of a download
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        if target.is_dir():  # found now, no other file of the row has been replaced yet
+            raise store_error(IsADirectoryError, f"{target} is a directory, which no file can replace")
     except OSError as exc:
         raise RowError([Failure.of(transfer.row_id, stage, exc, file=transfer.file, url=target)]) from exc
     return Sink(target, cancelled)
