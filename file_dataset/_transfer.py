@@ -33,6 +33,8 @@ T = TypeVar("T")
 
 # Submitted ahead of what the pool works on, so that it never waits for us; a guess that keeps 200,000 files in bounds.
 _AHEAD = 256
+# How late a thread that waits for a transfer hears that another thread has cancelled it; a guess.
+_POLL_S = 0.1
 # For uploads that were interrupted to abort what they began; a guess.
 _GRACE_S = 5.0
 
@@ -78,13 +80,20 @@ class Stores:
         return _process.recent(("s3", _options.identity(options)), lambda: S3Store(options))
 
 
-def copy_in(transfers: Sequence[Transfer], stores: Stores, *, stage: Stage = "download") -> list[ObjectInfo]:
+def copy_in(
+    transfers: Sequence[Transfer],
+    stores: Stores,
+    *,
+    stage: Stage = "download",
+    cancelled: threading.Event | None = None,
+) -> list[ObjectInfo]:
     """Copy every source into its local target; all of them get their names, or none.
 
     Raises:
         RowError: files that failed, every one of them.
+        InterruptedError: another thread has set `cancelled`.
     """
-    cancelled = threading.Event()
+    cancelled = cancelled or threading.Event()
     sinks = [_sink(transfer, cancelled, stage) for transfer in transfers]
     try:
         submits = [_download(stores, transfer.source, sink) for transfer, sink in zip(transfers, sinks, strict=True)]
@@ -103,15 +112,22 @@ def copy_in(transfers: Sequence[Transfer], stores: Stores, *, stage: Stage = "do
     return infos
 
 
-def copy_out(transfers: Sequence[Transfer], stores: Stores, extra_args: Mapping[str, Any]) -> list[ObjectInfo]:
+def copy_out(
+    transfers: Sequence[Transfer],
+    stores: Stores,
+    extra_args: Mapping[str, Any],
+    *,
+    cancelled: threading.Event | None = None,
+) -> list[ObjectInfo]:
     """Store every local source at its target; local targets are replaced all together or not at all.
 
     Raises:
         RowError: files that failed, every one of them, with the URL that was to be written, and what was replaced.
+        InterruptedError: another thread has set `cancelled`.
     """
     if any(isinstance(transfer.target, Path) for transfer in transfers):
-        return copy_in(transfers, stores, stage="upload")
-    cancelled = threading.Event()
+        return copy_in(transfers, stores, stage="upload", cancelled=cancelled)
+    cancelled = cancelled or threading.Event()
 
     def upload(transfer: Transfer) -> Callable[[], Future[ObjectInfo]]:
         source, target = transfer.source, transfer.target
@@ -175,6 +191,15 @@ def _download(stores: Stores, source: Location, sink: Sink) -> Callable[[], Futu
     return lambda: stores.of(source).download(source, sink)
 
 
+def _result(future: Future[T], cancelled: threading.Event) -> T:
+    while not wait([future], timeout=_POLL_S).done:
+        if cancelled.is_set():
+            raise InterruptedError("cancelled")
+    if cancelled.is_set():  # the transfer's own InterruptedError is no failure of its row
+        raise InterruptedError("cancelled")
+    return future.result()
+
+
 def _collect(
     stage: Stage, wanted: Sequence[Wanted], submits: Iterable[Callable[[], Future[T]]], cancelled: threading.Event
 ) -> list[T]:
@@ -185,7 +210,7 @@ def _collect(
     def take() -> None:
         file, future = running[0]
         try:
-            results.append(future.result())
+            results.append(_result(future, cancelled))
         except OSError as exc:
             failed.append((file, exc))
         running.popleft()
