@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +30,8 @@ class Digest:
 class Hasher(Protocol):
     """Computes one digest over chunks in order."""
 
+    algorithm: str
+
     def update(self, chunk: memoryview) -> None:
         """Add the next bytes."""
 
@@ -39,19 +41,21 @@ class Hasher(Protocol):
 
 class _Crc:
     def __init__(self, algorithm: str, compute: Callable[[memoryview, int], int], width: int) -> None:
-        self._algorithm, self._compute, self._width, self._crc = algorithm, compute, width, 0
+        self.algorithm, self._compute, self._width, self.crc = algorithm, compute, width, 0
 
     def update(self, chunk: memoryview) -> None:
-        self._crc = self._compute(chunk, self._crc)
+        self.crc = self._compute(chunk, self.crc)
 
     def digest(self) -> Digest:
         # S3 sends a CRC as the base64 of its big-endian bytes
         # (https://docs.aws.amazon.com/AmazonS3/latest/userguide/checking-object-integrity.html)
-        value = base64.b64encode(self._crc.to_bytes(self._width, "big")).decode()
-        return Digest(self._algorithm, value)
+        value = base64.b64encode(self.crc.to_bytes(self._width, "big")).decode()
+        return Digest(self.algorithm, value)
 
 
 class _Md5:
+    algorithm = "MD5"
+
     def __init__(self) -> None:
         self._md5 = hashlib.md5(usedforsecurity=False)
 
@@ -75,3 +79,32 @@ def hasher(algorithm: str) -> Hasher:
     from awscrt import checksums
 
     return _Crc(algorithm, checksums.crc64nvme, 8) if algorithm == "CRC64NVME" else _Crc(algorithm, checksums.crc32c, 4)
+
+
+def can_join(algorithm: str) -> bool:
+    """Tell whether digests of parts give that of the whole: CRCs where awscrt is new enough, MD5 never."""
+    return _combine(algorithm) is not None
+
+
+def joined(parts: Sequence[tuple[Hasher, int]]) -> Digest | None:
+    """Return the digest of consecutive parts, each with its length in bytes; None for none."""
+    if not parts:
+        return None
+    whole, _ = parts[0]
+    if len(parts) == 1:
+        return whole.digest()
+    combine = _combine(whole.algorithm)
+    assert combine is not None  # noqa: S101  # who splits a body asks can_join() first
+    total = hasher(whole.algorithm)
+    assert isinstance(total, _Crc)  # noqa: S101
+    for part, size_bytes in parts:
+        assert isinstance(part, _Crc)  # noqa: S101
+        total.crc = combine(total.crc, part.crc, size_bytes)
+    return total.digest()
+
+
+def _combine(algorithm: str) -> Callable[[int, int, int], int] | None:
+    from awscrt import checksums
+
+    combine: Callable[[int, int, int], int] | None = getattr(checksums, f"combine_{algorithm.lower()}", None)
+    return combine

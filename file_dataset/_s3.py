@@ -28,7 +28,7 @@ from file_dataset._errors import (
     store_error,
 )
 from file_dataset._pool import Pool
-from file_dataset._store import CHUNK_BYTES, ObjectInfo, Sink, attempt
+from file_dataset._store import CHUNK_BYTES, ObjectInfo, Part, Sink, attempt
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -135,7 +135,8 @@ class S3Store:
 
     def _get(self, source: ObjectUrl, sink: Sink) -> ObjectInfo:
         held = sink.info.etag if sink.info and sink.received else None
-        resume = {"Range": f"bytes={sink.received}-", "IfMatch": f'"{held}"'} if held else {}
+        part = sink.parts[0] if held else None
+        resume = {"Range": f"bytes={part.received}-", "IfMatch": f'"{held}"'} if part else {}
         try:
             answer = self._call("get_object", Bucket=source.bucket, Key=source.key, **resume)
         except OSError as exc:
@@ -148,12 +149,12 @@ class S3Store:
         body = answer["Body"]
         try:
             if (span := answer.get("ContentRange")) is None:
-                sink.begin(ObjectInfo(_length(answer), _etag(answer), self._digest(answer)))
-            elif not sink.info or span != f"bytes {sink.received}-{sink.info.size_bytes - 1}/{sink.info.size_bytes}":
+                part = sink.begin(ObjectInfo(_length(answer), _etag(answer), self._digest(answer)))
+            elif not part or not sink.info or span != _span(part, sink.info.size_bytes):
                 asked = sink.restart()
                 raise store_error(ConnectionError, f"the store answered {span} to a request from byte {asked} on")
             while chunk := body.read(CHUNK_BYTES):
-                sink.write(chunk)
+                part.write(chunk)
         except _RAISED as exc:
             raise self._os_error(exc) from _cause(exc)
         finally:
@@ -377,6 +378,11 @@ def _length(answer: Mapping[str, Any]) -> int:
             OSError, "the store sent no Content-Length: nothing could tell a whole body from a broken one"
         )
     return int(length)
+
+
+def _span(part: Part, size_bytes: int) -> str:
+    """Return the `Content-Range` of what is missing."""
+    return f"bytes {part.start + part.received}-{part.stop - 1}/{size_bytes}"
 
 
 def _etag(answer: Mapping[str, Any]) -> str | None:

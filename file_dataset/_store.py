@@ -6,13 +6,15 @@ an object lets the next attempt go on from there. `attempt` is the only place th
 
 from __future__ import annotations
 
+import contextlib
+import os
 import random
 import secrets
 import shutil
 import stat
 import threading
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from file_dataset import _digest, _urls
 from file_dataset._errors import (
@@ -26,7 +28,7 @@ from file_dataset._errors import (
 from file_dataset._pool import Pool
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from concurrent.futures import Future
     from pathlib import Path
 
@@ -97,77 +99,118 @@ def attempt(request: Callable[[], T], *, attempts: int, cancelled: threading.Eve
 class Sink:
     """Where the bytes of one object go: a file that gets its name when it is whole, or memory.
 
-    A sink belongs to one transfer; attempts on it follow each other. `received` and the ETag in `info` tell the next
-    attempt where the last one broke off.
+    A sink belongs to one transfer. It is filled by one part from the first byte to the last, or by several side by side
+    (`split`). What a part has, and the ETag in `info`, tell the next attempt where the last one broke off.
     """
 
-    def __init__(self, target: Path | None, cancelled: threading.Event, *, limit_bytes: int | None = None) -> None:
+    __slots__ = (
+        "_fd", "_is_closing", "_limit_bytes", "_lock", "_part_path", "_target", "_writers", "cancelled", "data", "info",
+        "parts",
+    )  # fmt: skip
+
+    def __init__(
+        self, target: str | os.PathLike[str] | None, cancelled: threading.Event, *, limit_bytes: int | None = None
+    ) -> None:
         """Take the file's final name, or None for memory, where a body may have at most `limit_bytes`."""
         self.info: ObjectInfo | None = None
-        self.received = 0
+        self.parts: list[Part] = []
         self.data = bytearray()
         self.cancelled = cancelled
-        self._target, self._limit_bytes = target, limit_bytes
-        self._part: Path | None = None
-        self._file: BinaryIO | None = None
-        self._hasher: Hasher | None = None
+        self._target, self._limit_bytes = None if target is None else os.fspath(target), limit_bytes
+        self._part_path: str | None = None
+        self._fd, self._writers, self._is_closing = -1, 0, False
         self._lock = threading.Lock()
+
+    @property
+    def received(self) -> int:
+        """Bytes that are here."""
+        return sum(part.received for part in self.parts)
+
+    @property
+    def is_memory(self) -> bool:
+        """Whether bytes go to memory."""
+        return self._target is None
 
     def restart(self) -> int:
         """Have the next attempt start at the first byte; return how many bytes are given up."""
-        given_up, self.received = self.received, 0
+        given_up, self.parts, self.info = self.received, [], None
         return given_up
 
-    def begin(self, info: ObjectInfo) -> None:
-        """Start at the first byte of a body.
+    def begin(self, info: ObjectInfo) -> Part:
+        """Start at the first byte of a body; return the part that is the whole of it.
 
         Raises:
             InvalidDatasetError: the body is larger than `limit_bytes`.
             OSError: the file cannot be made.
             InterruptedError: cancelled.
         """
-        self.info, self.received = info, 0
-        self._hasher = _digest.hasher(info.digest.algorithm) if info.digest else None
+        if self.cancelled.is_set():
+            raise InterruptedError("cancelled")
         if self._limit_bytes is not None and info.size_bytes > self._limit_bytes:
             raise InvalidDatasetError(
                 f"a blob of {info.size_bytes} bytes does not fit pa.binary(), which ends at {self._limit_bytes} bytes: "
                 "ask for into_blob_table(large=True)"
             )
+        self.info = info
         if self._target is None:
             self.data = bytearray(info.size_bytes)
-            return
+        else:
+            self._make_file()
+        part = Part(self, 0, info.size_bytes)
+        self.parts = [part]
+        return part
+
+    def _make_file(self) -> None:
+        target = self._target
+        assert target is not None  # noqa: S101  # memory makes no file
         with self._lock:  # discard() may come from another thread
             if self.cancelled.is_set():
                 raise InterruptedError("cancelled")
-            if self._file is None:
-                # a name that no reader takes for a whole file, in the same directory, so that replace() is atomic
-                self._part = self._target.with_name(f".{secrets.token_hex(8)}.part")
-                self._file = self._part.open("xb", buffering=0)
-            self._file.seek(0)
-            self._file.truncate()
+            if self._fd >= 0:
+                os.ftruncate(self._fd, 0)
+                return
+            # a name that no reader takes for a whole file, in the same directory, so that replace() is atomic
+            directory, _, _ = target.rpartition("/")
+            self._part_path = (
+                f"{directory}/.{secrets.token_hex(8)}.part" if directory else f".{secrets.token_hex(8)}.part"
+            )
+            self._fd = os.open(self._part_path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
 
-    def write(self, chunk: bytes) -> None:
-        """Add the next bytes.
+    def split(self, starts: Sequence[int]) -> list[Part]:
+        """End the one part at the first of `starts`; return parts from each start to the next, the last to the end."""
+        (whole,) = self.parts
+        stops = [*starts[1:], whole.stop]
+        whole.stop = starts[0]
+        more = [Part(self, start, stop) for start, stop in zip(starts, stops, strict=True)]
+        self.parts += more
+        return more
+
+    def put(self, position: int, chunk: memoryview) -> None:
+        """Store bytes of the object from `position` on.
 
         Raises:
             OSError: the disk is full.
-            InterruptedError: cancelled.
         """
-        if self.cancelled.is_set():
-            raise InterruptedError("cancelled")
-        view = memoryview(chunk)
-        if self._hasher is not None:
-            self._hasher.update(view)
-        end = self.received + len(view)
         if self._target is None:
-            self.data[self.received : end] = view
-        elif self._file is not None:
-            try:
-                while view:
-                    view = view[self._file.write(view) :]
-            except OSError as exc:
-                raise self._explained(exc) from exc
-        self.received = end
+            self.data[position : position + len(chunk)] = chunk
+            return
+        with self._lock:
+            if self._fd < 0 or self._is_closing:  # discarded meanwhile: the number may be another file's by now
+                raise InterruptedError("cancelled")
+            self._writers += 1
+        try:
+            while chunk:
+                count = os.pwrite(self._fd, chunk, position)
+                position += count
+                chunk = chunk[count:]
+        except OSError as exc:
+            raise self._explained(exc) from exc
+        finally:
+            with self._lock:
+                self._writers -= 1
+                is_last = self._is_closing and not self._writers
+            if is_last:
+                self._close()
 
     def finish(self) -> ObjectInfo:
         """Prove the body: its length, and its digest where the store offered one.
@@ -178,41 +221,91 @@ class Sink:
         """
         info = self.info
         assert info is not None, "begin() comes first"  # noqa: S101
-        if self.received < info.size_bytes:
-            raise IncompleteBodyError(None, f"{self.received} of {info.size_bytes} bytes arrived")
-        found = self._hasher.digest() if self._hasher else None
-        if self.received > info.size_bytes or (found is not None and found != info.digest):
-            arrived = self.restart()
+        received = self.received
+        if received < info.size_bytes:
+            raise IncompleteBodyError(None, f"{received} of {info.size_bytes} bytes arrived")
+        found = _digest.joined([(part.hasher, part.stop - part.start) for part in self.parts if part.hasher])
+        if received > info.size_bytes or (found is not None and found != info.digest):
+            self.restart()
             raise ChecksumMismatchError(
                 None,
-                f"{arrived} bytes arrived with digest {found}, the store has {info.size_bytes} with {info.digest}; "
+                f"{received} bytes arrived with digest {found}, the store has {info.size_bytes} with {info.digest}; "
                 "check_digests=False turns digests off for a store whose ETags look like MD5 and are none",
             )
-        if self._file is not None:
-            self._file.close()
+        self._close()
         return info
 
     def commit(self) -> None:
         """Put the file under its final name, replacing what was there."""
-        if self._part is not None and self._target is not None:
-            self._part.replace(self._target)
-            self._part = None
+        if self._part_path is not None and self._target is not None:
+            os.replace(self._part_path, self._target)  # noqa: PTH105  # pathlib costs more than the call
+            self._part_path = None
 
     def discard(self) -> None:
         """Leave no file behind; nothing after `commit`."""
+        self._close()
+        if self._part_path is not None:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._part_path)  # noqa: PTH108  # the same
+            self._part_path = None
+
+    def _close(self) -> None:
         with self._lock:
-            if self._file is not None:
-                self._file.close()
-            if self._part is not None:
-                self._part.unlink(missing_ok=True)
-                self._part = None
+            self._is_closing = True
+            if self._fd >= 0 and not self._writers:
+                os.close(self._fd)
+                self._fd = -1
 
     def _explained(self, error: OSError) -> OSError:
         if not is_disk_full(error) or self._target is None or self.info is None:
             return error
-        free = shutil.disk_usage(self._target.parent).free
-        need = f"{self._target.name} is {self.info.size_bytes} bytes, {free} are free in {self._target.parent}"
+        directory = os.path.dirname(self._target) or "."  # noqa: PTH120  # the target is text
+        free = shutil.disk_usage(directory).free
+        name = os.path.basename(self._target)  # noqa: PTH119
+        need = f"{name} is {self.info.size_bytes} bytes, {free} are free in {directory}"
         return OSError(error.errno, f"no space left on device: {need}")
+
+
+class Part:
+    """A run of bytes of one object, `start` to `stop`, that arrives in order over one connection at a time."""
+
+    __slots__ = ("hasher", "received", "sink", "start", "stop")
+
+    def __init__(self, sink: Sink, start: int, stop: int) -> None:
+        """Start with nothing."""
+        digest = sink.info.digest if sink.info else None
+        self.sink, self.start, self.stop, self.received = sink, start, stop, 0
+        self.hasher: Hasher | None = _digest.hasher(digest.algorithm) if digest else None
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every byte of it is here."""
+        return self.received >= self.stop - self.start
+
+    def write(self, chunk: bytes | memoryview) -> None:
+        """Add the next bytes.
+
+        Raises:
+            OSError: the disk is full.
+            InterruptedError: cancelled.
+        """
+        if self.sink.cancelled.is_set():
+            raise InterruptedError("cancelled")
+        view = memoryview(chunk)
+        if self.hasher is not None:
+            self.hasher.update(view)
+        self.sink.put(self.start + self.received, view)
+        self.received += len(view)
+
+    def room(self) -> memoryview:
+        """Return where in memory the bytes to come go; `arrived` tells that they are there."""
+        return memoryview(self.sink.data)[self.start + self.received : self.stop]
+
+    def arrived(self, chunk: memoryview) -> None:
+        """Count bytes that lie in their place already."""
+        if self.hasher is not None:
+            self.hasher.update(chunk)
+        self.received += len(chunk)
 
 
 class LocalStore:
@@ -241,10 +334,10 @@ def _size(path: Path) -> int:
 
 
 def _copy(source: Path, sink: Sink) -> ObjectInfo:
-    sink.begin(ObjectInfo(_size(source)))
+    part = sink.begin(ObjectInfo(_size(source)))
     hasher = _digest.hasher(_digest.ALGORITHMS[0])
     with source.open("rb", buffering=0) as file:
         while chunk := file.read(CHUNK_BYTES):
-            sink.write(chunk)
+            part.write(chunk)
             hasher.update(memoryview(chunk))
     return replace(sink.finish(), digest=hasher.digest())

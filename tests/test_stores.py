@@ -255,8 +255,7 @@ def test_the_last_attempt_says_how_many_there_were(monkeypatch):
 @pytest.mark.parametrize("in_memory", [True, False], ids=["memory", "file"])
 def test_a_sink_compares_the_length_without_any_digest(tmp_path, promised, arrived, error, in_memory):
     sink = Sink(None if in_memory else tmp_path / "a.bin", threading.Event())
-    sink.begin(ObjectInfo(promised))
-    sink.write(arrived)
+    sink.begin(ObjectInfo(promised)).write(arrived)
     if error is None:
         assert sink.finish().size_bytes == promised
     else:
