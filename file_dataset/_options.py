@@ -208,6 +208,31 @@ def keys_of(session: Any) -> tuple[str, str | None] | None:  # noqa: ANN401  # b
     return now.access_key, now.token
 
 
+def frozen_keys(options: Options, session: Any) -> tuple[str, str, str | None]:  # noqa: ANN401  # boto3 has no types
+    """Return access key, secret key and token as they are now; refreshable ones may be fetched.
+
+    Raises:
+        PermissionError: there are none.
+    """
+    client = _kwargs(options)[1]
+    if client.get(_CREDENTIALS[0]) and client.get(_CREDENTIALS[1]):
+        return client[_CREDENTIALS[0]], client[_CREDENTIALS[1]], client.get(_CREDENTIALS[2])
+    credentials = session.get_credentials()
+    if credentials is None:
+        raise store_error(PermissionError, "there are no credentials", code=NO_CREDENTIALS)
+    now = credentials.get_frozen_credentials()
+    return now.access_key, now.secret_key, now.token
+
+
+def verify(options: Options, session: Any) -> bool | str:  # noqa: ANN401  # boto3 has no types
+    """Return which certificates are trusted: a CA file or directory, True for the usual ones, False for any."""
+    given: bool | str | None = _kwargs(options)[1].get("verify")
+    if given is None:
+        # where botocore looks too: AWS_CA_BUNDLE, and `ca_bundle` of the profile
+        given = session._session.get_config_variable("ca_bundle")  # noqa: SLF001  # boto3 has no name for it
+    return True if given is None else given
+
+
 def new_client(options: Options, session: Any, *, one_attempt: bool = False) -> Any:  # noqa: ANN401  # boto3 has no types
     """Return a new S3 client; with `one_attempt` botocore itself retries nothing and compares no digests."""
     from botocore.config import Config

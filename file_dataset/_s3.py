@@ -1,46 +1,45 @@
-"""S3 behind the seam. The only module that names botocore's errors.
+"""S3 behind the seam: boto3 resolves and recovers, the wire moves.
 
-One GET per object, no HEAD before it: its headers give length, ETag and checksum. botocore makes one attempt per call
-(and keeps its adaptive rate); `attempt` retries. A body that breaks off is continued under `If-Match`.
+One GET per object, no HEAD before it: its headers give length, ETag and checksum. The wire's first attempt runs on its
+loop; what fails comes to a pool thread here, which may wait, renew credentials, and try again. `attempt` retries, for
+both engines; botocore makes one attempt per call. A body that breaks off is continued under `If-Match`.
 """
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
 import logging
+import os
 import re
-import ssl
 import threading
-from typing import TYPE_CHECKING, Any, TypeVar
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
+from urllib.parse import quote
 
-import urllib3
 from boto3.s3.transfer import S3Transfer
 from botocore import exceptions as boto
 from s3transfer.utils import ReadFileChunk
 
-from file_dataset import _digest, _options
-from file_dataset._errors import (
-    EXPIRED_CODES,
-    NO_CREDENTIALS,
-    IncompleteBodyError,
-    InvalidDatasetError,
-    code_of,
-    store_error,
-)
+from file_dataset import _answers, _options
+from file_dataset._answers import RAISED, REPLACED_CODES, WrongSpanError, replaced
+from file_dataset._errors import EXPIRED_CODES, InvalidDatasetError, code_of, store_error
 from file_dataset._pool import Pool
-from file_dataset._store import CHUNK_BYTES, ObjectInfo, Part, Sink, attempt
+from file_dataset._requests import Body, ElsewhereError, Fork, Get, Head, Put
+from file_dataset._route import Router, UnknownError
+from file_dataset._store import CHUNK_BYTES, ObjectInfo, attempt
+from file_dataset._urls import ObjectUrl
+from file_dataset._wire import Lane, wire
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-    from concurrent.futures import Future
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from file_dataset._digest import Digest
     from file_dataset._options import Options
-    from file_dataset._urls import ObjectUrl
+    from file_dataset._route import Route
+    from file_dataset._store import Part, Sink
 
-# what boto3 raises; a body that breaks off can raise urllib3's own
-_RAISED = (boto.BotoCoreError, boto.ClientError, urllib3.exceptions.HTTPError)
+_Rescue: TypeAlias = "Callable[[Exception], object] | None"
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -50,28 +49,6 @@ _MAX_PARTS = 10_000
 _PART_BYTES = 16 << 20  # a guess: large enough that a request's own cost does not show
 _MULTIPART_BYTES = 4 * _PART_BYTES  # a guess: below it, one request is as fast and three fewer
 
-# https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html and botocore's own list of throttling codes
-_TRANSIENT_CODES = frozenset({
-    "BadDigest", "BandwidthLimitExceeded", "ConditionalRequestConflict", "IncompleteBody", "InternalError",
-    "OperationAborted", "RequestLimitExceeded",
-    "RequestThrottled", "RequestTimeout", "ServiceUnavailable", "SlowDown", "Throttling", "ThrottlingException",
-    "TooManyRequestsException",
-})  # fmt: skip
-_REMEDIES = {
-    "AccessDenied": "check the bucket policy and the permissions of these credentials",
-    "AuthorizationHeaderMalformed": "set the bucket's region: Options(session_kwargs={'region_name': ...})",
-    "ExpiredToken": "renew the credentials",
-    "InvalidAccessKeyId": "these credentials are not of this store: check the keys and the endpoint_url",
-    "InvalidObjectState": "the object is archived: restore it first",
-    "NoSuchBucket": "check the bucket's name and the endpoint_url",
-    "PermanentRedirect": "set the bucket's region: Options(session_kwargs={'region_name': ...})",
-    "RequestTimeTooSkewed": "this machine's clock is off: set it",
-    "SignatureDoesNotMatch": "check the secret key, and that no proxy rewrites the request",
-    "NotImplemented": (
-        "a store that knows no default checksums needs Config(request_checksum_calculation='when_required')"
-    ),
-}
-
 
 def part_bytes(size_bytes: int) -> int:
     """Return the size of the parts of an upload: whole MiB, large enough that S3's 10,000 parts hold the file."""
@@ -79,8 +56,27 @@ def part_bytes(size_bytes: int) -> int:
     return max(_PART_BYTES, -(-least // (1 << 20)) << 20)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Access:
+    """One set of credentials in use: the session that has them, its client, and the routes that it gave."""
+
+    session: Any
+    client: Any
+    router: Router
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Operation(Generic[T]):
+    """What is to be done, in both ways: one attempt each."""
+
+    at: ObjectUrl
+    on_wire: Callable[[_Access, Route, Future[T], _Rescue], None]
+    by_boto3: Callable[[_Access], T]
+    cancelled: threading.Event
+
+
 class S3Store:
-    """Objects through boto3, `max_concurrency` requests at a time.
+    """Objects in S3, `max_concurrency` requests at a time.
 
     When credentials that came with the options expire, the process's own chain takes over and stays.
     """
@@ -92,23 +88,54 @@ class S3Store:
         self._width = options.max_concurrency
         self._pool = Pool(options.max_concurrency, "file_dataset-s3")
         self._lock = threading.Lock()
-        self._client: Any = None
-        self._session: Any = None
+        self._held: _Access | None = None
         self._has_fallen_back = False
+        self._wire = wire()
+        self._lane = Lane(options.max_concurrency)
+        self._fork = Fork(self._wire, self._lane, check_digests=options.check_digests)
 
     def size(self, at: ObjectUrl) -> Future[int]:
         """Answer the size in bytes: one HEAD."""
-        return self._pool.submit(self._retried, lambda: self._head(at), threading.Event())
+        cancelled = threading.Event()
+
+        def on_wire(access: _Access, route: Route, future: Future[int], rescue: _Rescue) -> None:
+            head = Head(route, at, access.router.signer(route), cancelled, future=future, rescue=rescue)
+            self._fork.send(head)
+
+        return self._submit(_Operation(at, on_wire, lambda access: self._head(access, at), cancelled))
 
     def download(self, source: ObjectUrl, sink: Sink) -> Future[ObjectInfo]:
-        """Fill the sink: one GET, and one more per attempt."""
-        return self._pool.submit(self._retried, lambda: self._get(source, sink), sink.cancelled)
+        """Fill the sink: one GET, or several side by side for a large object; one more per attempt."""
+
+        def on_wire(access: _Access, route: Route, future: Future[ObjectInfo], rescue: _Rescue) -> None:
+            self._fill(access, route, source, sink, future, rescue)
+
+        by_boto3: Callable[[_Access], ObjectInfo] = lambda access: self._get(access, source, sink)  # noqa: E731
+        return self._submit(_Operation(source, on_wire, by_boto3, sink.cancelled))
 
     def upload(
         self, source: Path, target: ObjectUrl, *, extra_args: Mapping[str, Any], cancelled: threading.Event
     ) -> Future[ObjectInfo]:
         """Store the file: one PUT up to 64 MiB, else a multipart upload that is aborted when it fails."""
-        return self._pool.submit(self._put, source, target, dict(extra_args), cancelled)
+        path, extra = os.fspath(source), dict(extra_args)
+        size = source.stat().st_size
+        if size > _MULTIPART_BYTES:
+            return self._pool.submit(self._put_parts, path, size, target, extra, cancelled)
+
+        def on_wire(access: _Access, route: Route, future: Future[ObjectInfo], rescue: _Rescue) -> None:
+            headers = access.router.upload_headers(target.bucket, extra)
+            if headers is None or any("Checksum" in name for name in extra):
+                raise UnknownError(f"an upload with {sorted(extra)}")
+            body = Body(path, 0, size, headers, algorithm=self._algorithm(access, extra))
+            self._store(access, route, target, body, cancelled, future, rescue, _stored)
+
+        def by_boto3(access: _Access) -> ObjectInfo:
+            at = {"Bucket": target.bucket, "Key": target.key}
+            answer = self._send(access, "put_object", path, 0, size, cancelled, **at, **self._checked(access, extra))
+            headers = answer["ResponseMetadata"]["HTTPHeaders"]
+            return ObjectInfo(size, _answers.etag_of(headers), _answers.crc_of(headers))
+
+        return self._submit(_Operation(target, on_wire, by_boto3, cancelled))
 
     def check_extra_args(self, extra_args: Mapping[str, Any]) -> None:
         """Refuse what boto3's `ExtraArgs` would refuse, before the first byte.
@@ -119,107 +146,261 @@ class S3Store:
         if unknown := sorted(set(extra_args) - set(S3Transfer.ALLOWED_UPLOAD_ARGS)):
             raise InvalidDatasetError(f"extra_args {unknown} are none of boto3's ExtraArgs for uploads")
 
-    def _retried(self, request: Callable[[], T], cancelled: threading.Event) -> T:
-        return attempt(request, attempts=self._attempts, cancelled=cancelled)
+    # one operation: on the wire first, by boto3 where the wire does not know how, and again when that may help
 
-    def _head(self, at: ObjectUrl) -> int:
+    def _submit(self, operation: _Operation[T]) -> Future[T]:
+        access = self._access()
+        route = self._route(access, operation.at.bucket)
+        if route is None:
+            return self._pool.submit(self._retried, operation)
+        future: Future[T] = Future()
+
+        def rescue(error: Exception) -> None:
+            self._pool.submit(self._rescue, future, operation, (access, error))
+
         try:
-            return int(self._call("head_object", Bucket=at.bucket, Key=at.key)["ContentLength"])
+            operation.on_wire(access, route, future, rescue)
+        except UnknownError as exc:
+            rescue(exc)
+        return future
+
+    def _rescue(self, future: Future[T], operation: _Operation[T], failed: tuple[_Access, Exception]) -> None:
+        try:
+            result = self._retried(operation, failed)
+        except BaseException as exc:  # noqa: BLE001  # handed over
+            future.set_exception(exc)
+        else:
+            future.set_result(result)
+
+    def _retried(self, operation: _Operation[T], failed: tuple[_Access, Exception] | None = None) -> T:
+        """Return what the operation gives, after as many attempts as the options allow.
+
+        Args:
+            operation: what to do.
+            failed: how the first attempt failed, which the wire has made already.
+        """
+        first = [failed] if failed else []
+
+        def once() -> T:
+            access, error = first.pop() if first else (self._access(), None)
+            try:
+                return self._once(operation, access, error)
+            except OSError as exc:
+                if code_of(exc) not in EXPIRED_CODES:
+                    raise
+                self._renew(access, exc)
+            return once()
+
+        return attempt(once, attempts=self._attempts, cancelled=operation.cancelled)
+
+    def _once(self, operation: _Operation[T], access: _Access, error: Exception | None) -> T:
+        bucket = operation.at.bucket
+        try:
+            if error is not None:
+                raise error
+            route = self._route(access, bucket)
+            if route is not None:
+                future: Future[T] = Future()
+                operation.on_wire(access, route, future, None)
+                return future.result()
+        except UnknownError as exc:
+            logger.debug("%s is left to boto3: %s", operation.at, exc)
+            result = operation.by_boto3(access)
+            if isinstance(exc, ElsewhereError):  # botocore knows by now where
+                access.router.find_again(bucket)
+            return result
+        return operation.by_boto3(access)
+
+    def _route(self, access: _Access, bucket: str) -> Route | None:
+        if self._options.engine == "boto3":
+            return None
+        try:
+            return access.router.route(bucket)
+        except RAISED as exc:
+            raise self._os_error(exc) from _answers.cause_of(exc)
+
+    # downloads
+
+    def _fill(  # noqa: PLR0913, PLR0917  # what a GET is made of
+        self,
+        access: _Access,
+        route: Route,
+        source: ObjectUrl,
+        sink: Sink,
+        future: Future[ObjectInfo],
+        rescue: _Rescue,
+    ) -> None:
+        """Ask for what the sink lacks: the whole, or the rest of its parts."""
+        missing = sink.missing()
+        lead, *others = missing or (None,)
+        get = Get(
+            route, source, access.router.signer(route), sink, future=future, rescue=rescue, fork=self._fork, part=lead
+        )
+        for part in others:
+            get.also(part)
+        self._fork.send(get)
+
+    def _get(self, access: _Access, source: ObjectUrl, sink: Sink) -> ObjectInfo:
+        for part in sink.missing() or (None,):
+            self._get_part(access, source, sink, part)
+        return sink.finish()
+
+    def _get_part(self, access: _Access, source: ObjectUrl, sink: Sink, part: Part | None) -> None:
+        resume: dict[str, str] = {}
+        if part is not None and sink.info is not None:
+            span = f"bytes={part.start + part.received}-{part.stop - 1}"
+            resume = {"Range": span, "IfMatch": f'"{sink.info.etag}"'}
+        try:
+            answer = self._call(access, "get_object", Bucket=source.bucket, Key=source.key, **resume)
+        except OSError as exc:
+            if resume and code_of(exc) in REPLACED_CODES:
+                sink.restart()
+                raise replaced(exc) from exc
+            raise
+        headers = answer["ResponseMetadata"]["HTTPHeaders"]
+        body = answer["Body"]
+        try:
+            if (span_sent := answer.get("ContentRange")) is None:
+                info = _answers.info_of(headers, check_digests=self._options.check_digests)
+                part = sink.begin(info)
+            elif part is None or sink.info is None or span_sent != _answers.span_of(part, sink.info.size_bytes):
+                sink.restart()
+                raise WrongSpanError(span_sent)
+            while chunk := body.read(CHUNK_BYTES):
+                part.write(chunk)
+        except RAISED as exc:
+            raise self._os_error(exc) from _answers.cause_of(exc)
+        finally:
+            body.close()
+
+    def _head(self, access: _Access, at: ObjectUrl) -> int:
+        try:
+            return int(self._call(access, "head_object", Bucket=at.bucket, Key=at.key)["ContentLength"])
         except OSError as exc:
             if code_of(exc) != "400":
                 raise
         # a HEAD's answer has no body to say why it is refused; one byte's GET says it, or tells the size
-        answer = self._call("get_object", Bucket=at.bucket, Key=at.key, Range="bytes=0-0")
+        answer = self._call(access, "get_object", Bucket=at.bucket, Key=at.key, Range="bytes=0-0")
         answer["Body"].close()
         return int(answer["ContentRange"].rpartition("/")[2])
 
-    def _get(self, source: ObjectUrl, sink: Sink) -> ObjectInfo:
-        held = sink.info.etag if sink.info and sink.received else None
-        part = sink.parts[0] if held else None
-        resume = {"Range": f"bytes={part.received}-", "IfMatch": f'"{held}"'} if part else {}
-        try:
-            answer = self._call("get_object", Bucket=source.bucket, Key=source.key, **resume)
-        except OSError as exc:
-            if resume and code_of(exc) in {"PreconditionFailed", "412", "InvalidRange"}:
-                sink.restart()
-                raise store_error(
-                    ConnectionError, "the object was replaced while it was read", code=code_of(exc)
-                ) from exc
-            raise
-        body = answer["Body"]
-        try:
-            if (span := answer.get("ContentRange")) is None:
-                part = sink.begin(ObjectInfo(_length(answer), _etag(answer), self._digest(answer)))
-            elif not part or not sink.info or span != _span(part, sink.info.size_bytes):
-                asked = sink.restart()
-                raise store_error(ConnectionError, f"the store answered {span} to a request from byte {asked} on")
-            while chunk := body.read(CHUNK_BYTES):
-                part.write(chunk)
-        except _RAISED as exc:
-            raise self._os_error(exc) from _cause(exc)
-        finally:
-            body.close()
-        return sink.finish()
+    # uploads
 
-    def _put(
-        self, source: Path, target: ObjectUrl, extra_args: dict[str, Any], cancelled: threading.Event
-    ) -> ObjectInfo:
-        size = source.stat().st_size
-        at = {"Bucket": target.bucket, "Key": target.key}
-        extra = extra_args | self._checksum_args(extra_args)
-        if size > _MULTIPART_BYTES:
-            return self._put_parts(source, size, at, extra, cancelled)
-        answer = self._retried(lambda: self._send("put_object", source, 0, size, cancelled, **at, **extra), cancelled)
-        return ObjectInfo(size, _etag(answer), _full_object_crc(answer))
+    def _store(  # noqa: PLR0913, PLR0917  # what a PUT is made of
+        self,
+        access: _Access,
+        route: Route,
+        target: ObjectUrl,
+        body: Body,
+        cancelled: threading.Event,
+        future: Future[T],
+        rescue: _Rescue,
+        read: Callable[[Mapping[str, str], Body], T],
+    ) -> None:
+        """Send a body; a large one is hashed before, off the loop, where something must be said of its bytes."""
+        signer = access.router.signer(route)
+        put = Put(route, target, signer, cancelled, body, read, future=future, rescue=rescue)
+        if body.is_small or not put.must_hash:
+            self._fork.send(put)
+        else:
+            self._wire.pool.submit(self._hash_and_send, put)
+
+    def _hash_and_send(self, put: Put[Any]) -> None:
+        put.hash()
+        self._fork.send(put)
 
     def _put_parts(
-        self, source: Path, size: int, at: dict[str, str], extra: dict[str, Any], cancelled: threading.Event
+        self, path: str, size: int, target: ObjectUrl, extra: dict[str, Any], cancelled: threading.Event
     ) -> ObjectInfo:
         # a part's digest, or the whole file's, is no digest of what these calls send
         extra = {name: value for name, value in extra.items() if not re.match("Checksum(CRC|SHA|MD5|XX)", name)}
-        created = self._retried(lambda: self._call("create_multipart_upload", **at, **extra), cancelled)
+        at = {"Bucket": target.bucket, "Key": target.key}
+
+        def retried(by_boto3: Callable[[_Access], T], cancelled: threading.Event = cancelled) -> T:
+            return self._retried(_Operation(target, _never, by_boto3, cancelled))
+
+        created = retried(
+            lambda access: self._call(access, "create_multipart_upload", **at, **self._checked(access, extra))
+        )
         upload = at | {"UploadId": created["UploadId"]}
         step = part_bytes(size)
 
         def send(number: int) -> dict[str, Any]:
             first = (number - 1) * step
-            length = min(step, size - first)
-            part = upload | {"PartNumber": number} | self._accepted("UploadPart", extra)
-            answer = self._retried(
-                lambda: self._send("upload_part", source, first, length, cancelled, **part), cancelled
-            )
-            digests = {name: answer[name] for name in answer if name.startswith("Checksum")}
-            return {"PartNumber": number, "ETag": answer["ETag"]} | digests
+            return self._put_part(path, first, min(step, size - first), target, upload, number, extra, cancelled)
 
         try:
             parts = self._side_by_side(send, range(1, -(-size // step) + 1))
-            known = self._accepted("CompleteMultipartUpload", extra)
-            return self._retried(lambda: self._complete(upload | known, parts, size), cancelled)
+            return retried(lambda access: self._complete(access, upload, extra, parts, size))
         except BaseException:
-            self._abort(upload | self._accepted("AbortMultipartUpload", extra))
+            self._abort(upload, extra)
             raise
 
-    def _complete(self, upload: dict[str, Any], parts: Sequence[dict[str, Any]], size: int) -> ObjectInfo:
+    def _put_part(  # noqa: PLR0913, PLR0917  # what a part is made of
+        self,
+        path: str,
+        first: int,
+        length: int,
+        target: ObjectUrl,
+        upload: Mapping[str, str],
+        number: int,
+        extra: Mapping[str, Any],
+        cancelled: threading.Event,
+    ) -> dict[str, Any]:
+        def on_wire(access: _Access, route: Route, future: Future[dict[str, Any]], rescue: _Rescue) -> None:
+            known = self._accepted(access, "UploadPart", extra)
+            if known:
+                raise UnknownError(f"parts with {sorted(known)}")
+            query = f"partNumber={number}&uploadId={quote(upload['UploadId'], safe='-_.~')}"
+            body = Body(path, first, length, {}, query=query, algorithm=self._algorithm(access, extra))
+            self._store(access, route, target, body, cancelled, future, rescue, _part_stored)
+
+        def by_boto3(access: _Access) -> dict[str, Any]:
+            known = self._accepted(access, "UploadPart", self._checked(access, extra))
+            part = dict(upload) | {"PartNumber": number} | known
+            answer = self._send(access, "upload_part", path, first, length, cancelled, **part)
+            return {"ETag": answer["ETag"]} | {name: answer[name] for name in answer if name.startswith("Checksum")}
+
+        return {"PartNumber": number} | self._retried(_Operation(target, on_wire, by_boto3, cancelled))
+
+    def _complete(
+        self,
+        access: _Access,
+        upload: Mapping[str, str],
+        extra: Mapping[str, Any],
+        parts: Sequence[dict[str, Any]],
+        size: int,
+    ) -> ObjectInfo:
+        known = self._accepted(access, "CompleteMultipartUpload", extra)
         try:
-            answer = self._call("complete_multipart_upload", **upload, MultipartUpload={"Parts": parts})
+            answer = self._call(
+                access, "complete_multipart_upload", **upload, **known, MultipartUpload={"Parts": parts}
+            )
         except FileNotFoundError as exc:
             # the reply to an earlier attempt may have been lost: the upload is gone because it was completed
-            at = {"Bucket": upload["Bucket"], "Key": upload["Key"]}
             if code_of(exc) != "NoSuchUpload":
                 raise
-            answer = self._call("head_object", **at)
-            if _etag(answer) != _etag_of_parts(parts) or answer["ContentLength"] != size:
+            answer = self._call(access, "head_object", Bucket=upload["Bucket"], Key=upload["Key"])
+            if (
+                _answers.plain_etag(answer.get("ETag")) != _answers.etag_of_parts(parts)
+                or answer["ContentLength"] != size
+            ):
                 raise
         # some versions of Ceph answer a completion without the ETag
-        return ObjectInfo(size, _etag(answer) or _etag_of_parts(parts), _full_object_crc(answer))
+        etag = _answers.plain_etag(answer.get("ETag")) or _answers.etag_of_parts(parts)
+        return ObjectInfo(size, etag, _answers.crc_of_answer(answer))
 
-    def _abort(self, upload: dict[str, Any]) -> None:
+    def _abort(self, upload: Mapping[str, str], extra: Mapping[str, Any]) -> None:
+        def abort(access: _Access) -> object:
+            known = self._accepted(access, "AbortMultipartUpload", extra)
+            return self._call(access, "abort_multipart_upload", **upload, **known)
+
+        target = ObjectUrl(upload["Bucket"], upload["Key"])
         try:
-            self._retried(lambda: self._call("abort_multipart_upload", **upload), threading.Event())
+            self._retried(_Operation(target, _never, abort, threading.Event()))
         except OSError as exc:
-            url = f"s3://{upload['Bucket']}/{upload['Key']}"
             logger.warning(
-                "upload %s of %s was not aborted and keeps its parts: %s", upload["UploadId"], url, exc.strerror
+                "upload %s of %s was not aborted and keeps its parts: %s", upload["UploadId"], target, exc.strerror
             )
 
     def _side_by_side(self, work: Callable[[int], T], numbers: Sequence[int]) -> list[T]:
@@ -252,10 +433,13 @@ class S3Store:
                 raise error
         return [results[number] for number in numbers]
 
-    def _send(
+    # boto3
+
+    def _send(  # noqa: PLR0913, PLR0917  # what a body is made of
         self,
+        access: _Access,
         operation: str,
-        source: Path,
+        path: str,
         first: int,
         length: int,
         cancelled: threading.Event,
@@ -266,63 +450,72 @@ class S3Store:
             if cancelled.is_set():
                 raise InterruptedError("cancelled")
 
-        if source.stat().st_size < first + length:
+        if os.stat(path).st_size < first + length:  # noqa: PTH116  # the path is text
             # the server would wait for the missing bytes until it gives up, at every attempt
-            raise store_error(OSError, f"{source} became shorter while it was uploaded")
-        with ReadFileChunk.from_filename(str(source), first, length, callbacks=[stop_if_cancelled]) as body:
-            return self._call(operation, Body=body, ContentLength=length, **kwargs)
+            raise store_error(OSError, f"{path} became shorter while it was uploaded")
+        with ReadFileChunk.from_filename(path, first, length, callbacks=[stop_if_cancelled]) as body:
+            return self._call(access, operation, Body=body, ContentLength=length, **kwargs)
 
-    def _call(self, operation: str, **kwargs: Any) -> Any:  # noqa: ANN401  # boto3 has no types
-        client = self._current()
+    def _call(self, access: _Access, operation: str, **kwargs: Any) -> Any:  # noqa: ANN401  # boto3 has no types
+        with self._place():
+            try:
+                return getattr(access.client, operation)(**kwargs)
+            except RAISED as exc:
+                raise self._os_error(exc) from _answers.cause_of(exc)
+
+    @contextlib.contextmanager
+    def _place(self) -> Iterator[None]:
+        """Count boto3's request among those in flight on the wire."""
+        if self._options.engine == "boto3":
+            yield  # the pool is as wide as they may be many
+            return
+        place: Future[None] = Future()
+        self._wire.submit(self._lane, place)
+        place.result()
         try:
-            return getattr(client, operation)(**kwargs)
-        except _RAISED as exc:
-            error = self._os_error(exc)
-            if code_of(error) not in EXPIRED_CODES:
-                raise error from _cause(exc)
-            self._renew(client, error)
-        if (body := kwargs.get("Body")) is not None:
-            body.seek(0)
-        return self._call(operation, **kwargs)
+            yield
+        finally:
+            self._wire.release(self._lane)
 
     def _os_error(self, error: Exception) -> OSError:
-        """Return the `OSError` that one of `_RAISED` is, without the secrets of these options."""
-        found = _os_error(error)
+        """Return the `OSError` that one of `RAISED` is, without the secrets of these options."""
+        found = _answers.os_error(error)
         found.strerror = _options.without_secrets(found.strerror or "", self._options)
         return found
 
-    def _current(self) -> Any:  # noqa: ANN401  # boto3 has no types
-        with self._lock:
-            if self._client is None:
-                self._session, self._client = self._connected(self._options)
-            return self._client
+    # credentials
 
-    def _connected(self, options: Options) -> tuple[Any, Any]:
+    def _access(self) -> _Access:
+        with self._lock:
+            if self._held is None:
+                self._held = self._connected(self._options)
+            return self._held
+
+    def _connected(self, options: Options) -> _Access:
         try:
             session = _options.new_session(options)
             client = _options.new_client(options, session, one_attempt=True)
-        except _LOST as exc:
+        except _answers.LOST as exc:
             raise self._os_error(exc) from None
         except boto.BotoCoreError as exc:  # no request can ever be made: a region with a space in it, say
             message = _options.without_secrets(str(exc), self._options)
             raise InvalidDatasetError(f"these Options make no S3 client: {message}") from None
         if options.check_digests and _asks_for_digests(options):
             client.meta.events.register("before-call.s3.GetObject", _ask_for_digest)
-        return session, client
+        return _Access(session, client, Router(options, session, client))
 
-    def _renew(self, expired: Any, error: OSError) -> None:  # noqa: ANN401  # boto3 has no types
+    def _renew(self, expired: _Access, error: OSError) -> None:
         """Go on with newer credentials: those of this process's own chain, read afresh.
 
         Raises:
             PermissionError: it has none, or the very ones that expired.
         """
         with self._lock:
-            if self._client is not expired:
+            if self._held is not expired:
                 return  # another thread was first
-            own = _options.without_credentials(self._options)
-            session, client = self._connected(own)
-            keys = _options.keys_of(session)
-            if keys is None or keys == _options.keys_of(self._session):
+            access = self._connected(_options.without_credentials(self._options))
+            keys = _options.keys_of(access.session)
+            if keys is None or keys == _options.keys_of(expired.session):
                 reason = "this process has none of its own" if keys is None else "this process's own are the same"
                 remedy = "renew them, or give workers a role, a profile or the AWS_* variables"
                 message = f"{error.strerror} (the credentials in use expired, and {reason}: {remedy})"
@@ -331,34 +524,40 @@ class S3Store:
                 logger.warning(
                     "the credentials frozen into the Options expired (%s); going on with this process's own (%s)",
                     code_of(error),
-                    session.get_credentials().method,
+                    access.session.get_credentials().method,
                 )
-            self._session, self._client, self._has_fallen_back = session, client, True
+            self._held, self._has_fallen_back = access, True
 
-    def _accepted(self, operation: str, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    # digests of uploads
+
+    def _accepted(self, access: _Access, operation: str, kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """Return the arguments that the operation knows; botocore's model of S3 is the list."""
-        known = self._current().meta.service_model.operation_model(operation).input_shape.members
+        known = access.client.meta.service_model.operation_model(operation).input_shape.members
         return {name: value for name, value in kwargs.items() if name in known}
 
-    def _checksum_args(self, extra_args: Mapping[str, Any]) -> dict[str, str]:
-        """Ask for CRC64NVME: the one checksum that S3 keeps for the whole object in a multipart upload by default."""
-        config = self._current().meta.config
-        if config.request_checksum_calculation != "when_supported" or any("Checksum" in name for name in extra_args):
-            return {}
-        return {"ChecksumAlgorithm": "CRC64NVME"}
-
-    def _digest(self, answer: Mapping[str, Any]) -> Digest | None:
-        if not self._options.check_digests:
+    def _algorithm(self, access: _Access, extra: Mapping[str, Any]) -> str | None:
+        """Return the one checksum that S3 keeps for the whole object in a multipart upload by default."""
+        config = access.client.meta.config
+        if config.request_checksum_calculation != "when_supported" or any("Checksum" in name for name in extra):
             return None
-        etag = _etag(answer) or ""
-        # the ETag of an SSE-KMS or SSE-C object looks like an MD5 and is none
-        # (https://docs.aws.amazon.com/AmazonS3/latest/API/API_Object.html)
-        is_md5 = (
-            re.fullmatch("[0-9a-f]{32}", etag)
-            and answer.get("ServerSideEncryption", "AES256") == "AES256"
-            and "SSECustomerAlgorithm" not in answer
-        )
-        return _full_object_crc(answer) or (_digest.Digest("MD5", etag) if is_md5 else None)
+        return "CRC64NVME"
+
+    def _checked(self, access: _Access, extra: Mapping[str, Any]) -> dict[str, Any]:
+        algorithm = self._algorithm(access, extra)
+        return dict(extra) | ({"ChecksumAlgorithm": algorithm} if algorithm else {})
+
+
+def _never(*_: object) -> None:
+    raise UnknownError("XML is botocore's")
+
+
+def _stored(headers: Mapping[str, str], body: Body) -> ObjectInfo:
+    return ObjectInfo(body.length, _answers.etag_of(headers), _answers.crc_of(headers))
+
+
+def _part_stored(headers: Mapping[str, str], body: Body) -> dict[str, Any]:
+    del body
+    return {"ETag": headers.get("etag", "")} | _answers.checksum_fields(headers)
 
 
 def _asks_for_digests(options: Options) -> bool:
@@ -369,102 +568,3 @@ def _asks_for_digests(options: Options) -> bool:
 def _ask_for_digest(params: dict[str, Any], **_: object) -> None:
     # as a header of our own: as boto3's argument it would make botocore compute the same digest a second time
     params["headers"]["x-amz-checksum-mode"] = "ENABLED"
-
-
-def _length(answer: Mapping[str, Any]) -> int:
-    length = answer.get("ContentLength")
-    if length is None:
-        raise store_error(
-            OSError, "the store sent no Content-Length: nothing could tell a whole body from a broken one"
-        )
-    return int(length)
-
-
-def _span(part: Part, size_bytes: int) -> str:
-    """Return the `Content-Range` of what is missing."""
-    return f"bytes {part.start + part.received}-{part.stop - 1}/{size_bytes}"
-
-
-def _etag(answer: Mapping[str, Any]) -> str | None:
-    etag = answer.get("ETag") or ""
-    # a weak ETag does not pin bytes, and If-Match refuses it
-    return None if not etag or etag.startswith("W/") else etag.strip('"')
-
-
-def _etag_of_parts(parts: Sequence[Mapping[str, Any]]) -> str | None:
-    """Return the ETag that S3 gives an object of these parts: the MD5 of their MD5s."""
-    etags = [part["ETag"].strip('"') for part in parts]
-    if not all(re.fullmatch("[0-9a-f]{32}", etag) for etag in etags):
-        return None
-    joined = hashlib.md5(bytes.fromhex("".join(etags)), usedforsecurity=False)
-    return f"{joined.hexdigest()}-{len(parts)}"
-
-
-def _full_object_crc(answer: Mapping[str, Any]) -> Digest | None:
-    if answer.get("ChecksumType") == "COMPOSITE":
-        return None
-    for algorithm in _digest.ALGORITHMS:
-        value = answer.get(f"Checksum{algorithm}")
-        if value and "-" not in value:  # `<checksum>-<parts>` is a composite by another sign
-            return _digest.Digest(algorithm, value)
-    return None
-
-
-_LOST = (
-    boto.CredentialRetrievalError, boto.MetadataRetrievalError, boto.NoAuthTokenError, boto.NoCredentialsError,
-    boto.PartialCredentialsError, boto.ProfileNotFound, boto.SSOError, boto.TokenRetrievalError,
-)  # fmt: skip
-_LATE = (boto.ConnectTimeoutError, boto.ReadTimeoutError)
-_BROKEN = (
-    boto.EndpointConnectionError, boto.HTTPClientError, boto.ResponseStreamingError, urllib3.exceptions.HTTPError,
-)  # fmt: skip
-
-
-def _os_error(error: Exception) -> OSError:
-    """Return the `OSError` that one of `_RAISED` is."""
-    if isinstance(error, boto.ClientError):
-        return _answered(error)
-    text = _options.without_userinfo(str(error))
-    if isinstance(error, _LOST):
-        remedy = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile or a role; for a public bucket give"
-        unsigned = "Options(s3_client_kwargs={'config': Config(signature_version=botocore.UNSIGNED)})"
-        return store_error(PermissionError, f"{text}: {remedy} {unsigned}", code=NO_CREDENTIALS)
-    if isinstance(error, boto.IncompleteReadError):
-        return IncompleteBodyError(None, text)
-    if isinstance(error, boto.SSLError) and _is_certificate(error):
-        return store_error(OSError, f"{text}; give the CA as Options(s3_client_kwargs={{'verify': 'ca.pem'}})")
-    kind = TimeoutError if isinstance(error, _LATE) else ConnectionError if isinstance(error, _BROKEN) else OSError
-    return store_error(kind, text)
-
-
-def _cause(error: Exception) -> Exception | None:
-    # other errors than the store's own answers can hold a header or an endpoint's password, and a traceback shows them
-    return error if isinstance(error, boto.ClientError) else None
-
-
-def _answered(error: Any) -> OSError:  # noqa: ANN401  # botocore has no types
-    answer = error.response.get("Error", {})
-    code = str(answer.get("Code", ""))
-    status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-    text = _options.without_userinfo(str(answer.get("Message") or code))
-    if remedy := _REMEDIES.get("ExpiredToken" if code in EXPIRED_CODES else code):
-        text = f"{text}; {remedy}"
-    kind: type[OSError] = OSError
-    if status >= 500 or status == 429 or code in _TRANSIENT_CODES:  # noqa: PLR2004
-        kind = ConnectionError
-    elif status == 404:  # noqa: PLR2004
-        kind = FileNotFoundError
-    elif status in (401, 403) or code in EXPIRED_CODES:
-        kind = PermissionError
-    return store_error(kind, text, code=code or str(status))
-
-
-def _is_certificate(error: BaseException | None) -> bool:
-    seen: list[BaseException] = []
-    while isinstance(error, BaseException) and error not in seen:
-        if isinstance(error, ssl.SSLCertVerificationError):
-            return True
-        seen.append(error)
-        inner = getattr(error, "kwargs", {}).get("error") or getattr(error, "reason", None)
-        error = inner if isinstance(inner, BaseException) else error.__cause__ or error.__context__
-    return False

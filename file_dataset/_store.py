@@ -136,6 +136,13 @@ class Sink:
         given_up, self.parts, self.info = self.received, [], None
         return given_up
 
+    def missing(self) -> list[Part]:
+        """Return the parts that can be gone on with; none: the object is read from its first byte, all of it."""
+        if self.info is None or self.info.etag is None or not self.received:
+            self.restart()
+            return []
+        return [part for part in self.parts if part.wants() > 0]
+
     def begin(self, info: ObjectInfo) -> Part:
         """Start at the first byte of a body; return the part that is the whole of it.
 
@@ -277,11 +284,6 @@ class Part:
         self.sink, self.start, self.stop, self.received = sink, start, stop, 0
         self.hasher: Hasher | None = _digest.hasher(digest.algorithm) if digest else None
 
-    @property
-    def is_whole(self) -> bool:
-        """Whether every byte of it is here."""
-        return self.received >= self.stop - self.start
-
     def write(self, chunk: bytes | memoryview) -> None:
         """Add the next bytes.
 
@@ -297,8 +299,14 @@ class Part:
         self.sink.put(self.start + self.received, view)
         self.received += len(view)
 
-    def room(self) -> memoryview:
-        """Return where in memory the bytes to come go; `arrived` tells that they are there."""
+    def wants(self) -> int:
+        """Return how many bytes are missing."""
+        return self.stop - self.start - self.received
+
+    def room(self) -> memoryview | None:
+        """Return where in memory the bytes to come go, and `arrived` tells that they are there; None: to a file."""
+        if not self.sink.is_memory:
+            return None
         return memoryview(self.sink.data)[self.start + self.received : self.stop]
 
     def arrived(self, chunk: memoryview) -> None:

@@ -1,0 +1,234 @@
+"""What S3's answers mean, to whichever engine got them: length, version, digest, and errors as `OSError`s."""
+
+from __future__ import annotations
+
+import errno
+import functools
+import hashlib
+import re
+import ssl
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+import urllib3
+from botocore import exceptions as boto
+from botocore import parsers
+
+from file_dataset import _digest, _options
+from file_dataset._errors import EXPIRED_CODES, NO_CREDENTIALS, IncompleteBodyError, code_of, store_error
+from file_dataset._store import ObjectInfo
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from file_dataset._digest import Digest
+    from file_dataset._store import Part
+
+# what boto3 raises; a body that breaks off can raise urllib3's own
+RAISED = (boto.BotoCoreError, boto.ClientError, urllib3.exceptions.HTTPError)
+
+# https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html and botocore's own list of throttling codes
+_TRANSIENT_CODES = frozenset({
+    "BadDigest", "BandwidthLimitExceeded", "ConditionalRequestConflict", "IncompleteBody", "InternalError",
+    "OperationAborted", "RequestLimitExceeded",
+    "RequestThrottled", "RequestTimeout", "ServiceUnavailable", "SlowDown", "Throttling", "ThrottlingException",
+    "TooManyRequestsException",
+})  # fmt: skip
+_REMEDIES = {
+    "AccessDenied": "check the bucket policy and the permissions of these credentials",
+    "AuthorizationHeaderMalformed": "set the bucket's region: Options(session_kwargs={'region_name': ...})",
+    "ExpiredToken": "renew the credentials",
+    "InvalidAccessKeyId": "these credentials are not of this store: check the keys and the endpoint_url",
+    "InvalidObjectState": "the object is archived: restore it first",
+    "NoSuchBucket": "check the bucket's name and the endpoint_url",
+    "PermanentRedirect": "set the bucket's region: Options(session_kwargs={'region_name': ...})",
+    "RequestTimeTooSkewed": "this machine's clock is off: set it",
+    "SignatureDoesNotMatch": "check the secret key, and that no proxy rewrites the request",
+    "NotImplemented": (
+        "a store that knows no default checksums needs Config(request_checksum_calculation='when_required')"
+    ),
+}
+
+
+def info_of(headers: Mapping[str, str], *, check_digests: bool) -> ObjectInfo:
+    """Return what the headers of a whole object say of it.
+
+    Raises:
+        OSError: they have no length.
+    """
+    return ObjectInfo(length_of(headers), etag_of(headers), digest_of(headers) if check_digests else None)
+
+
+def length_of(headers: Mapping[str, str]) -> int:
+    """Return `Content-Length`.
+
+    Raises:
+        OSError: there is none.
+    """
+    length = headers.get("content-length")
+    if length is None:
+        raise store_error(
+            OSError, "the store sent no Content-Length: nothing could tell a whole body from a broken one"
+        )
+    return int(length)
+
+
+def etag_of(headers: Mapping[str, str]) -> str | None:
+    """Return the ETag without its quotes; None for one that pins no bytes."""
+    return plain_etag(headers.get("etag"))
+
+
+def plain_etag(etag: str | None) -> str | None:
+    """Return an ETag without its quotes; a weak one does not pin bytes, and If-Match refuses it."""
+    return None if not etag or etag.startswith("W/") else etag.strip('"')
+
+
+def etag_of_parts(parts: Sequence[Mapping[str, Any]]) -> str | None:
+    """Return the ETag that S3 gives an object of these parts: the MD5 of their MD5s."""
+    etags = [part["ETag"].strip('"') for part in parts]
+    if not all(re.fullmatch("[0-9a-f]{32}", etag) for etag in etags):
+        return None
+    joined = hashlib.md5(bytes.fromhex("".join(etags)), usedforsecurity=False)
+    return f"{joined.hexdigest()}-{len(parts)}"
+
+
+def digest_of(headers: Mapping[str, str]) -> Digest | None:
+    """Return the digest that proves the whole object: a CRC, or an ETag that is an MD5."""
+    if (crc := crc_of(headers)) is not None:
+        return crc
+    etag = etag_of(headers) or ""
+    # the ETag of an SSE-KMS or SSE-C object looks like an MD5 and is none
+    # (https://docs.aws.amazon.com/AmazonS3/latest/API/API_Object.html)
+    is_md5 = (
+        len(etag) == 32  # noqa: PLR2004  # hex digits of an MD5
+        and _MD5.fullmatch(etag)
+        and headers.get("x-amz-server-side-encryption", "AES256") == "AES256"
+        and "x-amz-server-side-encryption-customer-algorithm" not in headers
+    )
+    return _digest.Digest("MD5", etag) if is_md5 else None
+
+
+def crc_of(headers: Mapping[str, str]) -> Digest | None:
+    """Return the CRC of the whole object that the headers give."""
+    if headers.get("x-amz-checksum-type") == "COMPOSITE":
+        return None
+    for algorithm, name in _CHECKSUM_HEADERS:
+        value = headers.get(name)
+        if value and "-" not in value:  # `<checksum>-<parts>` is a composite by another sign
+            return _digest.Digest(algorithm, value)
+    return None
+
+
+def crc_of_answer(answer: Mapping[str, Any]) -> Digest | None:
+    """Return the CRC of the whole object in an answer whose fields botocore has read from XML."""
+    fields = {name: answer.get(f"Checksum{algorithm}") or "" for algorithm, name in _CHECKSUM_HEADERS}
+    return crc_of({"x-amz-checksum-type": answer.get("ChecksumType", "")} | fields)
+
+
+class WrongSpanError(ConnectionError):
+    """Other bytes were answered than asked for: the object is read again from its first byte."""
+
+    def __init__(self, span: str | None) -> None:
+        """Take the `Content-Range` of the answer."""
+        super().__init__(errno.ECONNABORTED, f"the store answered {span or 'everything'} to a request for a range")
+
+
+# the version that was begun with is not there any more
+REPLACED_CODES = frozenset({"PreconditionFailed", "412", "InvalidRange", "416"})
+
+
+def replaced(error: OSError) -> OSError:
+    """Return what such an answer means."""
+    return store_error(ConnectionError, "the object was replaced while it was read", code=code_of(error))
+
+
+def checksum_fields(headers: Mapping[str, str]) -> dict[str, str]:
+    """Return the checksums in the headers under the names that botocore gives them."""
+    return {f"Checksum{algorithm}": headers[name] for algorithm, name in _CHECKSUM_HEADERS if name in headers}
+
+
+def span_of(part: Part, size_bytes: int) -> str:
+    """Return the `Content-Range` of what a part still lacks."""
+    return f"bytes {part.start + part.received}-{part.stop - 1}/{size_bytes}"
+
+
+def error_of(status: int, headers: Mapping[str, str], body: bytes) -> OSError:
+    """Return the error that an answer of the wire is, as botocore reads it."""
+    parsed = _parser().parse({"status_code": status, "headers": dict(headers), "body": body}, None)
+    return _answered(parsed, status)
+
+
+@functools.cache
+def _parser() -> Any:  # noqa: ANN401  # botocore has no types
+    return parsers.create_parser("rest-xml")
+
+
+_MD5 = re.compile("[0-9a-f]{32}")
+_CHECKSUM_HEADERS = tuple((algorithm, f"x-amz-checksum-{algorithm.lower()}") for algorithm in _digest.ALGORITHMS)
+
+
+LOST = (
+    boto.CredentialRetrievalError, boto.MetadataRetrievalError, boto.NoAuthTokenError, boto.NoCredentialsError,
+    boto.PartialCredentialsError, boto.ProfileNotFound, boto.SSOError, boto.TokenRetrievalError,
+)  # fmt: skip
+_LATE = (boto.ConnectTimeoutError, boto.ReadTimeoutError)
+_BROKEN = (
+    boto.EndpointConnectionError, boto.HTTPClientError, boto.ResponseStreamingError, urllib3.exceptions.HTTPError,
+    ssl.SSLError,
+)  # fmt: skip
+
+
+def os_error(error: Exception) -> OSError:
+    """Return the `OSError` that one of `RAISED`, or an error of a socket, is."""
+    if isinstance(error, boto.ClientError):
+        return _answered(error.response, int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)))
+    if isinstance(error, OSError) and not isinstance(error, ssl.SSLError):
+        return error
+    text = _options.without_userinfo(str(error))
+    if isinstance(error, LOST):
+        remedy = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile or a role; for a public bucket give"
+        unsigned = "Options(s3_client_kwargs={'config': Config(signature_version=botocore.UNSIGNED)})"
+        return store_error(PermissionError, f"{text}: {remedy} {unsigned}", code=NO_CREDENTIALS)
+    if isinstance(error, boto.IncompleteReadError):
+        return IncompleteBodyError(None, text)
+    if isinstance(error, boto.SSLError | ssl.SSLError) and _is_certificate(error):
+        return store_error(OSError, f"{text}; give the CA as Options(s3_client_kwargs={{'verify': 'ca.pem'}})")
+    kind = TimeoutError if isinstance(error, _LATE) else ConnectionError if isinstance(error, _BROKEN) else OSError
+    return store_error(kind, text)
+
+
+def cause_of(error: Exception) -> Exception | None:
+    """Return what a traceback may show of the cause."""
+    # other errors than the store's own answers can hold a header or an endpoint's password, and a traceback shows them
+    return error if isinstance(error, boto.ClientError) else None
+
+
+def _answered(response: Mapping[str, Any], status: int) -> OSError:
+    answer = response.get("Error", {})
+    code = str(answer.get("Code", ""))
+    text = _options.without_userinfo(str(answer.get("Message") or code or _phrase(status)))
+    if remedy := _REMEDIES.get("ExpiredToken" if code in EXPIRED_CODES else code):
+        text = f"{text}; {remedy}"
+    kind: type[OSError] = OSError
+    if status >= 500 or status == 429 or code in _TRANSIENT_CODES:  # noqa: PLR2004
+        kind = ConnectionError
+    elif status == 404:  # noqa: PLR2004
+        kind = FileNotFoundError
+    elif status in (401, 403) or code in EXPIRED_CODES:
+        kind = PermissionError
+    return store_error(kind, text, code=code or str(status))
+
+
+def _phrase(status: int) -> str:
+    return HTTPStatus(status).phrase if status in list(HTTPStatus) else str(status)
+
+
+def _is_certificate(error: BaseException | None) -> bool:
+    seen: list[BaseException] = []
+    while isinstance(error, BaseException) and error not in seen:
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return True
+        seen.append(error)
+        inner = getattr(error, "kwargs", {}).get("error") or getattr(error, "reason", None)
+        error = inner if isinstance(inner, BaseException) else error.__cause__ or error.__context__
+    return False

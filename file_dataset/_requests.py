@@ -1,0 +1,396 @@
+"""GET, HEAD and PUT of S3 objects on the wire: what is sent, where the body goes, what the answer means.
+
+A request that fails hands its error to `rescue`, which may block and try again; what succeeds is never off the loop.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from file_dataset import _answers, _digest
+from file_dataset._errors import code_of, store_error
+from file_dataset._route import UnknownError
+from file_dataset._sigv4 import EMPTY_SHA256, UNSIGNED_PAYLOAD
+from file_dataset._store import CHUNK_BYTES, ObjectInfo
+from file_dataset._wire import INLINE_BYTES, Exchange, FileBody
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from concurrent.futures import Future
+
+    from file_dataset._route import Route
+    from file_dataset._sigv4 import Signer
+    from file_dataset._store import Part, Sink
+    from file_dataset._urls import ObjectUrl
+    from file_dataset._wire import Answer, Lane, Wire
+
+T = TypeVar("T")
+
+# Bodies above this are received over several connections, in parts of at least half of it. A guess: S3 gives one
+# connection some 85 MB/s (https://docs.aws.amazon.com/AmazonS3/latest/userguide/optimizing-performance-guidelines.html).
+_SPLIT_BYTES = 16 << 20
+
+# S3 answers so when another endpoint or region has the bucket; botocore knows how to find it
+_ELSEWHERE_CODES = frozenset({
+    "AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "PermanentRedirect", "TemporaryRedirect",
+})  # fmt: skip
+
+
+class ElsewhereError(UnknownError):
+    """Another endpoint or region has the bucket."""
+
+
+class Request(Exchange, Generic[T]):
+    """A request for one object, and the Future of what it gives."""
+
+    __slots__ = ("at", "future", "path", "rescue", "route", "signer")
+
+    def __init__(  # noqa: PLR0913  # what a request is made of
+        self,
+        route: Route,
+        at: ObjectUrl,
+        signer: Signer | None,
+        cancelled: threading.Event,
+        *,
+        future: Future[T],
+        rescue: Callable[[Exception], object] | None = None,
+        is_head: bool = False,
+    ) -> None:
+        """Take where it goes, who signs it, and who tries again."""
+        super().__init__(route.endpoint, cancelled, is_head=is_head)
+        self.route, self.at, self.signer, self.future, self.rescue = route, at, signer, future, rescue
+        self.path = route.path_of(at.key)
+
+    def begin(self) -> bool:
+        """Tell whether somebody waits for it still."""
+        if not self.future.set_running_or_notify_cancel():
+            return False
+        if self.cancelled.is_set():
+            raise InterruptedError("cancelled")
+        return True
+
+    def head(self, method: str, headers: Mapping[str, str], *, query: str = "", payload: str = EMPTY_SHA256) -> bytes:
+        """Return the head of the request, signed now."""
+        if self.signer is not None:
+            headers = self.signer.signed(method, self.path, query, headers, payload)
+        target = f"{self.path}?{query}" if query else self.path
+        lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
+        return f"{method} {target} HTTP/1.1\r\n{lines}\r\n".encode("latin-1")
+
+    def result(self, answer: Answer) -> T:
+        """Return what an answer of status 200 or 206 gives."""
+        raise NotImplementedError
+
+    def accept(self, answer: Answer) -> Part | None:
+        """Have the body told."""
+        del answer
+        return None  # an answer like any other
+
+    def done(self, answer: Answer | None, error: BaseException | None) -> None:
+        """Answer the Future, or have somebody try again."""
+        self.end(answer, error)
+
+    def end(self, answer: Answer | None, error: BaseException | None) -> None:
+        """Answer the Future with the result, or with what is wrong."""
+        try:
+            if error is not None:
+                raise error  # noqa: TRY301  # one place maps every error
+            assert answer is not None  # noqa: S101  # one of the two
+            if answer.status not in (200, 206):
+                raise _refused(answer)  # noqa: TRY301
+            found = self.result(answer)
+        except (OSError, UnknownError) as exc:
+            if self.rescue is None or isinstance(exc, InterruptedError):
+                self.future.set_exception(exc)
+            else:
+                self.rescue(exc)
+        except BaseException as exc:  # noqa: BLE001  # handed over
+            self.future.set_exception(exc)
+        else:
+            self.future.set_result(found)
+
+
+def _refused(answer: Answer) -> OSError | UnknownError:
+    if 300 <= answer.status < 400:  # noqa: PLR2004
+        return ElsewhereError(f"status {answer.status}")
+    if answer.status < 300:  # noqa: PLR2004
+        return UnknownError(f"status {answer.status}")
+    error = _answers.error_of(answer.status, answer.headers, answer.body)
+    if code_of(error) == "400":  # a HEAD's answer has no body to say why; boto3's way is to ask by a GET
+        return UnknownError("status 400 without a reason")
+    if code_of(error) in _ELSEWHERE_CODES:
+        return ElsewhereError(str(error.strerror))
+    return error
+
+
+class Head(Request[int]):
+    """The size of an object."""
+
+    __slots__ = ()
+
+    def __init__(  # noqa: PLR0913  # what a request is made of
+        self,
+        route: Route,
+        at: ObjectUrl,
+        signer: Signer | None,
+        cancelled: threading.Event,
+        *,
+        future: Future[int],
+        rescue: Callable[[Exception], object] | None = None,
+    ) -> None:
+        """Expect no body."""
+        super().__init__(route, at, signer, cancelled, future=future, rescue=rescue, is_head=True)
+
+    def request(self) -> bytes:
+        """Return the head of a HEAD."""
+        return self.head("HEAD", self.route.headers)
+
+    def result(self, answer: Answer) -> int:
+        """Return the size in bytes."""
+        return _answers.length_of(answer.headers)
+
+
+class Get(Request[ObjectInfo]):
+    """An object, or a part of one, into a sink. The first of a sink's requests leads: it ends when all have ended."""
+
+    __slots__ = ("_error", "_fork", "_lead", "_part", "_pending", "_sink")
+
+    def __init__(  # noqa: PLR0913  # what a request is made of
+        self,
+        route: Route,
+        at: ObjectUrl,
+        signer: Signer | None,
+        sink: Sink,
+        *,
+        future: Future[ObjectInfo],
+        rescue: Callable[[Exception], object] | None = None,
+        fork: Fork,
+        part: Part | None = None,
+        lead: Get | None = None,
+    ) -> None:
+        """Take the part that is wanted, None for the whole object; `fork` sends more requests."""
+        super().__init__(route, at, signer, sink.cancelled, future=future, rescue=rescue)
+        self._sink, self._part, self._fork = sink, part, fork
+        self._lead = lead or self
+        self._pending = 1
+        self._error: BaseException | None = None
+
+    def begin(self) -> bool:
+        """Tell whether somebody waits for it still."""
+        if self._lead is self:
+            return super().begin()
+        if self.cancelled.is_set():
+            raise InterruptedError("cancelled")
+        return True
+
+    def request(self) -> bytes:
+        """Return the head of a GET."""
+        headers = self.route.read_headers
+        if self._part is not None and self._sink.info is not None:
+            part = self._part
+            headers = {
+                **headers,
+                "if-match": f'"{self._sink.info.etag}"',
+                "range": f"bytes={part.start + part.received}-{part.stop - 1}",
+            }
+        return self.head("GET", headers)
+
+    def accept(self, answer: Answer) -> Part | None:
+        """Return the part that the body fills."""
+        sink, part = self._sink, self._part
+        if answer.status == 200 and part is None:  # noqa: PLR2004
+            info = _answers.info_of(answer.headers, check_digests=self._fork.check_digests)
+            part = sink.begin(info)
+            if info.size_bytes > _SPLIT_BYTES:
+                self._split(info)
+            return part
+        if answer.status == 206 and part is not None and sink.info is not None:  # noqa: PLR2004
+            span = answer.headers.get("content-range")
+            if span != _answers.span_of(part, sink.info.size_bytes):
+                raise _answers.WrongSpanError(span)
+            return part
+        return None
+
+    def _split(self, info: ObjectInfo) -> None:
+        free = self._fork.lane.free()
+        is_provable = info.digest is None or _digest.can_join(info.digest.algorithm)
+        count = min(free + 1, info.size_bytes // (_SPLIT_BYTES // 2))
+        if count < 2 or not info.etag or not is_provable:  # noqa: PLR2004
+            return
+        step = -(-info.size_bytes // count)
+        for part in self._sink.split(range(step, info.size_bytes, step)):
+            self.also(part)
+
+    def also(self, part: Part) -> None:
+        """Ask for another part of the object at the same time."""
+        self._pending += 1
+        self._fork.send(
+            Get(self.route, self.at, self.signer, self._sink, future=self.future, fork=self._fork, part=part, lead=self)
+        )
+
+    def result(self, answer: Answer) -> ObjectInfo:
+        """Prove the whole."""
+        del answer
+        return self._sink.finish()
+
+    def done(self, answer: Answer | None, error: BaseException | None) -> None:
+        """Note how it went; the last of them ends all."""
+        lead = self._lead
+        if error is None and answer is not None and answer.status not in (200, 206):
+            error = _refused(answer)
+        elif error is None and self._part is not None and answer is not None and answer.status != 206:  # noqa: PLR2004
+            error = _answers.WrongSpanError(None)
+        if error is not None and lead._error is None:  # noqa: SLF001
+            lead._error = error  # noqa: SLF001
+        lead._pending -= 1  # noqa: SLF001
+        if not lead._pending:  # noqa: SLF001
+            lead.end(answer, lead._whole_error())  # noqa: SLF001
+
+    def _whole_error(self) -> BaseException | None:
+        error = self._error
+        if isinstance(error, OSError) and self._sink.parts and code_of(error) in _answers.REPLACED_CODES:
+            self._sink.restart()
+            return _answers.replaced(error)
+        if isinstance(error, _answers.WrongSpanError):
+            self._sink.restart()
+        return error
+
+
+class Fork:
+    """Where more requests of one store go, and what they have in common."""
+
+    __slots__ = ("_wire", "check_digests", "lane")
+
+    def __init__(self, wire: Wire, lane: Lane, *, check_digests: bool) -> None:
+        """Take the lane."""
+        self._wire, self.lane, self.check_digests = wire, lane, check_digests
+
+    def send(self, request: Exchange) -> None:
+        """Queue a request."""
+        self._wire.submit(self.lane, request)
+
+
+class Body:
+    """A piece of a local file to be stored: a whole object, or a part of one."""
+
+    __slots__ = ("algorithm", "first", "headers", "length", "path", "query")
+
+    def __init__(  # noqa: PLR0913  # what a PUT says of it
+        self,
+        path: str,
+        first: int,
+        length: int,
+        headers: Mapping[str, str],
+        *,
+        query: str = "",
+        algorithm: str | None = None,
+    ) -> None:
+        """Take the bytes and what to say of them; `algorithm`: the digest that goes along."""
+        self.path, self.first, self.length, self.headers = path, first, length, headers
+        self.query, self.algorithm = query, algorithm
+
+    @property
+    def is_small(self) -> bool:
+        """Whether it is read, hashed and sent at once."""
+        return self.length <= INLINE_BYTES
+
+    def chunks(self) -> Iterator[memoryview]:
+        """Yield the bytes from disk, in one buffer.
+
+        Raises:
+            OSError: the file became shorter.
+        """
+        buffer = memoryview(bytearray(min(self.length, CHUNK_BYTES)))
+        fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            done = 0
+            while done < self.length:
+                count = os.preadv(fd, [buffer[: self.length - done]], self.first + done)
+                if count == 0:
+                    raise store_error(OSError, f"{self.path} became shorter while it was uploaded")
+                done += count
+                yield buffer[:count]
+        finally:
+            os.close(fd)
+
+
+class Put(Request[T]):
+    """Bytes of a local file, stored as an object or as a part of one."""
+
+    __slots__ = ("_body", "_checksum", "_error", "_payload", "_read")
+
+    def __init__(  # noqa: PLR0913, PLR0917  # what a request is made of
+        self,
+        route: Route,
+        at: ObjectUrl,
+        signer: Signer | None,
+        cancelled: threading.Event,
+        body: Body,
+        read: Callable[[Mapping[str, str], Body], T],
+        *,
+        future: Future[T],
+        rescue: Callable[[Exception], object] | None = None,
+    ) -> None:
+        """Take the bytes, and what reads the answer's headers."""
+        super().__init__(route, at, signer, cancelled, future=future, rescue=rescue)
+        self._body, self._read = body, read
+        self._checksum: dict[str, str] = {}
+        self._payload = UNSIGNED_PAYLOAD
+        self._error: Exception | None = None
+
+    @property
+    def _signs(self) -> bool:
+        return self.route.signs_payload and self.signer is not None
+
+    @property
+    def must_hash(self) -> bool:
+        """Whether the head of the request says something of the bytes."""
+        return self._signs or self._body.algorithm is not None
+
+    def hash(self) -> None:
+        """Read the bytes and compute what the head says of them. An error is told when its turn comes."""
+        try:
+            self._hash(self._body.chunks())
+        except Exception as exc:  # noqa: BLE001  # handed over
+            self._error = exc
+
+    def _hash(self, chunks: Iterable[bytes | memoryview]) -> None:
+        hasher = _digest.hasher(self._body.algorithm) if self._body.algorithm else None
+        sha = hashlib.sha256() if self._signs else None
+        for chunk in chunks:
+            if hasher is not None:
+                hasher.update(memoryview(chunk))
+            if sha is not None:
+                sha.update(chunk)
+        if hasher is not None:
+            name = f"x-amz-checksum-{hasher.algorithm.lower()}"
+            self._checksum = {name: hasher.digest().value, "x-amz-sdk-checksum-algorithm": hasher.algorithm}
+        if sha is not None:
+            self._payload = sha.hexdigest()
+
+    def request(self) -> bytes:
+        """Return the head of a PUT, and a small body with it."""
+        if self._error is not None:
+            raise self._error
+        body = self._body
+        small = b""
+        if body.is_small:
+            small = b"".join(map(bytes, body.chunks()))
+            if self.must_hash:
+                self._hash([small])
+        headers = {**self.route.headers, **body.headers, **self._checksum}
+        head = self.head("PUT", headers, query=body.query, payload=self._payload)
+        # the length is not signed, as botocore does not sign it
+        return b"%scontent-length: %d\r\n\r\n%s" % (head[:-2], body.length, small)
+
+    def upload(self) -> FileBody | None:
+        """Return what comes from the file."""
+        body = self._body
+        return None if body.is_small else FileBody(body.path, body.first, body.length)
+
+    def result(self, answer: Answer) -> T:
+        """Return what the answer's headers tell."""
+        return self._read(answer.headers, self._body)

@@ -1,0 +1,1009 @@
+"""The wire: HTTP/1.1 requests over kept-alive connections, on one loop thread. Bytes in, bytes out; no S3, no frames.
+
+    Lane     requests to one store: a queue, and at most so many in flight
+    Exchange one request and what becomes of its answer; subclasses say what to send and where the body goes
+    Wire     the loop: sockets, TLS, time; name look-ups, digests and writes of large bodies are done by a small pool
+
+Measured on two cores beside an nginx on loopback: 64 sockets on one loop move 2,000 objects of 16 KiB several times
+faster than 64 threads, which take the GIL from each other at every call.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import selectors
+import socket
+import ssl
+import threading
+import time
+import weakref
+from collections import deque
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+
+import httptools
+
+from file_dataset import _process
+from file_dataset._errors import store_error
+from file_dataset._pool import Pool
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+logger = logging.getLogger(__name__)
+
+# Sizes are guesses that measured well: larger ones gained nothing.
+_SCRATCH_BYTES = 256 << 10
+INLINE_BYTES = 256 << 10  # bodies up to this are hashed and written on the loop: a hop to the pool costs more
+_BUFFER_BYTES = 512 << 10
+_BUFFERS = 16  # 8 MiB for all large bodies that go to disk
+_TURN_BYTES = 2 << 20  # what one connection may receive or send before the others have their turn
+_HEAD_BYTES = 64 << 10  # of an answer; S3's are about 500 bytes
+_TOLD_BYTES = 1 << 20  # of a body that nobody wanted, an error's XML say
+_POOL_THREADS = 4
+
+_TICK_S = 0.25  # how late a stalled or cancelled exchange is noticed
+_LATE_S = (
+    0.5  # a loop that is later than this was kept from running (a fn that holds the GIL), and no server is to blame
+)
+_IDLE_S = 15.0  # servers close idle connections sooner or later (AWS: about 20 s); a guess below
+_NAMES_S = 30.0  # a name is looked up again after this: S3 moves its addresses
+_THROTTLE_S = 1.0  # the requests that were in flight when the store first said "slow down" say the same
+
+_STALE = (BrokenPipeError, ConnectionResetError, ConnectionAbortedError, ssl.SSLEOFError, ssl.SSLZeroReturnError)
+_SLOW_DOWN = (429, 503)
+_AGAIN = (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
+
+
+@dataclass(frozen=True, eq=False)
+class Endpoint:
+    """Where a server is and how long it may keep silent. Connections belong to the one they were made for."""
+
+    host: str
+    port: int
+    tls: ssl.SSLContext | None = field(default=None, repr=False)
+    connect_timeout_s: float = 60.0
+    read_timeout_s: float = 60.0
+    keepalive: bool = False
+
+
+_Address: TypeAlias = "tuple[int, Any]"  # family, and what `connect` takes
+_CLOSED = socket.socket()  # the socket of a connection that has none yet
+_CLOSED.close()
+
+
+class Target(Protocol):
+    """Where a body goes, in order. Called by one thread at a time."""
+
+    def wants(self) -> int:
+        """Return how many bytes it takes; the connection is closed when more come."""
+
+    def room(self) -> memoryview | None:
+        """Return where in memory the bytes to come go; None: they are handed to `write`."""
+
+    def arrived(self, chunk: memoryview) -> None:
+        """Take note of bytes that lie in their place."""
+
+    def write(self, chunk: memoryview) -> None:
+        """Take the next bytes."""
+
+
+class Answer:
+    """Status and headers (names in lower case), and the body where no target took it."""
+
+    __slots__ = ("body", "headers", "status")
+
+    def __init__(self, status: int, headers: dict[str, str]) -> None:
+        """Start with an empty body."""
+        self.status, self.headers, self.body = status, headers, b""
+
+
+class Exchange:
+    """One request and what becomes of its answer. All methods are called on the loop's thread: they must not block."""
+
+    __slots__ = ("cancelled", "endpoint", "is_head", "is_second_try")
+
+    def __init__(self, endpoint: Endpoint, cancelled: threading.Event, *, is_head: bool = False) -> None:
+        """Take where to send it, and what cancels it."""
+        self.endpoint, self.cancelled, self.is_head, self.is_second_try = endpoint, cancelled, is_head, False
+
+    def begin(self) -> bool:
+        """Tell whether it is still wanted; called once, when its turn comes."""
+        return not self.cancelled.is_set()
+
+    def request(self) -> bytes:
+        """Return the head of the request, with the body where that is small; called once per connection tried."""
+        raise NotImplementedError
+
+    def upload(self) -> FileBody | None:
+        """Return the body that follows `request`, if it comes from a file."""
+        return None
+
+    def accept(self, answer: Answer) -> Target | None:
+        """Return where the body goes; None: into `answer.body`. What it raises ends the exchange."""
+        raise NotImplementedError
+
+    def done(self, answer: Answer | None, error: BaseException | None) -> None:
+        """Take the answer, whole, or what went wrong."""
+        raise NotImplementedError
+
+
+class FileBody:
+    """Bytes of a file, to be sent. The file is open until `close`."""
+
+    __slots__ = ("fd", "left", "position")
+
+    def __init__(self, path: str, position: int, length: int) -> None:
+        """Open the file."""
+        self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self.position, self.left = position, length
+
+    def close(self) -> None:
+        """Close the file."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
+class Lane:
+    """Requests to one store: at most `limit` in flight; fewer after the store said that they are too many."""
+
+    def __init__(self, limit: int) -> None:
+        """Start with all of them allowed."""
+        self.limit = limit
+        self.window = float(limit)
+        self.in_flight = 0
+        self.queue: deque[Exchange | Future[None]] = deque()
+        self.is_queued = False
+        self.idle: dict[Endpoint, list[_Connection]] = {}
+        self._throttled_at = -_THROTTLE_S
+
+    def free(self) -> int:
+        """Return how many more requests would be sent at once."""
+        return max(0, int(self.window) - self.in_flight - len(self.queue))
+
+    def throttled(self) -> None:
+        """Halve what may be in flight; it grows again by one for every window of answers."""
+        now = time.monotonic()
+        if now - self._throttled_at >= _THROTTLE_S:
+            self._throttled_at = now
+            self.window = max(1.0, min(self.window, self.in_flight) / 2)
+
+    def answered(self) -> None:
+        """Let the window grow."""
+        if self.window < self.limit:
+            self.window = min(float(self.limit), self.window + 1 / self.window)
+
+
+class Wire:
+    """One loop thread and its sockets. Made anew in a forked child; a daemon, so that it never holds up an exit."""
+
+    def __init__(self) -> None:
+        """Start no thread yet; the first request does."""
+        self._selector = selectors.DefaultSelector()
+        self._wake_in, self._wake_out = socket.socketpair()
+        for end in (self._wake_in, self._wake_out):
+            end.setblocking(False)  # noqa: FBT003  # the standard library's
+        self._selector.register(self._wake_in, selectors.EVENT_READ, None)
+        self._calls: deque[Callable[[], object]] = deque()
+        self._lanes: deque[Lane] = deque()  # with something in their queue
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._is_asleep = False
+        self._last = self._next_tick = 0.0
+        self.connections: set[_Connection] = set()
+        self.turns: deque[_Connection] = deque()  # stopped in the middle, so that others have their turn
+        self.pool = Pool(_POOL_THREADS, "file_dataset-disk")
+        self.scratch = bytearray(_SCRATCH_BYTES)
+        self.view = memoryview(self.scratch)
+        self._buffers: list[bytearray] = []
+        self._buffers_made = 0
+        self.starved: deque[_Connection] = deque()  # waiting for a buffer
+        self._names: dict[tuple[str, int], tuple[float, list[_Address]]] = {}
+        self._asked: dict[tuple[str, int], list[tuple[Lane, Exchange]]] = {}
+        # time in which the loop itself was on time: what stands still here is a server, not a fn that holds the GIL
+        self.clock = 0.0
+        _wires.add(self)
+
+    # from any thread
+
+    def submit(self, lane: Lane, exchange: Exchange | Future[None]) -> None:
+        """Queue an exchange; or a Future, that is answered when it is its turn and counts until `release`."""
+        lane.queue.append(exchange)
+        self._queue(lane)
+        self._wake()
+
+    def _queue(self, lane: Lane) -> None:
+        if not lane.is_queued:
+            lane.is_queued = True
+            self._lanes.append(lane)
+
+    def release(self, lane: Lane) -> None:
+        """End what a Future stood for."""
+        self.call(lambda: self.ended(lane))
+
+    def call(self, work: Callable[[], object]) -> None:
+        """Have the loop thread do something short."""
+        self._calls.append(work)
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._thread is None:
+            with self._lock:
+                if self._thread is None:
+                    thread = threading.Thread(target=self._loop, name="file_dataset-wire", daemon=True)
+                    thread.start()
+                    self._thread = thread
+        if self._is_asleep:
+            self._is_asleep = False
+            with contextlib.suppress(BlockingIOError):
+                self._wake_out.send(b"\0")
+
+    # on the loop's thread
+
+    def _loop(self) -> None:
+        self._last = time.monotonic()
+        self._next_tick = self._last + _TICK_S
+        while True:
+            try:
+                self._turn()
+            except Exception:
+                # a bug: what it hit runs into its timeout, the others go on
+                logger.exception("the loop of file_dataset's transfers met an error of its own")
+
+    def _turn(self) -> None:
+        self._is_asleep = True  # from here on a caller wakes the loop; what came before is looked at now
+        if self._calls or self._lanes or self.turns:
+            self._is_asleep = False
+            wait_s: float | None = 0.0
+        else:
+            wait_s = max(0.0, self._next_tick - time.monotonic()) if self.connections else None
+        events = self._selector.select(wait_s)
+        self._is_asleep = False
+        now = time.monotonic()
+        if wait_s is not None:
+            self.clock += min(now - self._last, wait_s + _LATE_S)
+        self._last = now
+        for key, mask in events:
+            connection: _Connection | None = key.data
+            if connection is None:
+                with contextlib.suppress(BlockingIOError):
+                    self._wake_in.recv(4096)
+            else:
+                connection.ready(mask)
+        for _ in range(len(self.turns)):
+            self.turns.popleft().ready(selectors.EVENT_READ | selectors.EVENT_WRITE)
+        while self._calls:
+            self._calls.popleft()()
+        while self._lanes:
+            lane = self._lanes.popleft()
+            lane.is_queued = False
+            self._start(lane)
+        if now >= self._next_tick:
+            self._next_tick = now + _TICK_S
+            for connection in list(self.connections):
+                connection.tick()
+
+    def _start(self, lane: Lane) -> None:
+        while lane.queue and lane.in_flight < lane.window:
+            exchange = lane.queue.popleft()
+            lane.in_flight += 1
+            if isinstance(exchange, Future):
+                exchange.set_result(None)
+                continue
+            try:
+                is_wanted = exchange.begin()
+            except Exception as exc:  # noqa: BLE001  # handed over
+                _tell(exchange, None, exc)
+                is_wanted = False
+            if is_wanted:
+                self._connected(lane, exchange)
+            else:
+                lane.in_flight -= 1
+
+    def _connected(self, lane: Lane, exchange: Exchange) -> None:
+        idle = lane.idle.get(exchange.endpoint)
+        # a request that a stale connection swallowed goes over a new one
+        if idle and not exchange.is_second_try:
+            idle.pop().take(exchange)
+        else:
+            addresses = self._addresses(exchange.endpoint)
+            if addresses is None:
+                self._look_up(lane, exchange)
+            else:
+                _Connection(self, lane, exchange, addresses)
+
+    def ended(self, lane: Lane) -> None:
+        """Count one request less, and start the next."""
+        lane.in_flight -= 1
+        if lane.queue:
+            self._queue(lane)
+
+    def again(self, lane: Lane, exchange: Exchange) -> None:
+        """Send an exchange once more, over a new connection; it has its place in flight still."""
+        exchange.is_second_try = True
+        self._connected(lane, exchange)
+
+    def kept(self, connection: _Connection) -> None:
+        """Keep an idle connection for the next request; the longest idle goes when there are too many."""
+        lane = connection.lane
+        idle = lane.idle.setdefault(connection.endpoint, [])
+        idle.append(connection)
+        if sum(map(len, lane.idle.values())) > lane.limit:
+            oldest = min((found[0] for found in lane.idle.values() if found), key=lambda each: each.moved_at)
+            oldest.close()
+
+    def _addresses(self, endpoint: Endpoint) -> list[_Address] | None:
+        """Return where a server is, the address to try first in front; None: not known yet."""
+        at = endpoint.host, endpoint.port
+        for family in (socket.AF_INET, socket.AF_INET6):
+            with contextlib.suppress(OSError):
+                socket.inet_pton(family, endpoint.host)
+                return [(family, at)]
+        until, found = self._names.get(at, (0.0, []))
+        if time.monotonic() > until:
+            return None
+        found.append(found.pop(0))  # S3 answers with several: each connection tries another first
+        return list(found)
+
+    def _look_up(self, lane: Lane, exchange: Exchange) -> None:
+        at = exchange.endpoint.host, exchange.endpoint.port
+        self._asked.setdefault(at, []).append((lane, exchange))
+        if len(self._asked[at]) > 1:
+            return
+
+        def work() -> None:
+            error: OSError | None = None
+            try:
+                infos = socket.getaddrinfo(*at, type=socket.SOCK_STREAM)
+                found: list[_Address] = [(info[0], info[4]) for info in infos]
+                self._names[at] = time.monotonic() + _NAMES_S, found
+            except OSError as exc:
+                error = store_error(ConnectionError, f"the name {at[0]!r} could not be looked up: {exc}")
+            self.call(lambda: self._looked_up(at, error))
+
+        self.pool.submit(work)
+
+    def _looked_up(self, at: tuple[str, int], error: OSError | None) -> None:
+        for lane, exchange in self._asked.pop(at):
+            if error is None:
+                _Connection(self, lane, exchange, list(self._names[at][1]))
+            else:
+                self.ended(lane)
+                _tell(exchange, None, error)
+
+    def buffer(self) -> bytearray | None:
+        """Return a buffer; None: all are on their way to disk."""
+        if self._buffers:
+            return self._buffers.pop()
+        if self._buffers_made < _BUFFERS:
+            self._buffers_made += 1
+            return bytearray(_BUFFER_BYTES)
+        return None
+
+    def give_back(self, buffer: bytearray) -> None:
+        """Take a buffer back, and let a connection go on that waited for one; from any thread."""
+        self._buffers.append(buffer)
+        if self.starved:
+            self.call(self._feed)
+
+    def _feed(self) -> None:
+        while self.starved and self._buffers:
+            self.starved.popleft().go_on()
+
+    def abandon(self) -> None:
+        """Close every descriptor and nothing else: in a forked child, where the loop is not and its state is torn."""
+        for connection in list(self.connections):
+            # not close(): TLS may have been in the middle of something
+            with contextlib.suppress(OSError):
+                os.close(connection.sock.detach())
+        _abandoned.append(self)
+        self._selector.close()
+        self._wake_in.close()
+        self._wake_out.close()
+
+
+class _Strand:
+    """Digest and writes of one large body, in order, on the pool."""
+
+    __slots__ = ("_error", "_is_running", "_lock", "_target", "_then", "_todo", "_wire")
+
+    def __init__(self, wire: Wire, target: Target) -> None:
+        self._wire, self._target = wire, target
+        self._todo: deque[tuple[memoryview, bytearray | None]] = deque()
+        self._lock = threading.Lock()
+        self._is_running = False
+        self._error: BaseException | None = None
+        self._then: Callable[[BaseException | None], object] | None = None
+
+    def feed(self, chunk: memoryview, buffer: bytearray | None) -> None:
+        """Take the next bytes: those in a buffer are written, others lie in their place."""
+        with self._lock:
+            self._todo.append((chunk, buffer))
+            if self._is_running:
+                return
+            self._is_running = True
+        self._wire.pool.submit(self._drain)
+
+    def finish(self, then: Callable[[BaseException | None], object]) -> None:
+        """Call `then` on the loop when all bytes are taken."""
+        with self._lock:
+            self._then = then
+            if self._is_running:
+                return
+        then(self._error)
+
+    @property
+    def error(self) -> BaseException | None:
+        """What went wrong, as soon as it did."""
+        return self._error
+
+    def _drain(self) -> None:
+        while True:
+            with self._lock:
+                if not self._todo:
+                    self._is_running = False
+                    if (then := self._then) is not None:
+                        self._wire.call(lambda: then(self._error))
+                    return
+                chunk, buffer = self._todo.popleft()
+            try:
+                if self._error is None and buffer is None:
+                    self._target.arrived(chunk)
+                elif self._error is None:
+                    self._target.write(chunk)
+            except Exception as exc:  # noqa: BLE001  # handed over
+                self._error = exc
+            del chunk
+            if buffer is not None:
+                self._wire.give_back(buffer)
+
+
+class _Connection:
+    """One socket, and the exchange that it is busy with."""
+
+    __slots__ = (
+        "_addresses", "_answer", "_file", "_head", "_is_answered", "_is_reusable", "_is_used", "_left", "_out",
+        "_parser", "_phase", "_room", "_strand", "_target", "_wants_write", "endpoint", "exchange", "lane", "moved_at",
+        "sock", "wire",
+    )  # fmt: skip
+
+    def __init__(self, wire: Wire, lane: Lane, exchange: Exchange, addresses: list[_Address]) -> None:
+        self.wire, self.lane, self.exchange, self.endpoint = wire, lane, exchange, exchange.endpoint
+        self._phase: Callable[[int], None] = self._connecting
+        self._is_used = self._wants_write = False
+        self._clear()
+        self.moved_at = wire.clock
+        self.sock = _CLOSED
+        self._addresses = addresses
+        wire.connections.add(self)
+        self._connect()
+
+    def _clear(self) -> None:
+        self._out: memoryview | None = None
+        self._file: FileBody | None = None
+        self._head = b""
+        self._parser: _Parser | None = None
+        self._answer: Answer | None = None
+        self._target: Target | None = None
+        self._room: memoryview | None = None
+        self._strand: _Strand | None = None
+        self._left = 0
+        self._is_answered = False
+        self._is_reusable = True
+
+    # connecting
+
+    def _connect(self) -> None:
+        family, address = self._addresses.pop(0)
+        try:
+            self.sock = socket.socket(family, socket.SOCK_STREAM)
+            self.sock.setblocking(False)  # noqa: FBT003
+            self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if self.endpoint.keepalive:
+                self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            code = self.sock.connect_ex(address)
+        except OSError as exc:
+            code = exc.errno or errno.EIO
+        if code not in (0, errno.EINPROGRESS):
+            self._refused(code)
+            return
+        self._wants_write = True
+        self.wire._selector.register(self.sock, selectors.EVENT_READ | selectors.EVENT_WRITE, self)  # noqa: SLF001
+
+    def _refused(self, code: int) -> None:
+        self._forget_socket()
+        if self._addresses:
+            self._connect()
+            return
+        where = f"{self.endpoint.host}:{self.endpoint.port}"
+        self._fail(store_error(ConnectionError, f"could not connect to {where}: {os.strerror(code)}"))
+
+    def _connecting(self, _: int) -> None:
+        if code := self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            self._refused(code)
+            return
+        if self.endpoint.tls is not None:
+            self.wire._selector.unregister(self.sock)  # noqa: SLF001
+            self.sock = self.endpoint.tls.wrap_socket(
+                self.sock, server_hostname=self.endpoint.host, do_handshake_on_connect=False
+            )
+            self.wire._selector.register(self.sock, selectors.EVENT_READ | selectors.EVENT_WRITE, self)  # noqa: SLF001
+            self._phase = self._shaking_hands
+            self._shaking_hands(0)
+        else:
+            self._send_request()
+
+    def _shaking_hands(self, _: int) -> None:
+        assert isinstance(self.sock, ssl.SSLSocket)  # noqa: S101  # made in _connecting
+        try:
+            self.sock.do_handshake()
+        except ssl.SSLWantReadError:
+            self._want_write(wanted=False)
+        except ssl.SSLWantWriteError:
+            self._want_write(wanted=True)
+        else:
+            self._send_request()
+
+    # an exchange
+
+    def take(self, exchange: Exchange) -> None:
+        """Send the next request over a kept-alive connection."""
+        self.exchange, self._is_used, self.moved_at = exchange, True, self.wire.clock
+        try:
+            self._send_request()
+        except Exception as exc:  # noqa: BLE001  # handed over
+            self._broken(exc)
+
+    def _send_request(self) -> None:
+        self._phase = self._talking
+        self._out = memoryview(self.exchange.request())
+        self._file = self.exchange.upload()
+        self._send()
+
+    def ready(self, mask: int) -> None:
+        """Do what the socket is ready for."""
+        try:
+            self._phase(mask)
+        except _AGAIN:
+            pass
+        except Exception as exc:  # noqa: BLE001  # a target's own error, or the server's; handed over
+            self._broken(exc)
+
+    def _talking(self, mask: int) -> None:
+        if mask & selectors.EVENT_READ:
+            try:  # noqa: SIM105  # suppress() costs more than what it would save a reader
+                self._receive()
+            except _AGAIN:
+                pass
+        if mask & selectors.EVENT_WRITE and self._phase == self._talking and (self._out is not None or self._file):
+            self._send()
+
+    def _idling(self, _: int) -> None:
+        self.close()  # the server closed it, or says what nobody asked for
+
+    def _send(self) -> None:
+        try:
+            while self._out is not None:
+                count = self.sock.send(self._out)
+                self.moved_at = self.wire.clock
+                self._out = self._out[count:] if count < len(self._out) else None
+            if self._file is not None:
+                self._send_file(self._file)
+        except _AGAIN:
+            self._want_write(wanted=True)
+        except (BrokenPipeError, ConnectionResetError):
+            # the server takes no more: its answer, if there is one, says why
+            self._is_reusable = False
+            self._out = None
+            self._close_file()
+            self._want_write(wanted=False)
+            self._receive()
+        else:
+            if self._file is None:
+                self._want_write(wanted=False)
+
+    def _send_file(self, file: FileBody) -> None:
+        turn = _TURN_BYTES
+        while file.left:
+            if turn <= 0:
+                self._want_write(wanted=True)  # comes again at once: the socket takes more
+                return
+            if self.exchange.cancelled.is_set():
+                raise InterruptedError("cancelled")
+            if self.endpoint.tls is None:
+                count = os.sendfile(self.sock.fileno(), file.fd, file.position, min(file.left, _TURN_BYTES))
+                if count == 0:
+                    raise _became_shorter()
+            else:
+                count = self._send_encrypted(file)
+            self.moved_at = self.wire.clock
+            file.position += count
+            file.left -= count
+            turn -= count
+        self._close_file()
+
+    def _close_file(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _send_encrypted(self, file: FileBody) -> int:
+        want = min(file.left, _SCRATCH_BYTES // 2)
+        # read again after SSLWantWrite: the bytes are the same, and they may come from another place
+        got = os.preadv(file.fd, [self.wire.view[:want]], file.position)
+        if got == 0:
+            raise _became_shorter()
+        return self.sock.send(self.wire.view[:got])
+
+    def _receive(self) -> None:
+        turn = _TURN_BYTES
+        is_tls = self.endpoint.tls is not None
+        while turn > 0:
+            if self._answer is None:
+                count, asked = self._receive_head()
+            elif self._target is None:
+                count, asked = self._receive_told()
+            elif self._room is not None:
+                count, asked = self._receive_in_place(self._room)
+            else:
+                count, asked = self._receive_for_disk()
+            self.moved_at = self.wire.clock
+            if self._phase != self._talking or (count < asked and not is_tls):
+                return
+            turn -= count
+        if is_tls:  # what is decrypted already would wake no selector
+            self.wire.turns.append(self)
+
+    def _receive_head(self) -> tuple[int, int]:
+        view = self.wire.view
+        count = self.sock.recv_into(view)
+        if count == 0:
+            raise ConnectionResetError(errno.ECONNRESET, "the server closed the connection without an answer")
+        self._is_answered = True
+        self._take_head(self._head + bytes(view[:count]) if self._head else view[:count])
+        return count, _SCRATCH_BYTES
+
+    def _take_head(self, data: bytes | memoryview) -> None:
+        raw = data if isinstance(data, bytes) else self.wire.scratch
+        end = raw.find(b"\r\n\r\n", 0, len(data))
+        if end < 0:
+            if len(data) > _HEAD_BYTES:
+                raise store_error(ConnectionError, "the answer begins with no HTTP headers")
+            self._head = bytes(data)
+            return
+        end += 4
+        parser = _Parser()
+        try:
+            parser.feed(data[:end])
+        except httptools.HttpParserError as exc:
+            raise store_error(ConnectionError, f"the answer is no HTTP: {exc}") from None
+        rest = data[end:]
+        if 100 <= parser.status < 200:  # noqa: PLR2004  # informational: the answer comes after it
+            self._head = b""
+            self._take_head(bytes(rest))
+            return
+        self._head = b""
+        self._begin_body(parser, memoryview(rest))
+
+    def _begin_body(self, parser: _Parser, rest: memoryview) -> None:
+        answer = Answer(parser.status, parser.headers)
+        self._answer = answer
+        self._is_reusable &= parser.keeps_alive and self._out is None and self._file is None
+        length = answer.headers.get("content-length")
+        is_chunked = "transfer-encoding" in answer.headers
+        if self.exchange.is_head or parser.status in (204, 304):
+            self._left = 0
+        elif is_chunked or length is None:
+            self._left = -1  # until the last chunk, or the end of the connection
+            self._parser = parser
+            self._is_reusable &= is_chunked
+        else:
+            self._left = int(length)
+        target = self.exchange.accept(answer)
+        if target is None:
+            self._tell(rest)
+        elif self._left < 0:
+            raise store_error(OSError, "the answer has no Content-Length")
+        else:
+            self._fill_target(target, rest)
+
+    def _fill_target(self, target: Target, rest: memoryview) -> None:
+        self._target, self._room = target, target.room()
+        if (wanted := target.wants()) < self._left:
+            self._left = wanted
+            self._is_reusable = False  # more comes that nobody wants
+        if len(rest) > self._left:
+            self._is_reusable = False
+            rest = rest[: self._left]
+        if self._left > INLINE_BYTES:
+            self._strand = _Strand(self.wire, target)
+        if self._room is not None:
+            self._room[: len(rest)] = rest
+            if self._strand is not None:
+                self._strand.feed(self._room[: len(rest)], None)
+                self._room = self._room[len(rest) :]
+            # a small one arrives in one piece for the digest's sake: calls for segments would cost more than the bytes
+        elif len(rest):
+            target.write(rest)
+        self._left -= len(rest)
+        if self._left == 0:
+            self._end_body()
+
+    def _receive_told(self) -> tuple[int, int]:
+        view = self.wire.view
+        count = self.sock.recv_into(view)
+        if count == 0:
+            if self._left < 0 and self._answer is not None and "transfer-encoding" not in self._answer.headers:
+                self._complete()  # without a length the end of the connection ends the body
+                return 0, 0
+            raise ConnectionResetError(errno.ECONNRESET, "the answer broke off")
+        self._tell(view[:count])
+        return count, _SCRATCH_BYTES
+
+    def _tell(self, chunk: memoryview) -> None:
+        answer = self._answer
+        assert answer is not None  # noqa: S101
+        if self._parser is not None:
+            try:
+                self._parser.feed(chunk)
+            except httptools.HttpParserError as exc:
+                raise store_error(ConnectionError, f"the answer is no HTTP: {exc}") from None
+            answer.body = b"".join(self._parser.body)
+            is_whole = self._parser.is_complete
+        else:
+            self._is_reusable &= len(chunk) <= self._left
+            answer.body += bytes(chunk[: self._left])
+            self._left -= min(len(chunk), self._left)
+            is_whole = self._left == 0
+        if len(answer.body) > _TOLD_BYTES:
+            raise store_error(ConnectionError, f"the store answered {answer.status} with more than {_TOLD_BYTES} bytes")
+        if is_whole:
+            self._complete()
+
+    def _receive_in_place(self, room: memoryview) -> tuple[int, int]:
+        position = len(room) - self._left if self._strand is None else 0
+        asked = self._left if self._strand is None else min(self._left, _BUFFER_BYTES)
+        count = self.sock.recv_into(room[position : position + asked])
+        if count == 0:
+            self._broke_off()
+        self._left -= count
+        if self._strand is not None:
+            self._strand.feed(room[:count], None)
+            self._room = room[count:]
+        if self._left == 0:
+            self._end_body()
+        return count, asked
+
+    def _receive_for_disk(self) -> tuple[int, int]:
+        if self._strand is None:
+            assert self._target is not None  # noqa: S101  # or the body would be told
+            asked = min(self._left, _SCRATCH_BYTES)
+            view = self.wire.view[:asked]
+            count = self.sock.recv_into(view)
+            if count == 0:
+                self._broke_off()
+            self._target.write(view[:count])
+        else:
+            if self._strand.error is not None:
+                raise self._strand.error
+            buffer = self.wire.buffer()
+            if buffer is None:
+                self._pause()
+                return 0, 1
+            asked = min(self._left, _BUFFER_BYTES)
+            count = 0
+            try:
+                count = self._fill(memoryview(buffer)[:asked])
+            finally:
+                if not count:
+                    self.wire.give_back(buffer)
+            self._strand.feed(memoryview(buffer)[:count], buffer)
+        self._left -= count
+        if self._left == 0:
+            self._end_body()
+        return count, asked
+
+    def _fill(self, view: memoryview) -> int:
+        """Receive as much as is there, so that the pool is called for many bytes at a time."""
+        filled = 0
+        while filled < len(view):
+            try:
+                count = self.sock.recv_into(view[filled:])
+                if count == 0:
+                    self._broke_off()
+            except OSError:
+                if filled:  # the next call meets it again
+                    return filled
+                raise
+            filled += count
+        return filled
+
+    def _pause(self) -> None:
+        self.wire._selector.unregister(self.sock)  # noqa: SLF001
+        self.wire.starved.append(self)
+        self._phase = self._paused
+
+    def _paused(self, _: int) -> None:
+        """Wait for a buffer; the time does not count."""
+
+    def go_on(self) -> None:
+        """Receive again: there is a buffer."""
+        if self._phase == self._paused:
+            self._phase = self._talking
+            self.wire._selector.register(self.sock, selectors.EVENT_READ, self)  # noqa: SLF001
+            self._wants_write = False
+            self.moved_at = self.wire.clock
+            self.wire.turns.append(self)
+
+    def _broke_off(self) -> None:
+        raise ConnectionResetError(errno.ECONNRESET, f"the connection broke off {self._left} bytes before the end")
+
+    def _end_body(self) -> None:
+        if self._strand is not None:
+            self._phase = self._waiting
+            self._strand.finish(self._body_taken)
+            return
+        if self._room is not None and self._target is not None:
+            self._target.arrived(self._room)
+        self._complete()
+
+    def _waiting(self, mask: int) -> None:
+        # for the pool; the server has no more to say, and what it says all the same makes the connection useless
+        del mask
+        self._is_reusable = False
+        self.wire._selector.unregister(self.sock)  # noqa: SLF001
+        self._phase = _nothing
+
+    def _body_taken(self, error: BaseException | None) -> None:
+        if error is not None:
+            self._broken(error)
+        else:
+            self._complete()
+
+    def _complete(self) -> None:
+        exchange, answer = self.exchange, self._answer
+        self._close_file()
+        is_reusable = self._is_reusable
+        self._clear()
+        if answer is not None and answer.status in _SLOW_DOWN:
+            self.lane.throttled()
+        else:
+            self.lane.answered()
+        if is_reusable:
+            self._phase, self.moved_at = self._idling, self.wire.clock
+            self.wire.kept(self)
+        else:
+            self.close()
+        self.wire.ended(self.lane)
+        _tell(exchange, answer, None)
+
+    # ends
+
+    def _broken(self, error: BaseException) -> None:
+        is_stale = self._is_used and not self._is_answered and isinstance(error, _STALE)
+        exchange = self.exchange
+        if is_stale and not exchange.is_second_try and not exchange.cancelled.is_set():
+            # the server had closed the connection before it saw the request: no attempt of the store's
+            self.close()
+            self.wire.again(self.lane, exchange)
+            return
+        self._fail(error)
+
+    def _fail(self, error: BaseException) -> None:
+        exchange, strand = self.exchange, self._strand
+        if self._room is not None and strand is None and self._target is not None and self._left > 0:
+            # what arrived is kept for the next attempt
+            self._target.arrived(self._room[: len(self._room) - self._left])
+        self.close()
+        self.wire.ended(self.lane)
+        if strand is not None:
+            strand.finish(lambda failed: _tell(exchange, None, failed or error))
+        else:
+            _tell(exchange, None, error)
+
+    def tick(self) -> None:
+        """Give up what stands still or is not wanted any more."""
+        still_s = self.wire.clock - self.moved_at
+        if self._phase == self._idling:
+            if still_s > _IDLE_S:
+                self.close()
+        elif self.exchange.cancelled.is_set():
+            self._fail(InterruptedError("cancelled"))
+        elif self._phase in (self._connecting, self._shaking_hands):
+            if still_s > self.endpoint.connect_timeout_s:
+                where = f"{self.endpoint.host}:{self.endpoint.port}"
+                self._fail(
+                    store_error(TimeoutError, f"no connection to {where} in {self.endpoint.connect_timeout_s} s")
+                )
+        elif self._phase == self._talking and still_s > self.endpoint.read_timeout_s:
+            self._fail(store_error(TimeoutError, f"the store sent nothing for {self.endpoint.read_timeout_s} s"))
+
+    def close(self) -> None:
+        """Close the socket; the connection is of no use any more."""
+        self._close_file()
+        self._forget_socket()
+        self._phase = _nothing
+        self.wire.connections.discard(self)
+        idle = self.lane.idle.get(self.endpoint)
+        if idle is not None and self in idle:
+            idle.remove(self)
+            if not idle:
+                del self.lane.idle[self.endpoint]
+
+    def _forget_socket(self) -> None:
+        with contextlib.suppress(KeyError, ValueError):
+            self.wire._selector.unregister(self.sock)  # noqa: SLF001
+        self.sock.close()
+
+    def _want_write(self, *, wanted: bool) -> None:
+        if wanted != self._wants_write:
+            self._wants_write = wanted
+            events = selectors.EVENT_READ | (selectors.EVENT_WRITE if wanted else 0)
+            self.wire._selector.modify(self.sock, events, self)  # noqa: SLF001
+
+
+class _Parser:
+    """One answer's head, and its body where that is chunked or ends with the connection, by httptools' C parser."""
+
+    __slots__ = ("_parser", "body", "headers", "is_complete", "keeps_alive", "status")
+
+    def __init__(self) -> None:
+        self.headers: dict[str, str] = {}
+        self.body: list[bytes] = []
+        self.is_complete = self.keeps_alive = False
+        self.status = 0
+        self._parser = httptools.HttpResponseParser(self)
+
+    def feed(self, data: bytes | memoryview) -> None:
+        self._parser.feed_data(data)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.headers[name.decode("latin-1").lower()] = value.decode("latin-1")
+
+    def on_headers_complete(self) -> None:
+        self.status = self._parser.get_status_code()
+        self.keeps_alive = self._parser.should_keep_alive()
+
+    def on_body(self, body: bytes) -> None:
+        self.body.append(body)
+
+    def on_message_complete(self) -> None:
+        self.is_complete = True
+
+
+def _tell(exchange: Exchange, answer: Answer | None, error: BaseException | None) -> None:
+    try:
+        exchange.done(answer, error)
+    except Exception:  # a bug: the connection is not to blame
+        logger.exception("an exchange of file_dataset's transfers could not be ended")
+
+
+def _nothing(_: int) -> None:
+    """Do what a connection does that has ended."""
+
+
+def _became_shorter() -> OSError:
+    return store_error(OSError, "the file became shorter while it was uploaded")
+
+
+def wire() -> Wire:
+    """Return this process's loop."""
+    return _process.shared("wire", Wire)
+
+
+_wires: weakref.WeakSet[Wire] = weakref.WeakSet()
+_abandoned: list[Wire] = []  # never freed: nobody knows in what state the fork left their TLS
+
+
+def _abandon() -> None:
+    for each in list(_wires):
+        each.abandon()
+    _wires.clear()
+
+
+os.register_at_fork(after_in_child=_abandon)
