@@ -92,13 +92,11 @@ class Reader:
         _plan.check_file_names(list(self._rows.file_columns), local=True)
         temp = TempDir(dir)
         try:
-            transfers = [
-                transfer
-                for row in self._parsed()
-                for transfer in _plan.downloads(row, temp.path / str(row.id) if is_frame else temp.path)
-            ]
-            for row_id in self._rows.ids or () if is_frame else ():
-                (temp.path / str(row_id)).mkdir()
+            transfers = []
+            for row in self._parsed():
+                into = temp.path / str(row.id) if is_frame else temp.path
+                into.mkdir(exist_ok=not is_frame)  # also for a row without files
+                transfers += _plan.downloads(row, into)
             _transfer.copy_in(transfers, _transfer.Stores(self._options))
         except BaseException:
             temp.cleanup()
@@ -108,7 +106,8 @@ class Reader:
     def into_blob_table(self, *, large: bool = False) -> pa.Table:
         """Read every file into memory and return an Arrow table.
 
-        One GET per file. Memory: the data once, and blobs under 1 MiB a second time while they are joined.
+        One GET per file, more side by side for one over 16 MiB. Memory: the data once; blobs under 1 MiB are joined,
+        16 MiB at a time.
 
         Args:
             large: `large_binary` instead of `binary` columns, for blobs of 2 GiB and more.
@@ -126,11 +125,13 @@ class Reader:
         kind = pa.large_binary() if large else pa.binary()
         wanted, places = self._wanted(None)
         limit = None if large else _BINARY_BYTES
-        blobs: dict[str, list[bytearray | None]] = {name: [None] * len(self._rows) for name in self._rows.file_columns}
-        read = _transfer.read_all(wanted, _transfer.Stores(self._options), limit_bytes=limit)
-        for (name, position), blob in zip(places, read, strict=True):
-            blobs[name][position] = blob
-        return self._table({name: _blob_column(column, kind) for name, column in blobs.items()}, len(self._rows))
+        columns = {name: _BlobColumn(kind) for name in self._rows.file_columns}
+        for (name, position), blob in zip(
+            places, _transfer.read_each(wanted, _transfer.Stores(self._options), limit_bytes=limit), strict=True
+        ):
+            columns[name].put(position, blob)
+        count = len(self._rows)
+        return self._table({name: column.array(count) for name, column in columns.items()}, count)
 
     def into_size_table(self, *, limit: int | None = None) -> pa.Table:
         """Return the size of every file in bytes, without downloading any: one HEAD per file.
@@ -198,25 +199,51 @@ class Reader:
         return f"Reader({len(self._rows)} rows, files {list(self._rows.file_columns)})"
 
 
-def _blob_column(blobs: list[bytearray | None], kind: Any) -> Any:  # noqa: ANN401  # pyarrow has no types
-    """Return a chunked array over the blobs: large ones in place, runs of small ones joined."""
-    import pyarrow as pa
+class _BlobColumn:
+    """A chunked array in the making: large blobs stay in place, one chunk each; runs of small ones are joined."""
 
-    chunks = []
-    run: list[bytearray | None] = []
-    run_bytes = 0
-    for blob in blobs:
-        size = len(blob or b"")
-        if run and (size >= _OWN_CHUNK_BYTES or run_bytes + size > _CHUNK_BYTES):
-            chunks.append(pa.array(run, kind))
-            run, run_bytes = [], 0
-        if blob is not None and size >= _OWN_CHUNK_BYTES:
-            width = "int64" if kind == pa.large_binary() else "int32"
-            offsets = pa.array([0, size], width).buffers()[1]
-            chunks.append(pa.Array.from_buffers(kind, 1, [None, offsets, pa.py_buffer(blob)]))
-        else:
-            run.append(blob)
-            run_bytes += size
-    if run:
-        chunks.append(pa.array(run, kind))
-    return pa.chunked_array(chunks, kind)
+    def __init__(self, kind: Any) -> None:  # noqa: ANN401  # pyarrow has no types
+        self._kind = kind
+        self._chunks: list[Any] = []
+        self._run: list[bytearray | None] = []
+        self._run_bytes = 0
+        self._length = 0
+
+    def put(self, position: int, blob: bytearray) -> None:
+        """Take the blob of a row; rows come in order, and those left out are null."""
+        self._pad(position)
+        self._length += 1
+        if len(blob) >= _OWN_CHUNK_BYTES:
+            self._join()
+            self._chunks.append(self._in_place(blob))
+            return
+        if self._run_bytes + len(blob) > _CHUNK_BYTES:
+            self._join()
+        self._run.append(blob)
+        self._run_bytes += len(blob)
+
+    def array(self, length: int) -> Any:  # noqa: ANN401
+        """Return the column of so many rows."""
+        import pyarrow as pa
+
+        self._pad(length)
+        self._join()
+        return pa.chunked_array(self._chunks, self._kind)
+
+    def _pad(self, length: int) -> None:
+        self._run += [None] * (length - self._length)
+        self._length = length
+
+    def _join(self) -> None:
+        import pyarrow as pa
+
+        if self._run:
+            self._chunks.append(pa.array(self._run, self._kind))
+            self._run, self._run_bytes = [], 0
+
+    def _in_place(self, blob: bytearray) -> Any:  # noqa: ANN401
+        import pyarrow as pa
+
+        width = "int64" if self._kind == pa.large_binary() else "int32"
+        offsets = pa.array([0, len(blob)], width).buffers()[1]
+        return pa.Array.from_buffers(self._kind, 1, [None, offsets, pa.py_buffer(blob)])

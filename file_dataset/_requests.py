@@ -75,7 +75,7 @@ class Request(Exchange, Generic[T]):
     def head(self, method: str, headers: Mapping[str, str], *, query: str = "", payload: str = EMPTY_SHA256) -> bytes:
         """Return the head of the request, signed now."""
         if self.signer is not None:
-            headers = self.signer.signed(method, self.path, query, headers, payload)
+            return self.signer.head(method, self.path, query, headers, payload).encode("latin-1")
         target = f"{self.path}?{query}" if query else self.path
         lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
         return f"{method} {target} HTTP/1.1\r\n{lines}\r\n".encode("latin-1")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hmac
 import time
+from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING
 from urllib.parse import quote
@@ -34,40 +35,57 @@ class Signer:
         self._access_key, self._secret_key, self._token = access_key, secret_key, token
         self._region, self._service = region, service
         self._day: tuple[str, str, bytes] = ("", "", b"")
+        self._kept: _Signable | None = None
 
     def __repr__(self) -> str:
         """Show no secret."""
         return f"Signer({self._service}, {self._region})"
 
-    def signed(  # noqa: PLR0913  # the parts of a request
+    def head(  # noqa: PLR0913  # the parts of a request
         self, method: str, path: str, query: str, headers: Mapping[str, str], payload: str, *, now: float | None = None
-    ) -> dict[str, str]:
-        """Return the headers with date, payload hash, token and `authorization` added.
+    ) -> str:
+        """Return the head of the request: its first line, the headers with date, payload hash, token and signature.
 
         Args:
             method: `GET`, say.
             path: the path as it is sent, escaped.
             query: the query as it is sent, escaped, its names in order; empty: none.
-            headers: names in lower case, `host` among them; all of them are signed.
+            headers: names in lower case, `host` among them; all of them are signed. Not changed while this is used:
+                what they come to is kept for as long as the second lasts.
             payload: the hex SHA-256 of the body, or `UNSIGNED_PAYLOAD`.
             now: seconds since the epoch; None: now.
         """
-        stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now))
-        all_headers = {**headers, "x-amz-content-sha256": payload, "x-amz-date": stamp}
+        second = int(time.time() if now is None else now)
+        kept = self._kept
+        if kept is None or kept.second != second or kept.headers is not headers or kept.payload is not payload:
+            kept = self._kept = self._signable(second, headers, payload)
+        canonical = f"{method}\n{path}\n{query}\n{kept.canonical}"
+        to_sign = f"{kept.to_sign}{sha256(canonical.encode()).hexdigest()}"
+        signature = hmac.digest(kept.key, to_sign.encode(), "sha256").hex()
+        target = f"{path}?{query}" if query else path
+        return f"{method} {target} HTTP/1.1\r\n{kept.lines}{signature}\r\n\r\n"
+
+    def _signable(self, second: int, headers: Mapping[str, str], payload: str) -> _Signable:
+        stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(second))
+        every = {**headers, "x-amz-content-sha256": payload, "x-amz-date": stamp}
         if self._token:
-            all_headers["x-amz-security-token"] = self._token
-        names = sorted(all_headers)
+            every["x-amz-security-token"] = self._token
+        names = sorted(every)
         # runs of white space count as one, and none around a value
-        lines = "".join([f"{name}:{' '.join(all_headers[name].split())}\n" for name in names])
+        canonical = "".join([f"{name}:{' '.join(every[name].split())}\n" for name in names])
         signed_names = ";".join(names)
-        canonical = f"{method}\n{path}\n{query}\n{lines}\n{signed_names}\n{payload}"
         scope, key = self._scope_and_key(stamp[:8])
-        to_sign = f"{_ALGORITHM}\n{stamp}\n{scope}\n{sha256(canonical.encode()).hexdigest()}"
-        signature = hmac.digest(key, to_sign.encode(), "sha256").hex()
-        all_headers["authorization"] = (
-            f"{_ALGORITHM} Credential={self._access_key}/{scope}, SignedHeaders={signed_names}, Signature={signature}"
+        lines = "".join([f"{name}: {value}\r\n" for name, value in every.items()])
+        return _Signable(
+            second,
+            headers,
+            payload,
+            f"{canonical}\n{signed_names}\n{payload}",
+            f"{_ALGORITHM}\n{stamp}\n{scope}\n",
+            f"{lines}authorization: {_ALGORITHM} Credential={self._access_key}/{scope}, "
+            f"SignedHeaders={signed_names}, Signature=",
+            key,
         )
-        return all_headers
 
     def _scope_and_key(self, date: str) -> tuple[str, bytes]:
         day, scope, key = self._day
@@ -78,3 +96,16 @@ class Signer:
                 key = hmac.digest(key, part.encode(), "sha256")
             self._day = date, scope, key
         return scope, key
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class _Signable:
+    """What requests of one second with the same headers have in common."""
+
+    second: int
+    headers: Mapping[str, str]
+    payload: str
+    canonical: str
+    to_sign: str
+    lines: str
+    key: bytes

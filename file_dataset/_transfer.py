@@ -6,12 +6,13 @@ Everything that touches a byte goes through here. What is interrupted cancels wh
 from __future__ import annotations
 
 import dataclasses
+import os
 import threading
 from collections import deque
-from concurrent.futures import wait
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from file_dataset import _options, _process
 from file_dataset._errors import Failure, RowError, is_fatal, store_error
@@ -20,8 +21,7 @@ from file_dataset._store import LocalStore, ObjectInfo, Sink
 from file_dataset._urls import ObjectUrl
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
-    from concurrent.futures import Future
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from file_dataset._errors import RowId, Stage
     from file_dataset._plan import Transfer
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# Submitted ahead of what the pool works on, so that it never waits for us; a guess that keeps 200,000 files in bounds.
-_AHEAD = 256
+# Submitted ahead of what is in flight, so that no connection waits for us; a guess that keeps 200,000 files in bounds.
+_AHEAD = 1024
 # How late a thread that waits for a transfer hears that another thread has cancelled it; a guess.
 _POLL_S = 0.1
 # For uploads that were interrupted to abort what they began; a guess.
@@ -54,6 +54,7 @@ class Stores:
     def __init__(self, options: Options | None) -> None:
         """Take the user's options; None stands for `Options.default()`, read once, when it is needed."""
         self._options = options
+        self._s3: tuple[int, S3Store] | None = None
 
     def of(self, at: Location) -> ObjectStore[Any]:
         """Return the store that has `at`."""
@@ -71,13 +72,14 @@ class Stores:
     @property
     def s3(self) -> S3Store:
         """The S3 store of these options."""
-        if self._options is None:
-            self._options = Options.default()
-        options = self._options
-        # brings botocore along, which local work does without
-        from file_dataset._s3 import S3Store
+        if self._s3 is None or self._s3[0] != os.getpid():
+            self._options = options = self._options or Options.default()
+            # brings botocore along, which local work does without
+            from file_dataset._s3 import S3Store
 
-        return _process.recent(("s3", _options.identity(options)), lambda: S3Store(options))
+            store = _process.recent(("s3", _options.identity(options)), lambda: S3Store(options))
+            self._s3 = os.getpid(), store
+        return self._s3[1]
 
 
 def copy_in(
@@ -94,7 +96,7 @@ def copy_in(
         InterruptedError: another thread has set `cancelled`.
     """
     cancelled = cancelled or threading.Event()
-    sinks = [_sink(transfer, cancelled, stage) for transfer in transfers]
+    sinks = _sinks(transfers, cancelled, stage)
     try:
         submits = [_download(stores, transfer.source, sink) for transfer, sink in zip(transfers, sinks, strict=True)]
         wanted = [Wanted(transfer.row_id, transfer.file, transfer.source) for transfer in transfers]
@@ -150,16 +152,32 @@ def copy_out(
         raise RowError(told) from exc.__cause__
 
 
-def read_all(wanted: Sequence[Wanted], stores: Stores, *, limit_bytes: int | None) -> list[bytearray]:
-    """Return the bytes of every file, in order; one of them may have at most `limit_bytes`.
+def read_each(wanted: Sequence[Wanted], stores: Stores, *, limit_bytes: int | None) -> Iterator[bytearray]:
+    """Yield the bytes of every file, in order; one of them may have at most `limit_bytes`. Nothing is kept of them.
 
     Raises:
         RowError: files that failed, every one of them.
     """
     cancelled = threading.Event()
-    sinks = [Sink(None, cancelled, limit_bytes=limit_bytes) for _ in wanted]
-    _collect("download", wanted, [_download(stores, w.at, s) for w, s in zip(wanted, sinks, strict=True)], cancelled)
-    return [sink.data for sink in sinks]
+
+    def submit(at: Location) -> Callable[[], Future[bytearray]]:
+        return lambda: _filled(stores.of(at), at, Sink(None, cancelled, limit_bytes=limit_bytes))
+
+    return _each("download", wanted, (submit(each.at) for each in wanted), cancelled)
+
+
+def _filled(store: ObjectStore[Any], at: Location, sink: Sink) -> Future[bytearray]:
+    """Download into memory; the Future gives the bytes and keeps nothing else."""
+    filled: Future[bytearray] = Future()
+
+    def end(download: Future[ObjectInfo]) -> None:
+        if (error := download.exception()) is not None:
+            filled.set_exception(error)
+        else:
+            filled.set_result(sink.data)
+
+    store.download(at, sink).add_done_callback(end)
+    return filled
 
 
 def sizes(wanted: Sequence[Wanted], stores: Stores) -> list[int]:
@@ -175,65 +193,105 @@ def sizes(wanted: Sequence[Wanted], stores: Stores) -> list[int]:
     return _collect("download", wanted, [size(w.at) for w in wanted], threading.Event())
 
 
-def _sink(transfer: Transfer, cancelled: threading.Event, stage: Stage) -> Sink:
-    target = transfer.target
-    assert isinstance(target, Path)  # noqa: S101  # the plan of a download
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if target.is_dir():  # found now, no other file of the row has been replaced yet
-            raise store_error(IsADirectoryError, f"{target} is a directory, which no file can replace")
-    except OSError as exc:
-        raise RowError([Failure.of(transfer.row_id, stage, exc, file=transfer.file, url=target)]) from exc
-    return Sink(target, cancelled)
+def _sinks(transfers: Sequence[Transfer], cancelled: threading.Event, stage: Stage) -> list[Sink]:
+    """Return where the files go; their directories are made."""
+    made: set[str] = set()
+    sinks = []
+    for transfer in transfers:
+        target = os.fspath(transfer.target)  # type: ignore[arg-type]  # the plan of a download
+        directory = os.path.dirname(target)  # noqa: PTH120  # a path object costs more than what is asked of it
+        try:
+            if directory not in made:
+                os.makedirs(directory, exist_ok=True)  # noqa: PTH103
+                made.add(directory)
+            if os.path.isdir(target):  # noqa: PTH112  # found now, no other file of the row has been replaced yet
+                raise store_error(IsADirectoryError, f"{target} is a directory, which no file can replace")
+        except OSError as exc:
+            raise RowError([Failure.of(transfer.row_id, stage, exc, file=transfer.file, url=target)]) from exc
+        sinks.append(Sink(target, cancelled))
+    return sinks
 
 
 def _download(stores: Stores, source: Location, sink: Sink) -> Callable[[], Future[ObjectInfo]]:
     return lambda: stores.of(source).download(source, sink)
 
 
-def _result(future: Future[T], cancelled: threading.Event) -> T:
-    while not wait([future], timeout=_POLL_S).done:
-        if cancelled.is_set():
-            raise InterruptedError("cancelled")
-    if cancelled.is_set():  # the transfer's own InterruptedError is no failure of its row
-        raise InterruptedError("cancelled")
-    return future.result()
-
-
 def _collect(
     stage: Stage, wanted: Sequence[Wanted], submits: Iterable[Callable[[], Future[T]]], cancelled: threading.Event
 ) -> list[T]:
-    results: list[T] = []
-    failed: list[tuple[Wanted, OSError]] = []
-    running: deque[tuple[Wanted, Future[T]]] = deque()
+    """Return every result, in order.
 
-    def take() -> None:
-        file, future = running[0]
-        try:
-            results.append(_result(future, cancelled))
-        except OSError as exc:
-            failed.append((file, exc))
-        running.popleft()
+    Raises:
+        RowError: files that failed, every one of them.
+    """
+    return list(_each(stage, wanted, submits, cancelled))
 
+
+def _each(
+    stage: Stage, wanted: Sequence[Wanted], submits: Iterable[Callable[[], Future[T]]], cancelled: threading.Event
+) -> Iterator[T]:
+    """Yield every result, in order and as soon as it is there; failures are told at the end, all of them."""
+    running = _Running[T](cancelled)
     try:
         for file, submit in zip(wanted, submits, strict=True):
-            if len(running) >= _AHEAD:
-                take()
-            try:
-                running.append((file, submit()))
-            except OSError as exc:  # the store could not be reached at all: no credentials, say
-                failed.append((file, exc))
-        while running:
-            take()
+            if len(running.futures) >= _AHEAD:
+                yield from running.ended(_AHEAD // 2)
+            running.start(file, submit)
+        yield from running.ended(0)
+        running.check_cancelled()
     except BaseException:
         cancelled.set()
         # an upload that has noticed aborts what it began; a stalled one is not waited for
-        started = [future for _, future in running if not future.cancel()]
+        started = [future for _, future in running.futures if not future.cancel()]
         if stage == "upload":
             wait(started, timeout=_GRACE_S)
         raise
-    if failed:
-        failures = [Failure.of(file.row_id, stage, exc, file=file.file, url=file.at) for file, exc in failed]
-        errors = [exc for _, exc in failed]
+    if running.failed:
+        failures = [Failure.of(file.row_id, stage, exc, file=file.file, url=file.at) for file, exc in running.failed]
+        errors = [exc for _, exc in running.failed]
         raise RowError(failures) from next(filter(is_fatal, errors), errors[0])
-    return results
+
+
+class _Running(Generic[T]):
+    """Transfers that were started, in order, and how those that ended have failed."""
+
+    def __init__(self, cancelled: threading.Event) -> None:
+        self.futures: deque[tuple[Wanted, Future[T]]] = deque()
+        self.failed: list[tuple[Wanted, OSError]] = []
+        self._cancelled = cancelled
+
+    def start(self, file: Wanted, submit: Callable[[], Future[T]]) -> None:
+        try:
+            self.futures.append((file, submit()))
+        except OSError as exc:  # the store could not be reached at all: no credentials, say
+            self.failed.append((file, exc))
+
+    def ended(self, left: int) -> Iterator[T]:
+        """Yield what has ended, in order, until `left` are running."""
+        while len(self.futures) > left:
+            # the last of them is waited for: this thread wakes once, and leaves the loop's thread alone until then
+            self._wait(self.futures[-left - 1][1])
+            while len(self.futures) > left:
+                file, future = self.futures[0]
+                self._wait(future)
+                try:
+                    result = future.result()
+                except OSError as exc:
+                    self.failed.append((file, exc))
+                    self.futures.popleft()
+                else:
+                    del future
+                    self.futures.popleft()
+                    yield result
+                    del result  # it can be large
+
+    def check_cancelled(self) -> None:
+        """Raise when it is: a transfer's own InterruptedError is no failure of its row."""
+        if self._cancelled.is_set():
+            raise InterruptedError("cancelled")
+
+    def _wait(self, future: Future[T]) -> None:
+        while not future.done():
+            # not result(timeout=...): the transfer's own TimeoutError would look the same
+            wait([future], timeout=_POLL_S)
+            self.check_cancelled()

@@ -589,11 +589,18 @@ class _Handler(BaseHTTPRequestHandler):
         headers = {name.lower(): value for name, value in self.headers.items()}
         request = _Request.parse(self.command, self.path, headers)
         fault = self.server.owner.arrived(request)
+        self.is_in_flight = True
         try:
             self.answer(request, fault)
         except EOFError:  # the client left in the middle of its body: nothing takes effect
             self.close_connection = True
         finally:
+            self.leave()
+
+    def leave(self) -> None:
+        """Count the request as answered: before its last byte is sent, for the client may ask again at once."""
+        if self.is_in_flight:
+            self.is_in_flight = False
             self.server.owner.left()
 
     do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = serve  # noqa: N815  (the names that http.server looks for)
@@ -663,9 +670,11 @@ class _Handler(BaseHTTPRequestHandler):
             headers["content-length"] = str(len(body))
         for name, value in headers.items():
             self.send_header(name, value)
-        self.end_headers()
         if self.command == "HEAD":
             body = body[:0]
+        if not body:
+            self.leave()
+        self.end_headers()
         match fault:
             case FlipBit(position):
                 flipped = bytearray(body)
@@ -692,6 +701,8 @@ class _Handler(BaseHTTPRequestHandler):
             if bytes_per_second:
                 self.server.closing.wait(len(piece) / bytes_per_second)
             self.server.owner.sending(len(piece))
+            if start + len(piece) == len(body):
+                self.leave()
             self.wfile.write(piece)
 
     def wait_until_the_client_leaves(self) -> None:
