@@ -95,8 +95,10 @@ class Reader:
             transfers = []
             for row in self._parsed():
                 into = temp.path / str(row.id) if is_frame else temp.path
-                into.mkdir(exist_ok=not is_frame)  # also for a row without files
-                transfers += _plan.downloads(row, into)
+                found = _plan.downloads(row, into)
+                if not found:  # a directory all the same
+                    into.mkdir(exist_ok=True)
+                transfers += found
             _transfer.copy_in(transfers, _transfer.Stores(self._options))
         except BaseException:
             temp.cleanup()

@@ -124,7 +124,8 @@ class Sink:
     @property
     def received(self) -> int:
         """Bytes that are here."""
-        return sum(part.received for part in self.parts)
+        parts = self.parts
+        return parts[0].received if len(parts) == 1 else sum(part.received for part in parts)
 
     @property
     def is_memory(self) -> bool:

@@ -195,21 +195,34 @@ def sizes(wanted: Sequence[Wanted], stores: Stores) -> list[int]:
 
 def _sinks(transfers: Sequence[Transfer], cancelled: threading.Event, stage: Stage) -> list[Sink]:
     """Return where the files go; their directories are made."""
-    made: set[str] = set()
+    is_new: dict[str, bool] = {}
     sinks = []
     for transfer in transfers:
         target = os.fspath(transfer.target)  # type: ignore[arg-type]  # the plan of a download
         directory = os.path.dirname(target)  # noqa: PTH120  # a path object costs more than what is asked of it
         try:
-            if directory not in made:
-                os.makedirs(directory, exist_ok=True)  # noqa: PTH103
-                made.add(directory)
-            if os.path.isdir(target):  # noqa: PTH112  # found now, no other file of the row has been replaced yet
+            if directory not in is_new:
+                is_new[directory] = _make_directory(directory)
+            # found now, no other file of the row has been replaced yet
+            if not is_new[directory] and os.path.isdir(target):  # noqa: PTH112
                 raise store_error(IsADirectoryError, f"{target} is a directory, which no file can replace")
         except OSError as exc:
             raise RowError([Failure.of(transfer.row_id, stage, exc, file=transfer.file, url=target)]) from exc
         sinks.append(Sink(target, cancelled))
     return sinks
+
+
+def _make_directory(path: str) -> bool:
+    """Make a directory and those above it; return whether it is new, so that nothing can lie in it."""
+    try:
+        os.mkdir(path)  # noqa: PTH102
+    except FileExistsError:
+        os.makedirs(path, exist_ok=True)  # noqa: PTH103  # raises when it is a file
+        return False
+    except FileNotFoundError:
+        os.makedirs(path, exist_ok=True)  # noqa: PTH103
+        return False
+    return True
 
 
 def _download(stores: Stores, source: Location, sink: Sink) -> Callable[[], Future[ObjectInfo]]:

@@ -40,6 +40,7 @@ from xml.sax.saxutils import escape
 from awscrt import checksums as awscrt_checksums
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Callable, Mapping, Sequence
     from io import BufferedIOBase
     from types import TracebackType
@@ -134,8 +135,23 @@ class LostReply:
     """The request takes effect, then the connection is reset before any answer."""
 
 
+@dataclass(frozen=True, slots=True)
+class IgnoreRange:
+    """A `Range` is overlooked: 200 with the whole body, as a server that knows no ranges answers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Busy:
+    """503 SlowDown while more than `at_most` requests are in flight; the others are served after `seconds`."""
+
+    at_most: int
+    seconds: float = 0.0
+
+
 BodyFault: TypeAlias = Truncate | Stall | Slow | FlipBit | Short
-Fault: TypeAlias = Status | NoAnswer | Reset | BodyFault | Replace | ReplaceAfter | Redirect | ErrorIn200 | LostReply
+Fault: TypeAlias = (
+    Status | NoAnswer | Reset | BodyFault | Replace | ReplaceAfter | Redirect | ErrorIn200 | LostReply | IgnoreRange | Busy
+)
 
 # https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html
 INTERNAL_ERROR = Status(500, "InternalError")
@@ -622,6 +638,14 @@ class _Handler(BaseHTTPRequestHandler):
                 endpoint = self.headers.get("host", "")
                 error = _S3Error(301, "PermanentRedirect", "it is elsewhere", headers, Endpoint=endpoint)
                 reply = error.reply(request)
+            case IgnoreRange():
+                headers = {name: value for name, value in request.headers.items() if name != "range"}
+                reply = store.answer(dataclasses.replace(request, headers=headers))
+            case Busy(at_most, seconds):
+                is_busy = self.server.owner.in_flight > at_most
+                self.server.closing.wait(seconds)
+                slow_down = _S3Error(SLOW_DOWN.status, SLOW_DOWN.code)
+                reply = slow_down.reply(request) if is_busy else store.answer(request)
             case _:
                 if isinstance(fault, Replace):
                     store.replace(request.bucket, request.key, fault.body)
@@ -659,7 +683,7 @@ class _Handler(BaseHTTPRequestHandler):
                 misread = _S3Error(400, "IncompleteBody", "x-amz-decoded-content-length differs")
         return dataclasses.replace(request, body=body, headers={**request.headers, **trailers}), misread
 
-    def send(self, reply: _Reply, fault: Fault | None) -> None:
+    def send(self, reply: _Reply, fault: Fault | None) -> None:  # noqa: C901  # one case a fault
         body = memoryview(reply.body)
         if isinstance(fault, Short):
             body = _up_to(body, len(body) - fault.by)
@@ -736,6 +760,14 @@ class _Listener(ThreadingHTTPServer):
         # HTTPServer's own also asks the resolver for a name, which may take seconds
         socketserver.TCPServer.server_bind(self)
 
+    def get_request(self) -> tuple[Any, Any]:
+        connection, address = super().get_request()
+        self.owner.accepted += 1
+        if self.owner.tls is not None:
+            # shakes hands when its own thread first reads
+            connection = self.owner.tls.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
+        return connection, address
+
     def process_request(self, request: Any, client_address: Any) -> None:
         self.connections.add(request)
         super().process_request(request, client_address)
@@ -795,17 +827,21 @@ class FaultServer:
         access_keys: how many requests each access key id signed; "" for none.
         fired: the faults that were an answer, in order.
         bytes_sent: bytes of bodies sent.
-        max_in_flight: the highest number of requests at one time, each from its headers to the last byte of its answer.
+        in_flight: the number of requests at this time, each from its headers to the last byte of its answer.
+        max_in_flight: the highest number of these at one time.
+        accepted: how many connections were made.
+        headers: the headers of each request, in order, names in lower case; each with its operation as `""`.
     """
 
-    def __init__(self, region: str = "us-east-1") -> None:
+    def __init__(self, region: str = "us-east-1", *, tls: ssl.SSLContext | None = None) -> None:
         self.store = _Store(region)
+        self.tls = tls
         self._lock = threading.Lock()
-        self._in_flight = 0
+        self.in_flight = 0
         self._is_closed = False
         self.reset()
         self._listener = _Listener(self)
-        self.endpoint_url = f"http://127.0.0.1:{self._listener.server_address[1]}"
+        self.endpoint_url = f"http{'s' if tls else ''}://127.0.0.1:{self._listener.server_address[1]}"
         _running.add(self)
 
     def __enter__(self) -> Self:
@@ -839,7 +875,9 @@ class FaultServer:
             self.access_keys: Counter[str] = Counter()
             self.fired: list[Fault] = []
             self.bytes_sent = 0
-            self.max_in_flight = self._in_flight
+            self.max_in_flight = self.in_flight
+            self.accepted = 0
+            self.headers: list[Mapping[str, str]] = []
 
     def clear(self) -> None:
         """Forget everything: objects, buckets and open uploads too."""
@@ -918,10 +956,11 @@ class FaultServer:
     def arrived(self, request: _Request) -> Fault | None:
         """For the handler: count a request, and get the fault that is its answer."""
         with self._lock:
-            self._in_flight += 1
-            self.max_in_flight = max(self.max_in_flight, self._in_flight)
+            self.in_flight += 1
+            self.max_in_flight = max(self.max_in_flight, self.in_flight)
             self.requests[request.operation, request.key] += 1
             self.access_keys[request.access_key] += 1
+            self.headers.append({**request.headers, "": request.operation})
             faults = [rule.fault for rule in self._rules if rule.applies_to(request)]
             if request.access_key in self._requests_until_expiry:
                 self._requests_until_expiry[request.access_key] -= 1
@@ -933,7 +972,7 @@ class FaultServer:
     def left(self) -> None:
         """For the handler: the request is answered, or given up."""
         with self._lock:
-            self._in_flight -= 1
+            self.in_flight -= 1
 
     def sending(self, size_bytes: int) -> None:
         """For the handler: count bytes of a body."""
