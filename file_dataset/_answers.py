@@ -173,8 +173,8 @@ LOST = (
 )  # fmt: skip
 _LATE = (boto.ConnectTimeoutError, boto.ReadTimeoutError)
 _BROKEN = (
-    boto.EndpointConnectionError, boto.HTTPClientError, boto.ResponseStreamingError, urllib3.exceptions.HTTPError,
-    ssl.SSLError,
+    boto.ConnectionError, boto.EndpointConnectionError, boto.HTTPClientError, boto.ResponseStreamingError,
+    boto.SSLError, urllib3.exceptions.HTTPError, ssl.SSLError,
 )  # fmt: skip
 
 
@@ -182,7 +182,7 @@ def os_error(error: Exception) -> OSError:
     """Return the `OSError` that one of `RAISED`, or an error of a socket, is."""
     if isinstance(error, boto.ClientError):
         return _answered(error.response, int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)))
-    if isinstance(error, OSError) and not isinstance(error, ssl.SSLError):
+    if isinstance(error, OSError) and not isinstance(error, (*RAISED, ssl.SSLError)):
         return error
     text = _options.without_userinfo(str(error))
     if isinstance(error, LOST):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import ssl
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from file_dataset import _answers, _digest
@@ -96,6 +97,8 @@ class Request(Exchange, Generic[T]):
     def end(self, answer: Answer | None, error: BaseException | None) -> None:
         """Answer the Future with the result, or with what is wrong."""
         try:
+            if isinstance(error, ssl.SSLError):
+                error = _answers.os_error(error)
             if error is not None:
                 raise error  # noqa: TRY301  # one place maps every error
             assert answer is not None  # noqa: S101  # one of the two
@@ -204,15 +207,15 @@ class Get(Request[ObjectInfo]):
         if answer.status == 200 and part is None:  # noqa: PLR2004
             info = _answers.info_of(answer.headers, check_digests=self._fork.check_digests)
             part = sink.begin(info)
-            if info.size_bytes > _SPLIT_BYTES:
+            if info.size_bytes > _SPLIT_BYTES and sink.comes_in_parts:
                 self._split(info)
             return part
-        if answer.status == 206 and part is not None and sink.info is not None:  # noqa: PLR2004
-            span = answer.headers.get("content-range")
-            if span != _answers.span_of(part, sink.info.size_bytes):
-                raise _answers.WrongSpanError(span)
-            return part
-        return None
+        if answer.status not in (200, 206):
+            return None
+        span = answer.headers.get("content-range")
+        if part is None or sink.info is None or span != _answers.span_of(part, sink.info.size_bytes):
+            raise _answers.WrongSpanError(span)
+        return part
 
     def _split(self, info: ObjectInfo) -> None:
         free = self._fork.lane.free()
@@ -240,9 +243,10 @@ class Get(Request[ObjectInfo]):
         """Note how it went; the last of them ends all."""
         lead = self._lead
         if error is None and answer is not None and answer.status not in (200, 206):
-            error = _refused(answer)
-        elif error is None and self._part is not None and answer is not None and answer.status != 206:  # noqa: PLR2004
-            error = _answers.WrongSpanError(None)
+            try:
+                error = _refused(answer)
+            except Exception as exc:  # noqa: BLE001  # handed over
+                error = exc
         if error is not None and lead._error is None:  # noqa: SLF001
             lead._error = error  # noqa: SLF001
         lead._pending -= 1  # noqa: SLF001
@@ -256,6 +260,7 @@ class Get(Request[ObjectInfo]):
             return _answers.replaced(error)
         if isinstance(error, _answers.WrongSpanError):
             self._sink.restart()
+            self._sink.comes_in_parts = False  # this store knows no ranges
         return error
 
 

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 import urllib3
 from botocore.awsrequest import AWSResponse
 from botocore.compat import HTTPHeaders
+from botocore.exceptions import BotoCoreError
 from botocore.httpsession import get_cert_path
 from botocore.utils import get_environ_proxies
 
@@ -147,7 +148,8 @@ class Router:
         if config.client_cert:
             raise UnknownError("client certificates")
         request = self._probe("get_object", Bucket=bucket, Key=_PROBE_KEY)
-        if config.proxies or get_environ_proxies(request.url):
+        proxies = get_environ_proxies(request.url) if config.proxies is None else config.proxies
+        if proxies.get(urlsplit(request.url).scheme):
             raise UnknownError("proxies")
         headers = _text(request.headers)
         url = urlsplit(request.url)
@@ -170,9 +172,12 @@ class Router:
 
     def _upload_headers(self, bucket: str, extra_args: Mapping[str, Any]) -> Mapping[str, str]:
         # a checksum that is given keeps botocore from making one of its own
-        request = self._probe(
-            "put_object", Bucket=bucket, Key=_PROBE_KEY, Body=b"", ChecksumCRC32="AAAAAA==", **extra_args
-        )
+        try:
+            request = self._probe(
+                "put_object", Bucket=bucket, Key=_PROBE_KEY, Body=b"", ChecksumCRC32="AAAAAA==", **extra_args
+            )
+        except (BotoCoreError, ValueError, TypeError) as exc:  # boto3 says it for the file that is to be stored
+            raise UnknownError(f"arguments that it refuses: {type(exc).__name__}") from None
         headers = _text(request.headers)
         if urlsplit(request.url).query:
             raise UnknownError("parameters in the URL")
@@ -229,10 +234,14 @@ class Router:
 
 
 def _text(headers: Mapping[str, Any]) -> dict[str, str]:
-    return {
+    found = {
         name.lower(): value.decode("latin-1") if isinstance(value, bytes) else str(value)
         for name, value in headers.items()
     }
+    # a line break would begin a header of its own; beyond ASCII there is more than one way to send it
+    if odd := [name for name, value in found.items() if not (value.isascii() and value.isprintable())]:
+        raise UnknownError(f"the values of {odd}")
+    return found
 
 
 def _scope(authorization: str | None) -> tuple[str, str] | None:

@@ -104,7 +104,17 @@ class Sink:
     """
 
     __slots__ = (
-        "_fd", "_is_closing", "_limit_bytes", "_lock", "_part_path", "_target", "_writers", "cancelled", "data", "info",
+        "_fd",
+        "_is_closing",
+        "_limit_bytes",
+        "_lock",
+        "_part_path",
+        "_target",
+        "_writers",
+        "cancelled",
+        "comes_in_parts",
+        "data",
+        "info",
         "parts",
     )  # fmt: skip
 
@@ -114,6 +124,7 @@ class Sink:
         """Take the file's final name, or None for memory, where a body may have at most `limit_bytes`."""
         self.info: ObjectInfo | None = None
         self.parts: list[Part] = []
+        self.comes_in_parts = True  # False: the store answered a range with something else
         self.data = bytearray()
         self.cancelled = cancelled
         self._target, self._limit_bytes = None if target is None else os.fspath(target), limit_bytes

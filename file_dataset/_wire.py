@@ -43,6 +43,7 @@ _BUFFER_BYTES = 512 << 10
 _BUFFERS = 16  # 8 MiB for all large bodies that go to disk
 _TURN_BYTES = 2 << 20  # what one connection may receive or send before the others have their turn
 _HEAD_BYTES = 64 << 10  # of an answer; S3's are about 500 bytes
+_INFORMATIONAL = 100  # answers of status 1xx before the one that counts; a guess far above any
 _TOLD_BYTES = 1 << 20  # of a body that nobody wanted, an error's XML say
 _POOL_THREADS = 4
 
@@ -362,7 +363,7 @@ class Wire:
                 infos = socket.getaddrinfo(*at, type=socket.SOCK_STREAM)
                 found: list[_Address] = [(info[0], info[4]) for info in infos]
                 self._names[at] = time.monotonic() + _NAMES_S, found
-            except OSError as exc:
+            except (OSError, UnicodeError) as exc:
                 error = store_error(ConnectionError, f"the name {at[0]!r} could not be looked up: {exc}")
             self.call(lambda: self._looked_up(at, error))
 
@@ -389,9 +390,14 @@ class Wire:
         """Take a buffer back, and let a connection go on that waited for one; from any thread."""
         self._buffers.append(buffer)
         if self.starved:
-            self.call(self._feed)
+            self.call(self.feed)
 
-    def _feed(self) -> None:
+    def has_buffer(self) -> bool:
+        """Tell whether one is there."""
+        return bool(self._buffers)
+
+    def feed(self) -> None:
+        """Let connections go on for which there is a buffer."""
         while self.starved and self._buffers:
             self.starved.popleft().go_on()
 
@@ -467,15 +473,15 @@ class _Connection:
     """One socket, and the exchange that it is busy with."""
 
     __slots__ = (
-        "_addresses", "_answer", "_file", "_head", "_is_answered", "_is_reusable", "_is_used", "_left", "_out",
-        "_parser", "_phase", "_room", "_strand", "_target", "_wants_write", "endpoint", "exchange", "lane", "moved_at",
-        "sock", "wire",
+        "_addresses", "_answer", "_file", "_head", "_is_answered", "_is_over", "_is_reusable", "_is_used", "_left",
+        "_out", "_parser", "_phase", "_room", "_strand", "_target", "_wants_write", "endpoint", "exchange", "lane",
+        "moved_at", "sock", "wire",
     )  # fmt: skip
 
     def __init__(self, wire: Wire, lane: Lane, exchange: Exchange, addresses: list[_Address]) -> None:
         self.wire, self.lane, self.exchange, self.endpoint = wire, lane, exchange, exchange.endpoint
         self._phase: Callable[[int], None] = self._connecting
-        self._is_used = self._wants_write = False
+        self._is_used = self._is_over = self._wants_write = False
         self._clear()
         self.moved_at = wire.clock
         self.sock = _CLOSED
@@ -669,26 +675,33 @@ class _Connection:
         return count, _SCRATCH_BYTES
 
     def _take_head(self, data: bytes | memoryview) -> None:
+        parser, rest = self._parsed(data)
+        for _ in range(_INFORMATIONAL):
+            # informational: the answer comes after it
+            if parser is None or not 100 <= parser.status < 200:  # noqa: PLR2004
+                break
+            parser, rest = self._parsed(bytes(rest))
+        else:
+            raise store_error(ConnectionError, "the answer does not come to its point")
+        if parser is not None:
+            self._head = b""
+            self._begin_body(parser, memoryview(rest))
+
+    def _parsed(self, data: bytes | memoryview) -> tuple[_Parser | None, bytes | memoryview]:
+        """Return what the first head in the data says, None while it is not whole, and what follows it."""
         raw = data if isinstance(data, bytes) else self.wire.scratch
         end = raw.find(b"\r\n\r\n", 0, len(data))
         if end < 0:
             if len(data) > _HEAD_BYTES:
                 raise store_error(ConnectionError, "the answer begins with no HTTP headers")
             self._head = bytes(data)
-            return
-        end += 4
+            return None, b""
         parser = _Parser()
         try:
-            parser.feed(data[:end])
-        except httptools.HttpParserError as exc:
+            parser.feed(data[: end + 4])
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as exc:
             raise store_error(ConnectionError, f"the answer is no HTTP: {exc}") from None
-        rest = data[end:]
-        if 100 <= parser.status < 200:  # noqa: PLR2004  # informational: the answer comes after it
-            self._head = b""
-            self._take_head(bytes(rest))
-            return
-        self._head = b""
-        self._begin_body(parser, memoryview(rest))
+        return parser, data[end + 4 :]
 
     def _begin_body(self, parser: _Parser, rest: memoryview) -> None:
         answer = Answer(parser.status, parser.headers)
@@ -720,6 +733,8 @@ class _Connection:
         if len(rest) > self._left:
             self._is_reusable = False
             rest = rest[: self._left]
+        if self._room is not None:
+            self._room = self._room[: self._left]
         if self._left > INLINE_BYTES:
             self._strand = _Strand(self.wire, target)
         if self._room is not None:
@@ -825,8 +840,10 @@ class _Connection:
 
     def _pause(self) -> None:
         self.wire._selector.unregister(self.sock)  # noqa: SLF001
-        self.wire.starved.append(self)
         self._phase = self._paused
+        self.wire.starved.append(self)
+        if self.wire.has_buffer():  # one came back before this could be seen
+            self.wire.call(self.wire.feed)
 
     def _paused(self, _: int) -> None:
         """Wait for a buffer; the time does not count."""
@@ -860,6 +877,8 @@ class _Connection:
         self._phase = _nothing
 
     def _body_taken(self, error: BaseException | None) -> None:
+        if self._is_over:  # given up meanwhile
+            return
         if error is not None:
             self._broken(error)
         else:
@@ -925,6 +944,7 @@ class _Connection:
 
     def close(self) -> None:
         """Close the socket; the connection is of no use any more."""
+        self._is_over = True
         self._close_file()
         self._forget_socket()
         self._phase = _nothing

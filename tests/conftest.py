@@ -62,8 +62,14 @@ def options_for(url, *, config=None, **kwargs):
 
 
 @pytest.fixture
-def options(endpoint):
-    return options_for(endpoint)
+def engine():
+    """The engine of the options below; the tests of stores and faults run on every one."""
+    return "auto"
+
+
+@pytest.fixture
+def options(endpoint, engine):
+    return options_for(endpoint, engine=engine)
 
 
 @pytest.fixture
@@ -137,12 +143,12 @@ def impatient_options(url, **kwargs):
 
 
 @pytest.fixture
-def fault_options(faults):
+def fault_options(faults, engine):
     """Options for the breaking endpoint; equal ones share a client."""
-    return impatient_options(faults.endpoint_url)
+    return impatient_options(faults.endpoint_url, engine=engine)
 
 
 @pytest.fixture
-def fresh_options(faults):
+def fresh_options(faults, engine):
     """Options that no other test has used: their client has seen nothing."""
-    return impatient_options(faults.endpoint_url, max_concurrency=next(_widths))
+    return impatient_options(faults.endpoint_url, max_concurrency=next(_widths), engine=engine)

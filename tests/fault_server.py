@@ -48,11 +48,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """An error answer with S3's XML (a HEAD has no body); the request takes no effect."""
+    """An error answer with S3's XML (a HEAD has no body), `after_s` seconds later; the request takes no effect."""
 
     status: int
     code: str
     message: str = "asked for by the test"
+    after_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +151,17 @@ class Busy:
 
 BodyFault: TypeAlias = Truncate | Stall | Slow | FlipBit | Short
 Fault: TypeAlias = (
-    Status | NoAnswer | Reset | BodyFault | Replace | ReplaceAfter | Redirect | ErrorIn200 | LostReply | IgnoreRange | Busy
+    Status
+    | NoAnswer
+    | Reset
+    | BodyFault
+    | Replace
+    | ReplaceAfter
+    | Redirect
+    | ErrorIn200
+    | LostReply
+    | IgnoreRange
+    | Busy
 )
 
 # https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html
@@ -629,7 +640,8 @@ class _Handler(BaseHTTPRequestHandler):
                 return self.wait_until_the_client_leaves()
             case Reset(after_bytes=None):
                 return self.reset()
-            case Status(status, code, message):
+            case Status(status, code, message, after_s):
+                self.server.closing.wait(after_s)
                 reply = _S3Error(status, code, message).reply(request)
             case ErrorIn200(code):
                 reply = _S3Error(200, code).reply(request)
@@ -707,25 +719,25 @@ class _Handler(BaseHTTPRequestHandler):
             case Slow(bytes_per_second):
                 self.write(body, bytes_per_second)
             case Reset(after_bytes=int(count)):
-                self.write(_up_to(body, count))
+                self.write(_up_to(body, count), is_all=False)
                 self.reset()
             case Truncate(count):
-                self.write(_up_to(body, count))
+                self.write(_up_to(body, count), is_all=False)
                 self.close_connection = True
             case Stall(count):
-                self.write(_up_to(body, count))
+                self.write(_up_to(body, count), is_all=False)
                 self.wait_until_the_client_leaves()
             case _:
                 self.write(body)
 
-    def write(self, body: memoryview, bytes_per_second: int | None = None) -> None:
+    def write(self, body: memoryview, bytes_per_second: int | None = None, *, is_all: bool = True) -> None:
         piece_bytes = max(bytes_per_second // 20, 1) if bytes_per_second else _PIECE_BYTES
         for start in range(0, len(body), piece_bytes):
             piece = body[start : start + piece_bytes]
             if bytes_per_second:
                 self.server.closing.wait(len(piece) / bytes_per_second)
             self.server.owner.sending(len(piece))
-            if start + len(piece) == len(body):
+            if is_all and start + len(piece) == len(body):
                 self.leave()
             self.wfile.write(piece)
 
@@ -871,6 +883,7 @@ class FaultServer:
         with self._lock:
             self._rules: list[_Rule] = []
             self._requests_until_expiry: dict[str, int] = {}
+            self._expired = EXPIRED_TOKEN
             self.requests: Counter[tuple[str, str]] = Counter()
             self.access_keys: Counter[str] = Counter()
             self.fired: list[Fault] = []
@@ -899,9 +912,13 @@ class FaultServer:
         with self._lock:
             self._rules.append(_Rule(operation, key, fault, nth, None if times is None else nth + times - 1))
 
-    def expire(self, access_key_id: str, *, nth: int = 1) -> None:
-        """Answer ExpiredToken to the n-th request signed with this id from now on, and to all after it."""
+    def expire(self, access_key_id: str, *, nth: int = 1, after_s: float = 0.0) -> None:
+        """Answer ExpiredToken to the n-th request signed with this id from now on, and to all after it.
+
+        Each such answer takes `after_s` seconds, so that a client can have many requests in flight that meet it.
+        """
         with self._lock:
+            self._expired = dataclasses.replace(EXPIRED_TOKEN, after_s=after_s)
             self._requests_until_expiry[access_key_id] = nth
 
     def count(self, operation: str, key: str | None = None) -> int:
@@ -965,7 +982,7 @@ class FaultServer:
             if request.access_key in self._requests_until_expiry:
                 self._requests_until_expiry[request.access_key] -= 1
                 if self._requests_until_expiry[request.access_key] <= 0:
-                    faults = [EXPIRED_TOKEN]
+                    faults = [self._expired]
             self.fired += faults[:1]
             return faults[0] if faults else None
 

@@ -46,6 +46,12 @@ BODY = bytes(range(256)) * (3 << 12)  # 3 MiB: more than one chunk of a copy
 URL = "s3://bucket/a.bin"
 
 
+@pytest.fixture(params=["auto", "boto3"])
+def engine(request):
+    """Both engines: what the shell promises holds whatever moves the bytes."""
+    return request.param
+
+
 def into_file(options):
     with file_dataset.reader(row={"a.bin": URL}, options=options).into_temp_dir() as temp:
         assert [path.name for path in temp.iterdir()] == ["a.bin"]
@@ -219,12 +225,12 @@ def test_a_read_lists_every_file_that_failed(faults, fault_options):
     assert [failure.file for failure in caught.value.failures] == ["a.bin", "c.bin"]
 
 
-def test_max_concurrency_bounds_the_requests_in_flight(faults):
+def test_max_concurrency_bounds_the_requests_in_flight(faults, engine):
     for number in range(40):
         faults.put(f"s3://bucket/{number}", b"x" * 100)
     faults.fail("GetObject", Slow(bytes_per_second=1000), times=None)
     row = {f"{number}.bin": f"s3://bucket/{number}" for number in range(40)}
-    options = impatient_options(faults.endpoint_url, max_concurrency=8)
+    options = impatient_options(faults.endpoint_url, max_concurrency=8, engine=engine)
     file_dataset.reader(row=row, options=options).into_blob_table()
     assert 1 < faults.max_in_flight <= 8
 
@@ -391,16 +397,16 @@ def test_no_credentials_at_all_say_what_is_missing(faults, monkeypatch, read):
     assert not faults.requests
 
 
-def test_throttling_lowers_the_rate_and_is_no_failure(faults):
+def test_throttling_lowers_the_rate_and_is_no_failure(faults, engine):
     for number in range(8):
         faults.put(f"s3://bucket/{number}", b"x")
-    adaptive = options_for(faults.endpoint_url)
+    adaptive = options_for(faults.endpoint_url, engine=engine)
     faults.fail("GetObject", SLOW_DOWN, times=3)
     row = {f"{number}.bin": f"s3://bucket/{number}" for number in range(8)}
     assert file_dataset.reader(row=row, options=adaptive).into_blob_table().num_rows == 1
 
 
-def test_ctrl_c_during_a_download_returns_soon_and_leaves_nothing(own_faults, tmp_path):
+def test_ctrl_c_during_a_download_returns_soon_and_leaves_nothing(own_faults, tmp_path, engine):
     faults = own_faults
     faults.put(URL, BODY)
     faults.fail("GetObject", Slow(bytes_per_second=100_000), times=None)
@@ -416,9 +422,8 @@ def test_ctrl_c_during_a_download_returns_soon_and_leaves_nothing(own_faults, tm
     threading.Thread(target=interrupt).start()
     began = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
-        file_dataset.reader(row={"a.bin": URL}, options=impatient_options(faults.endpoint_url)).into_temp_dir(
-            dir=tmp_path
-        )
+        options = impatient_options(faults.endpoint_url, engine=engine)
+        file_dataset.reader(row={"a.bin": URL}, options=options).into_temp_dir(dir=tmp_path)
     assert time.monotonic() - began < 15  # the body would take half a minute
     assert list(tmp_path.iterdir()) == []
 
@@ -463,12 +468,12 @@ def test_an_abort_is_tried_again(faults, fault_options, tmp_path, in_parts):
     assert not faults.open_uploads
 
 
-def test_many_uploads_in_parts_share_a_narrow_pool(faults, tmp_path, in_parts):
+def test_many_uploads_in_parts_share_a_narrow_pool(faults, tmp_path, in_parts, engine):
     source = tmp_path / "a.bin"
     source.write_bytes(os.urandom(11 << 20))
     faults.put("s3://bucket/other", b"")
     files = {f"{number}.bin": source for number in range(4)}
-    options = impatient_options(faults.endpoint_url, max_concurrency=2)
+    options = impatient_options(faults.endpoint_url, max_concurrency=2, engine=engine)
     file_dataset.write_files(files, into_path="s3://bucket/out", id="1", options=options)
     assert faults.max_in_flight <= 2
     assert all(faults.body(f"s3://bucket/out/1/{name}") == source.read_bytes() for name in files)
@@ -505,7 +510,7 @@ def test_many_requests_see_credentials_expire_and_one_renews_them(faults, fresh_
     row = {f"{number}.bin": f"s3://bucket/{number}" for number in range(40)}
     for url in row.values():
         faults.put(url, b"x")
-    faults.expire("AKIDTEST")
+    faults.expire("AKIDTEST", after_s=0.1)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIDWORKER")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "worker")
     assert file_dataset.reader(row=row, options=fresh_options).into_blob_table().num_rows == 1
@@ -523,7 +528,7 @@ def test_an_upload_that_was_damaged_on_its_way_is_sent_again(faults, fault_optio
     assert faults.body(STORED) == BODY
 
 
-def test_a_program_ends_soon_after_ctrl_c(own_faults, tmp_path):
+def test_a_program_ends_soon_after_ctrl_c(own_faults, tmp_path, engine):
     """A stalled server must not hold it for the read timeout, a minute by default."""
     own_faults.put(URL, BODY)
     own_faults.fail("GetObject", Stall(after_bytes=1000), times=None)
@@ -531,7 +536,7 @@ def test_a_program_ends_soon_after_ctrl_c(own_faults, tmp_path):
     script.write_text(
         "import file_dataset\n"
         "keys = {'aws_access_key_id': 'a', 'aws_secret_access_key': 'b', 'region_name': 'us-east-1'}\n"
-        f"options = file_dataset.Options(keys, {{'endpoint_url': {own_faults.endpoint_url!r}}})\n"
+        f"options = file_dataset.Options(keys, {{'endpoint_url': {own_faults.endpoint_url!r}}}, engine={engine!r})\n"
         f"file_dataset.reader({{'a.bin': {URL!r}}}, options=options).into_temp_dir(dir={str(tmp_path)!r})\n"
     )
     restore = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
