@@ -14,7 +14,7 @@ venv     = $(if $(UV),uv venv --quiet --allow-existing --python "$(or $(PYTHON),
 install  = $(if $(UV),VIRTUAL_ENV=$(1) uv pip install --quiet,$(1)/bin/python -m pip install --quiet)
 has_python = test -n "$(UV)$(PYTHON)" || { echo "Python 3.11 or newer is needed: install it, or make PYTHON=..."; exit 1; }
 
-.PHONY: help demo ui test lint bench test-all test-lowest format clean
+.PHONY: help demo ui test lint bench bench-quick test-all test-lowest format clean
 
 help:            ## what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,8 +41,14 @@ lint: $(READY)   ## ruff, mypy --strict, the import contracts
 	$(RUN)/mypy
 	$(RUN)/lint-imports
 
-bench: $(READY)  ## what it costs, beside boto3
-	@$(RUN)/python tests/benchmarks/bench.py
+bench:           ## what it costs, beside boto3, awscrt, obstore, s5cmd, s3fs, pyarrow and cp (half an hour)
+	@$(has_python)
+	@$(call venv,.venv-bench)
+	@$(call install,.venv-bench) -e . --group bench
+	@.venv-bench/bin/python tests/benchmarks/bench.py $(BENCH)
+
+bench-quick:     ## the same in two minutes: fewer of them, fewer bytes
+	@$(MAKE) --no-print-directory bench BENCH=--quick
 
 format: $(READY) ## let ruff lay out the code
 	$(RUN)/ruff format .

@@ -1,0 +1,345 @@
+"""The store that the benchmarks talk to, and the objects in it.
+
+Debian's nginx with its lua module, in memory, on loopback: http, http with 30 ms to the first byte, TLS with a CA of
+its own. Where there is no such nginx and none can be installed: moto's server, http alone.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import functools
+import hashlib
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from awscrt.checksums import crc64nvme
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+HERE = Path(__file__).parent
+BUCKET = "bench"
+FIRST_BYTE_S = 0.03
+ACCESS_KEY, SECRET_KEY, REGION = "AKIDBENCHMARK", "secret-of-the-benchmark", "us-east-1"
+
+_MODULES = ("/usr/lib/nginx/modules", "/usr/lib64/nginx/modules", "/usr/share/nginx/modules")
+_PACKAGES = ("nginx-extras", "libnginx-mod-http-lua")
+_PIECE_BYTES = 16 << 20
+_PART_BYTES = 8 << 20  # as boto3 and the AWS CLI cut
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Objects of one size under `s3://bench/<name>/`, and the same files under `<scratch>/sources/<name>/`.
+
+    `M.warm` is the first few of `M`.
+    """
+
+    name: str
+    count: int
+    size_bytes: int
+
+    @functools.cached_property
+    def files(self) -> tuple[str, ...]:
+        return tuple(f"f{number:05d}.bin" for number in range(self.count))
+
+    @property
+    def bytes(self) -> int:
+        return self.count * self.size_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """Where a client finds the store; `ca` is the certificate to trust."""
+
+    url: str
+    ca: str | None = None
+
+
+class Wrong(Exception):  # noqa: N818  # read as "Wrong: ..."
+    """What a contender delivered is not what was there."""
+
+
+class Endpoint:
+    """A running store, its scratch directory and the digests of its objects."""
+
+    def __init__(self, workloads: Sequence[Workload]) -> None:
+        """Make the objects and start the server."""
+        self.scratch = Path(tempfile.mkdtemp(prefix="file_dataset-bench-", dir=_memory(workloads)))
+        self._process: subprocess.Popen[bytes] | None = None
+        try:
+            self.crcs: dict[str, dict[str, int]] = {}
+            for workload in workloads:
+                self.crcs[workload.name] = self._make(workload)
+            nginx = _nginx()
+            self.is_nginx = nginx is not None
+            if nginx is not None:
+                self.listeners = self._start_nginx(*nginx)
+                self.server = subprocess.run(
+                    [nginx[0], "-v"], capture_output=True, text=True, check=True
+                ).stderr.strip()
+            else:
+                self.listeners = self._start_moto(workloads)
+                self.server = "moto's server (slow: a ratio says who costs the client less, not how fast S3 is)"
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop the server and remove every file."""
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait()
+        shutil.rmtree(self.scratch, ignore_errors=True)
+
+    def source(self, workload: Workload) -> Path:
+        """Return the directory of the local copies."""
+        return self.scratch / "sources" / workload.name
+
+    def pin(self, cores: set[int]) -> None:
+        """Have the server run on these cores alone."""
+        assert self._process is not None
+        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
+        for pid in (self._process.pid, *map(int, children)):
+            os.sched_setaffinity(pid, cores)
+
+    def check_files(self, workload: Workload, root: Path) -> None:
+        """Compare every file below `root`, named after its object or in a directory named so, with the objects."""
+        found = {}
+        for path in root.rglob("*"):
+            if path.is_file():
+                name = path.name if path.name in self.crcs[workload.name] else path.parent.name
+                found[name] = _crc([path])
+        self.check_crcs(workload, found)
+
+    def check_crcs(self, workload: Workload, found: Mapping[str, int]) -> None:
+        """Compare digests by name with those of the objects."""
+        wanted = self.crcs[workload.name]
+        if wrong := [name for name in wanted if found.get(name) != wanted[name]]:
+            raise Wrong(f"{len(wrong)} of {len(wanted)} objects, {wrong[0]} first")
+        if len(found) != len(wanted):
+            raise Wrong(f"{len(found)} objects instead of {len(wanted)}")
+
+    def check_stored(self, workload: Workload, prefix: str) -> None:
+        """Compare what was uploaded below `s3://bench/<prefix>/` with the local files, then remove it."""
+        self.check_crcs(workload, self._stored_in_nginx(prefix) if self.is_nginx else self._stored_in_moto(prefix))
+
+    def _make(self, workload: Workload) -> dict[str, int]:
+        source, served = self.source(workload), self.scratch / "srv" / BUCKET / workload.name
+        for directory in (source, served):
+            directory.mkdir(parents=True)
+        whole, _, part = workload.name.partition(".")
+        for name in workload.files:
+            if part:
+                (source / name).hardlink_to(self.scratch / "sources" / whole / name)
+                (served / name).hardlink_to(source / name)
+                continue
+            with (source / name).open("wb") as file:
+                for start in range(0, workload.size_bytes, _PIECE_BYTES):
+                    file.write(os.urandom(min(_PIECE_BYTES, workload.size_bytes - start)))
+            (served / name).hardlink_to(source / name)
+        return {name: _crc([source / name]) for name in workload.files}
+
+    def _start_nginx(self, binary: str, modules: str) -> dict[str, Listener]:
+        for name in ("body", "completed"):
+            (self.scratch / name).mkdir()
+        lines = []
+        for workload, crcs in self.crcs.items():
+            for name, crc in crcs.items():
+                etag = _etag(self.scratch / "sources" / workload / name)
+                digest = base64.b64encode(crc.to_bytes(8, "big")).decode()
+                lines.append(f"""["/{BUCKET}/{workload}/{name}"]={{'"{etag}"', "{digest}"}},""")
+        (self.scratch / "objects.lua").write_text("return {\n" + "\n".join(lines) + "\n}\n")
+        has_tls = _make_certificates(self.scratch)
+        http, slow, tls = _free_ports(3)
+        values = {
+            "SCRATCH": self.scratch, "MODULES": modules, "HTTP": http, "SLOW": slow, "TLS": tls,
+            "FIRST_BYTE_S": FIRST_BYTE_S, "WORKERS": os.cpu_count() or 1,
+        }  # fmt: skip
+        for name in ("nginx.conf", "s3.conf"):
+            text = (HERE / name).read_text()
+            for key, value in values.items():
+                text = text.replace(f"@{key}@", str(value))
+            if not has_tls:
+                text = text[: text.find("# @TLS?@")] + "}\n" if "# @TLS?@" in text else text
+            if os.getuid():
+                text = text.replace("user root;\n", "")
+            (self.scratch / name).write_text(text)
+        self._process = subprocess.Popen([binary, "-c", str(self.scratch / "nginx.conf"), "-e", "stderr"])
+        self._wait_for(http)
+        listeners = {"http": Listener(f"http://127.0.0.1:{http}"), "30ms": Listener(f"http://127.0.0.1:{slow}")}
+        if has_tls:
+            listeners["tls"] = Listener(f"https://localhost:{tls}", str(self.scratch / "ca.pem"))
+        return listeners
+
+    def _start_moto(self, workloads: Sequence[Workload]) -> dict[str, Listener]:
+        (port,) = _free_ports(1)
+        server = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+        self._process = subprocess.Popen(server, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self._wait_for(port)
+        listener = Listener(f"http://127.0.0.1:{port}")
+        client = _boto3_client(listener)
+        client.create_bucket(Bucket=BUCKET)
+        for workload in workloads:
+            for name in workload.files:
+                with (self.source(workload) / name).open("rb") as body:
+                    client.put_object(
+                        Bucket=BUCKET, Key=f"{workload.name}/{name}", Body=body, ChecksumAlgorithm="CRC64NVME"
+                    )
+        return {"http": listener}
+
+    def _wait_for(self, port: int) -> None:
+        assert self._process is not None
+        for _ in range(300):
+            if self._process.poll() is not None:
+                break
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+                return
+            time.sleep(0.1)
+        raise RuntimeError("the server did not start")
+
+    def _stored_in_nginx(self, prefix: str) -> dict[str, int]:
+        served = self.scratch / "srv"
+        found = {}
+        for framed in (False, True):
+            root = served / ".chunked" if framed else served
+            for path in sorted((root / BUCKET / prefix).rglob("*")):
+                if path.is_file():
+                    found[path.name] = _crc([path], framed=framed)
+            parts: dict[str, list[tuple[int, Path]]] = {}
+            for path in (root / ".parts" / BUCKET / prefix).rglob("*.*"):
+                if path.is_file():
+                    name, _, number = path.name.rpartition(".")
+                    parts.setdefault(name, []).append((int(number), path))
+            for name, numbered in parts.items():
+                found[name] = _crc([path for _, path in sorted(numbered)], framed=framed)
+                key = str(numbered[0][1].relative_to(root / ".parts").with_name(name))
+                marker = self.scratch / "completed" / key.replace("/", "%2F")
+                if not marker.exists():
+                    raise Wrong(f"the multipart upload of {key} was never completed")
+                marker.unlink()
+            for directory in (root / BUCKET / prefix, root / ".parts" / BUCKET / prefix):
+                shutil.rmtree(directory, ignore_errors=True)
+        return found
+
+    def _stored_in_moto(self, prefix: str) -> dict[str, int]:
+        client = _boto3_client(self.listeners["http"])
+        found = {}
+        pages = client.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=f"{prefix}/")
+        for key in [item["Key"] for page in pages for item in page.get("Contents", [])]:
+            found[key.rpartition("/")[2]] = crc64nvme(client.get_object(Bucket=BUCKET, Key=key)["Body"].read())
+            client.delete_object(Bucket=BUCKET, Key=key)
+        return found
+
+
+def _boto3_client(listener: Listener):
+    import boto3
+    from botocore.config import Config
+
+    keys = {"aws_access_key_id": ACCESS_KEY, "aws_secret_access_key": SECRET_KEY, "region_name": REGION}
+    config = Config(s3={"addressing_style": "path"})
+    return boto3.client("s3", endpoint_url=listener.url, config=config, **keys)
+
+
+def _memory(workloads: Sequence[Workload]) -> str | None:
+    """Return a directory in memory with room for sources and two sets of results; None: the usual temp directory."""
+    largest = max(workload.bytes for workload in workloads)
+    needed = sum(workload.bytes for workload in workloads if "." not in workload.name) + 2 * largest + (64 << 20)
+    with contextlib.suppress(OSError):
+        if shutil.disk_usage("/dev/shm").free > needed:  # noqa: S108
+            return "/dev/shm"  # noqa: S108
+    print("no room in /dev/shm: files are in the usual temp directory, a disk perhaps")
+    return None
+
+
+def _nginx() -> tuple[str, str] | None:
+    """Return nginx's binary and the directory of its modules, installed if need be; None where that cannot be."""
+    if _installed_nginx() is None and os.getuid() == 0 and shutil.which("apt-get"):
+        print(f"installing {' '.join(_PACKAGES)}")
+        # runlevel 1: Debian starts no service
+        env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
+        for command in (["update", "-qq"], ["install", "-qq", "--no-install-recommends", "-y", *_PACKAGES]):
+            subprocess.run(["apt-get", *command], env=env, check=False, stdout=subprocess.DEVNULL)
+    found = _installed_nginx()
+    if found is None:
+        print("no nginx with a lua module, and none can be installed here: the endpoint is moto's server, http alone")
+    return found
+
+
+def _installed_nginx() -> tuple[str, str] | None:
+    binary = shutil.which("nginx", path=os.environ.get("PATH", "") + ":/usr/sbin")
+    modules = [path for path in _MODULES if Path(path, "ngx_http_lua_module.so").exists()]
+    return (binary, modules[0]) if binary and modules else None
+
+
+def _make_certificates(scratch: Path) -> bool:
+    """Write ca.pem, server.pem and server.key; False, said, where there is no openssl command."""
+    if shutil.which("openssl") is None:
+        print("no openssl command: the TLS cells are skipped")
+        return False
+    (scratch / "san").write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\n")
+    new = "openssl req -newkey rsa:2048 -nodes"
+    for command in (
+        f"{new} -x509 -days 30 -keyout ca.key -out ca.pem -subj /CN=benchmark-ca",
+        f"{new} -keyout server.key -out server.csr -subj /CN=localhost",
+        "openssl x509 -req -days 30 -in server.csr -CA ca.pem -CAkey ca.key -set_serial 1 -out server.pem -extfile san",
+    ):
+        subprocess.run(command.split(), cwd=scratch, check=True, capture_output=True)
+    return True
+
+
+def _free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+def _crc(paths: Sequence[Path], *, framed: bool = False) -> int:
+    """Return the CRC64NVME of the files' bytes, in order; `framed`: each is in aws-chunked framing."""
+    crc = 0
+    for path in paths:
+        for piece in _unframed(path) if framed else _pieces(path):
+            crc = crc64nvme(piece, crc)
+    return crc
+
+
+def _etag(path: Path) -> str:
+    """Return the ETag of S3: an MD5, or `<32 hex digits>-<parts>` for what is uploaded in parts of 8 MiB.
+
+    Not nginx's own: awscrt takes what stands behind its dash for a number of parts, and never answers above 10,000.
+    """
+    size = path.stat().st_size
+    if size > _PART_BYTES:
+        return f"{size:032x}-{-(-size // _PART_BYTES)}"
+    return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
+
+
+def _pieces(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        while piece := file.read(_PIECE_BYTES):
+            yield piece
+
+
+def _unframed(path: Path) -> Iterator[bytes]:
+    """Yield the chunks: https://docs.aws.amazon.com/AmazonS3/latest/API/sigv4-streaming-trailers.html."""
+    with path.open("rb") as file:
+        while size := int(file.readline().partition(b";")[0], 16):
+            yield file.read(size)
+            file.readline()
