@@ -19,6 +19,15 @@ from file_dataset._errors import Failure, InvalidDatasetError, RowError, RowId
 logger = logging.getLogger(__name__)
 
 _NAMES = ("input_dir", "output_dir")
+_ROW = "row"
+
+
+@dataclass(frozen=True, slots=True)
+class Style:
+    """How fn is called: its directories by keyword or by position, and whether it is told its row."""
+
+    by_keyword: bool
+    takes_row: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +38,11 @@ class Contract:
     required: frozenset[str]
 
 
-def check_signature(fn: object) -> bool:
-    """Return whether fn takes its directories by keyword.
+def check_signature(fn: object) -> Style:
+    """Return how fn is called: `fn(input_dir, output_dir)`, with `row` where it names such a parameter.
 
     Raises:
-        InvalidDatasetError: fn cannot be called with two directories.
+        InvalidDatasetError: fn cannot be called so.
     """
     if not callable(fn):
         raise InvalidDatasetError(f"fn is a {type(fn).__name__}: give a function fn(input_dir, output_dir)")
@@ -48,19 +57,51 @@ def check_signature(fn: object) -> bool:
         # a decorator's wrapper shows the parameters of what it wraps, and takes its own
         taken = inspect.signature(called, follow_wrapped=False)
     except ValueError:  # a built-in that has no signature to look at
-        return False
+        return Style(by_keyword=False, takes_row=False)
     is_open = any(kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD) for kind in _kinds(taken))
     asked = [taken, shown] if is_open else [taken]
+    wants_row = _names_row(shown) and not _binds_row(fn)
+    if wants_row and (style := _style_with_row(shown, asked)) is not None:
+        return style
     by_name = _fault_of_call(asked, **dict.fromkeys(_NAMES))
     has_names = all(name in shown.parameters for name in _NAMES)
     if has_names and by_name is None:
-        return True
+        return Style(by_keyword=True, takes_row=False)
     if by_position := _fault_of_call(asked, None, None):
         if by_name is None:  # fn(**kwargs)
-            return True
+            return Style(by_keyword=True, takes_row=False)
         fault = by_name if has_names else by_position
-        raise InvalidDatasetError(f"fn{shown} cannot be called as fn(input_dir, output_dir): {fault}")
+        raise InvalidDatasetError(
+            f"fn{shown} cannot be called as fn(input_dir, output_dir), nor with a keyword row: {fault}"
+        )
+    return Style(by_keyword=False, takes_row=False)
+
+
+def _names_row(shown: inspect.Signature) -> bool:
+    parameter = shown.parameters.get(_ROW)
+    return parameter is not None and parameter.kind not in (
+        inspect.Parameter.VAR_POSITIONAL,
+        inspect.Parameter.VAR_KEYWORD,
+    )
+
+
+def _binds_row(fn: object) -> bool:
+    """Tell whether a partial has a `row` of the user's own, which is not ours to replace."""
+    while isinstance(fn, functools.partial):
+        if _ROW in fn.keywords:
+            return True
+        fn = fn.func
     return False
+
+
+def _style_with_row(shown: inspect.Signature, asked: Sequence[inspect.Signature]) -> Style | None:
+    """Return how fn, which names a `row`, is given one; None where it cannot be, by keyword."""
+    has_names = all(name in shown.parameters for name in _NAMES)
+    if has_names and not _fault_of_call(asked, **dict.fromkeys((*_NAMES, _ROW))):
+        return Style(by_keyword=True, takes_row=True)
+    if not _fault_of_call(asked, None, None, row=None):
+        return Style(by_keyword=False, takes_row=True)
+    return None
 
 
 def _kinds(signature: inspect.Signature) -> list[object]:
@@ -147,9 +188,16 @@ def ready(fn: Callable[..., Any]) -> Callable[..., Any]:
     return fn
 
 
-def call(fn: Callable[..., Any], input_dir: Path, output_dir: Path, *, by_keyword: bool) -> object:
-    """Call fn, by keyword where its parameters have our names."""
-    return fn(input_dir=input_dir, output_dir=output_dir) if by_keyword else fn(input_dir, output_dir)
+def call(
+    fn: Callable[..., Any], input_dir: Path, output_dir: Path, *, by_keyword: bool, row: Mapping[str, Any] | None = None
+) -> object:
+    """Call fn, by keyword where its parameters have our names, with a read-only `row` unless that is None."""
+    if row is None:
+        return fn(input_dir=input_dir, output_dir=output_dir) if by_keyword else fn(input_dir, output_dir)
+    told = types.MappingProxyType(row)
+    if by_keyword:
+        return fn(input_dir=input_dir, output_dir=output_dir, row=told)
+    return fn(input_dir, output_dir, row=told)
 
 
 def checked_outputs(

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import html
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from file_dataset import _frame
-from file_dataset._errors import InvalidDatasetError, RowError
+from file_dataset._errors import Failure, InvalidDatasetError, RowError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     import pandas as pd
+
+_STAGES = ("download", "fn", "upload")
+# What a person reads before scrolling; guesses.
+_SHOWN_CAUSES, _SHOWN_FAILURES, _SHOWN_CHARS = 8, 5, 200
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -116,8 +124,8 @@ class PipelineResult:
         allowed = "" if allowed_fraction is None else f"; allowed {allowed_fraction:.1%}"
         if not dropped:
             return f"0 of {total} rows dropped"
-        first = self.failures.drop_duplicates(_frame.ID)["error_stage"].value_counts()
-        stages = ", ".join(f"{first[stage]} at {stage}" for stage in ("download", "fn", "upload") if stage in first)
+        first = self._first_failures["error_stage"].value_counts()
+        stages = ", ".join(f"{first[stage]} at {stage}" for stage in _STAGES if stage in first)
         return f"{dropped} of {total} rows dropped ({dropped / total:.1%}{allowed}): {stages}"
 
     def raise_if_dropped(self, fraction: float = 0.0) -> None:
@@ -155,10 +163,85 @@ class PipelineResult:
         others = set(_texts(frame)) - set(_texts(named))
         return _rows(frame, without=others)
 
+    @property
+    def _first_failures(self) -> pd.DataFrame:
+        return self.failures.drop_duplicates(_frame.ID)
+
+    @property
+    def _unprocessed_count(self) -> int:
+        is_recorded = _frame.ERROR_COLUMNS[0] in self.manifest
+        return max(0, self.input_rows - len(self.manifest) - (0 if is_recorded else self.dropped_rows))
+
+    def _headline(self) -> str:
+        count = self._unprocessed_count
+        rest = f", {count} not processed" if count else ""
+        return f"{self.summary()}{rest}, {len(self.files)} files stored"
+
+    def _shown_failures(self) -> tuple[list[Failure], int]:
+        """Return the first failure of each of the first failed rows, and how many more rows failed."""
+        failures = _frame.failures_of(self._first_failures.iloc[:_SHOWN_FAILURES])
+        return failures, self.dropped_rows - len(failures)
+
     def __repr__(self) -> str:
-        """Show the counts and the first cause."""
-        more = f"; first: {self.failures['error_message'].iloc[0]}" if len(self.failures) else ""
-        return f"PipelineResult({self.summary()}, {len(self.files)} files stored{more})"
+        """Show the counts, by stage and cause, and the first failures; at most some 20 lines, however many failed."""
+        causes = [f"  {cause}" for cause in causes_of(_frame.failures_of(self._first_failures))]
+        failures, more = self._shown_failures()
+        lines = [f"  row {_cut(repr(one.id))}: {_cut(_one_line(str(one)))}" for one in failures]
+        rest = [f"  ... and {more} more"] if more else []
+        first = ["first failures:", *lines, *rest] if failures else []
+        return "\n".join([f"PipelineResult({self._headline()})", *causes, *first])
+
+    def _repr_html_(self) -> str:
+        """Show the same in a notebook, as a table; everything that came from outside is escaped."""
+        causes = causes_of(_frame.failures_of(self._first_failures))
+        failures, more = self._shown_failures()
+        listed = "".join(f"<li>{_escaped(cause)}</li>" for cause in causes)
+        parts = [f"<p><b>PipelineResult</b>: {_escaped(self._headline())}</p>", f"<ul>{listed}</ul>" if listed else ""]
+        if failures:
+            head = "".join(f"<th>{name}</th>" for name in ("id", "stage", "file", "URL", "cause", "message"))
+            body = "".join(
+                "<tr>"
+                + "".join(
+                    f"<td>{_escaped('' if value is None else value)}</td>"
+                    for value in (one.id, one.stage, one.file, one.url, _cause(one), one.message)
+                )
+                + "</tr>"
+                for one in failures
+            )
+            parts.append(f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>")
+        if more:
+            parts.append(f"<p>... and {more} more in <code>failures</code></p>")
+        return f"<div>{''.join(parts)}</div>"
+
+
+def causes_of(firsts: Iterable[Failure]) -> list[str]:
+    """Return "2 at download: FileNotFoundError (NoSuchKey)" per stage and cause, the stages in order, the most first.
+
+    Args:
+        firsts: one failure per failed row. At most eight causes are named, the rest is counted.
+    """
+    counts = Counter((one.stage, _cause(one)) for one in firsts)
+    places = dict(zip(_STAGES, range(len(_STAGES)), strict=True))
+    order = sorted(counts.items(), key=lambda item: (places.get(item[0][0], len(places)), -item[1], item[0][1]))
+    lines = [f"{count} at {stage}: {_cut(_one_line(cause))}" for (stage, cause), count in order[:_SHOWN_CAUSES]]
+    rest = sum(count for _, count in order[_SHOWN_CAUSES:])
+    return [*lines, f"{rest} more of {len(order) - _SHOWN_CAUSES} other causes"] if rest else lines
+
+
+def _cause(failure: Failure) -> str:
+    return f"{failure.type} ({failure.code})" if failure.code else str(failure.type)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _SHOWN_CHARS else f"{text[: _SHOWN_CHARS - 3]}..."
+
+
+def _escaped(value: object) -> str:
+    return html.escape(_cut(_one_line(str(value))))
 
 
 def _texts(frame: pd.DataFrame) -> list[str]:

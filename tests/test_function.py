@@ -39,8 +39,9 @@ def forward(input_dir, output_dir):
 
 def called(fn):
     """Return what fn is told, called the way that its signature asks for."""
-    by_keyword = function.check_signature(fn)
-    return function.call(fn, Path("/in"), Path("/out"), by_keyword=by_keyword)
+    style = function.check_signature(fn)
+    row = {"id": "7"} if style.takes_row else None
+    return function.call(fn, Path("/in"), Path("/out"), by_keyword=style.by_keyword, row=row)
 
 
 # --- the signature
@@ -146,7 +147,7 @@ def test_fn_is_given_its_input_and_its_output_directory(fn):
 
 
 def test_a_class_is_called_through_its_instance():
-    assert function.check_signature(Model) is True
+    assert function.check_signature(Model).by_keyword
     assert called(function.ready(Model)) == {"input": Path("/in"), "output": Path("/out")}
 
 
@@ -163,7 +164,7 @@ KEYWORD = {"plain": forward, "other order": in_the_other_order, "decorated": tim
 
 @pytest.mark.parametrize("fn", KEYWORD.values(), ids=KEYWORD)
 def test_parameters_of_our_names_are_given_by_keyword(fn):
-    assert function.check_signature(fn) is True
+    assert function.check_signature(fn).by_keyword
 
 
 class Text(str):
@@ -182,7 +183,7 @@ POSITION = {
 
 @pytest.mark.parametrize("fn", POSITION.values(), ids=POSITION)
 def test_other_parameters_are_given_by_position(fn):
-    assert function.check_signature(fn) is False
+    assert not function.check_signature(fn).by_keyword
 
 
 def without_parameters():
@@ -272,6 +273,120 @@ def test_a_class_whose_instances_cannot_be_called_is_refused():
 
 def test_a_wrapper_with_names_of_its_own_is_called_by_position():
     assert called(timed_under_other_names(forward)) == {"input": Path("/in"), "output": Path("/out")}
+
+
+# --- the row
+
+
+def told(input_dir, output_dir, row):
+    return {"input": input_dir, "output": output_dir, "row": dict(row)}
+
+
+def told_by_keyword(input_dir, output_dir, *, row):
+    return told(input_dir, output_dir, row)
+
+
+def told_or_not(input_dir, output_dir, row=None):
+    return told(input_dir, output_dir, row)
+
+
+def told_under_other_names(source, target, row):
+    return told(source, target, row)
+
+
+def told_by_keyword_under_other_names(source, target, *, row):
+    return told(source, target, row)
+
+
+def told_first(row, output_dir, input_dir):
+    return told(input_dir, output_dir, row)
+
+
+def told_among_others(input_dir, output_dir, row, **others):
+    return told(input_dir, output_dir, row) | others
+
+
+def told_with_a_scale(scale, input_dir, output_dir, row):
+    return told(input_dir, output_dir, row)
+
+
+class Told:
+    def __call__(self, input_dir, output_dir, row):
+        return told(input_dir, output_dir, row)
+
+    def segment(self, input_dir, output_dir, row):
+        return told(input_dir, output_dir, row)
+
+
+TOLD = {
+    "third": told,
+    "by keyword": told_by_keyword,
+    "with a default": told_or_not,
+    "other names": told_under_other_names,
+    "other names, by keyword": told_by_keyword_under_other_names,
+    "first": told_first,
+    "among other keywords": told_among_others,
+    "partial": functools.partial(told_with_a_scale, 2),
+    "decorated": timed(told),
+    "decorated, other names": timed(told_under_other_names),
+    "lambda": lambda i, o, row: {"input": i, "output": o, "row": row},
+    "callable instance": Told(),
+    "bound method": Told().segment,
+}
+
+
+@pytest.mark.parametrize("fn", TOLD.values(), ids=TOLD)
+def test_a_function_that_names_a_row_is_told_its_row(fn):
+    assert called(fn) == {"input": Path("/in"), "output": Path("/out"), "row": {"id": "7"}}
+
+
+def test_a_class_that_names_a_row_is_told_it_through_its_instance():
+    assert function.check_signature(Told) == function.Style(by_keyword=True, takes_row=True)
+
+
+def any_named_row(input_dir, output_dir, **row):
+    return {"input": input_dir, "output": output_dir, **row}
+
+
+def rest_named_row(input_dir, output_dir, *row):
+    return {"input": input_dir, "output": output_dir}
+
+
+def not_told(output_dir, input_dir):
+    return {"input": input_dir, "output": output_dir}
+
+
+NOT_TOLD = {
+    "no row": not_told,
+    "any keywords": with_any_arguments,
+    "keywords that are called row": any_named_row,
+    "the rest that is called row": rest_named_row,
+    "another name": with_a_default,
+    "decorated without wraps": timed_without_wraps(told_or_not),
+    "positional only, with a default": lambda input_dir, output_dir, row=5, /: {"input": input_dir},
+}
+
+
+@pytest.mark.parametrize("fn", NOT_TOLD.values(), ids=NOT_TOLD)
+def test_a_function_that_names_no_row_is_not_told(fn):
+    assert not function.check_signature(fn).takes_row
+
+
+def test_a_row_that_a_partial_brings_is_the_users_own():
+    assert called(functools.partial(told, row={"id": "mine"}))["row"] == {"id": "mine"}
+
+
+def test_a_row_that_can_be_given_by_position_only_is_refused():
+    with pytest.raises(InvalidDatasetError, match="nor with a keyword row"):
+        function.check_signature(lambda input_dir, output_dir, row, /: {})
+
+
+def test_the_row_cannot_be_changed():
+    def change(input_dir, output_dir, row):
+        row["id"] = "8"
+
+    with pytest.raises(TypeError, match="does not support item assignment"):
+        called(change)
 
 
 # --- the contract

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import functools
+import gc
 import logging
 import os
 import pickle
@@ -12,6 +14,8 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypedDict
@@ -19,10 +23,11 @@ from typing import TypedDict
 import pandas as pd
 import pytest
 from conftest import impatient_options
-from fault_server import ACCESS_DENIED, INVALID_ACCESS_KEY_ID, SLOW_DOWN, Slow
+from fault_server import ACCESS_DENIED, INVALID_ACCESS_KEY_ID, SLOW_DOWN, FaultServer, Slow, Status
 
 import file_dataset
 from file_dataset import InvalidDatasetError, Pipeline, PipelineResult, RunStoppedError
+from file_dataset._run import allowed_failures
 
 Upper = TypedDict("Upper", {"upper.txt": Path})
 
@@ -466,7 +471,7 @@ def test_an_all_failed_batch_keeps_its_columns_and_says_why(frame, pipeline, cap
 
 @pytest.mark.parametrize("fault", [INVALID_ACCESS_KEY_ID], ids=lambda fault: fault.code)
 def test_refused_credentials_stop_the_run(faults, frame, pipeline, fault):
-    faults.fail("GetObject", fault, nth=2, times=None)
+    faults.fail("GetObject", fault, key="in/2", times=None)
     with pytest.raises(RunStoppedError, match="no later row can do better") as caught:
         pipeline().run(frame)
     assert caught.value.result.manifest["id"].tolist() == [1]
@@ -475,20 +480,24 @@ def test_refused_credentials_stop_the_run(faults, frame, pipeline, fault):
 
 def test_credentials_that_expire_without_others_stop_the_run(faults, frame, fresh_options):
     faults.expire("AKIDTEST", nth=3)  # row 1 takes a GET and a PUT
-    pipeline = Pipeline(forward, write_options={"into_path": "s3://bucket/out"}, options=fresh_options, progress=False)
+    write = {"into_path": "s3://bucket/out"}
+    pipeline = Pipeline(forward, write_options=write, options=fresh_options, progress=False, prefetch=0)
     with pytest.raises(RunStoppedError, match="renew them") as caught:
         pipeline.run(frame)
     assert caught.value.result.manifest["id"].tolist() == [1]
 
 
+@pytest.mark.parametrize("prefetch", [0, 2])
 @pytest.mark.parametrize(
     "into_path", ["s3://no-such-bucket/out", "s3://bucket/out"], ids=["NoSuchBucket", "AccessDenied"]
 )
-def test_a_target_that_takes_nothing_of_the_first_row_stops_the_run(faults, frame, pipeline, into_path):
+def test_a_target_that_takes_nothing_of_the_first_row_stops_the_run(faults, frame, pipeline, into_path, prefetch):
     faults.fail("PutObject", ACCESS_DENIED, key="out/1/upper.txt", times=None)
-    with pytest.raises(RunStoppedError, match="the target takes nothing"):
-        pipeline(into_path=into_path).run(frame)
-    assert faults.count("PutObject") == 1
+    with pytest.raises(RunStoppedError, match="the target takes nothing") as caught:
+        pipeline(into_path=into_path, prefetch=prefetch).run(frame)
+    assert caught.value.result.failures["id"].tolist() == [1]
+    if not prefetch:
+        assert faults.count("PutObject") == 1
 
 
 def test_a_refused_upload_of_a_later_row_costs_that_row(faults, frame, pipeline):
@@ -510,16 +519,20 @@ def test_a_transient_fault_costs_no_row(faults, frame, pipeline):
     assert pipeline()(frame)["id"].tolist() == [1, 3, 5]
 
 
-def test_ctrl_c_leaves_no_temp_dir_and_carries_the_result(frame, pipeline, tmp_path):
+@pytest.mark.parametrize("prefetch", [0, 2])
+def test_ctrl_c_leaves_no_temp_dir_and_carries_the_result(frame, pipeline, tmp_path, prefetch):
     def interrupted(input_dir, output_dir):
         if (input_dir / "a.txt").read_text() == "three":
             signal.raise_signal(signal.SIGINT)
         return {"a.txt": input_dir / "a.txt"}
 
     with pytest.raises(KeyboardInterrupt) as caught:
-        pipeline(interrupted, temp_dir=tmp_path).run(frame)
-    assert caught.value.result.manifest["id"].tolist() == [1, 2]
-    assert caught.value.result.unprocessed_rows["id"].tolist() == [3, 4, 5]
+        pipeline(interrupted, temp_dir=tmp_path, prefetch=prefetch).run(frame)
+    result = caught.value.result
+    stored = result.manifest["id"].tolist()
+    # what was still uploading is given up, and comes again
+    assert stored == [1, 2] if prefetch == 0 else stored in ([], [1], [2], [1, 2])
+    assert result.unprocessed_rows["id"].tolist() == [number for number in range(1, 6) if number not in stored]
     assert list(tmp_path.iterdir()) == []
 
 
@@ -559,7 +572,7 @@ def test_rows_leave_nothing_on_disk(frame, pipeline, tmp_path):
         (output_dir / "locked").chmod(0o500)
         return {"a.txt": input_dir / "a.txt"}
 
-    pipeline(look, temp_dir=tmp_path).run(frame)
+    pipeline(look, temp_dir=tmp_path, prefetch=0).run(frame)
     assert seen == [1, 1, 1, 1]  # one row's directory at a time
     assert list(tmp_path.iterdir()) == []
 
@@ -587,6 +600,25 @@ def test_a_missing_temp_dir_is_a_clear_stop(frame, pipeline, tmp_path):
         ({"outputs": ["id"]}, "rename them"),
         ({"outputs": []}, "at least one"),
         ({"options": {"region": "x"}}, "file_dataset.Options"),
+        ({"prefetch": -1}, "prefetch=-1: give a number of rows"),
+        ({"prefetch": 1.5}, "number of rows"),
+        ({"prefetch": True}, "number of rows"),
+        ({"workers": -1}, "workers=-1: give a number of processes"),
+        ({"workers": "2"}, "number of processes"),
+        ({"fn_timeout_s": 0}, "more than 0"),
+        ({"fn_timeout_s": True}, "more than 0"),
+        ({"fn_timeout_s": float("inf")}, "None: as long as it takes"),
+        ({"fn_timeout_s": float("nan")}, "more than 0"),
+        ({"fn_timeout_s": "5"}, "more than 0"),
+        ({"worker_env": {"A": "b"}}, "give workers=1"),
+        ({"worker_env": {"A": 1}, "workers": 1}, r"worker_env \['A'\]: names and values are text"),
+        ({"worker_env": ["A=b"], "workers": 1}, "give a mapping"),
+        ({"max_failures": -1}, "max_failures=-1"),
+        ({"max_failures": True}, "a share of them"),
+        ({"max_failures": 1.5}, "5 percent are 0.05"),
+        ({"max_failures": float("nan")}, "a share of them"),
+        ({"max_failures": "5%"}, "a share of them"),
+        ({"max_failures": 1, "on_failure": "raise"}, "leave max_failures out"),
     ],
 )
 def test_what_makes_no_sense_is_refused_at_construction(arguments, message):
@@ -907,3 +939,567 @@ def test_options_that_make_no_client_stop_the_run(frame, session, client, messag
 def test_an_endpoint_without_its_scheme_is_refused_at_construction():
     with pytest.raises(InvalidDatasetError, match="give it whole"):
         file_dataset.Options(None, {"endpoint_url": "localhost:9000"})
+
+
+# overlap: downloads ahead of fn, uploads behind it
+
+
+class PacedServer(FaultServer):
+    """Keeps requests waiting: those of an operation for some seconds, those of a key until the test opens its gate."""
+
+    def __init__(self):
+        self.delays_s = {}
+        self.gates = {}
+        self.order = []
+        super().__init__()
+
+    def arrived(self, request):
+        fault = super().arrived(request)
+        self.order.append((request.operation, request.key))
+        time.sleep(self.delays_s.get(request.operation, 0))
+        if (gate := self.gates.get((request.operation, request.key))) is not None:
+            gate.wait(20)
+        return fault
+
+    def hold(self, operation, key):
+        gate = self.gates[operation, key] = threading.Event()
+        return gate
+
+
+@pytest.fixture
+def paced():
+    """A server that waits, with six good rows."""
+    with PacedServer() as server:
+        for number in range(1, 7):
+            server.put(f"s3://bucket/in/{number}", f"row {number}".encode())
+        yield server
+        for gate in server.gates.values():
+            gate.set()
+
+
+@pytest.fixture
+def six():
+    return pd.DataFrame({"id": range(1, 7), "a.txt": [f"s3://bucket/in/{number}" for number in range(1, 7)]})
+
+
+@pytest.fixture
+def on(paced):
+    def make(fn=forward, **kwargs):
+        options = impatient_options(paced.endpoint_url)
+        write = {"into_path": "s3://bucket/out"}
+        return Pipeline(fn, write_options=write, options=options, **{"progress": False, **kwargs})
+
+    return make
+
+
+def until(is_so):
+    """Wait for it, for at most 10 seconds; tell whether it came."""
+    end = time.monotonic() + 10
+    while not is_so() and time.monotonic() < end:
+        time.sleep(0.005)
+    return bool(is_so())
+
+
+def number_of(input_dir):
+    return int((Path(input_dir) / "a.txt").read_text().removeprefix("row "))
+
+
+@pytest.mark.parametrize(
+    ("prefetch", "workers", "window"), [(0, 0, 1), (1, 0, 3), (2, 0, 4), (5, 0, 7), (0, 1, 2), (1, 2, 4)]
+)
+def test_at_most_the_window_has_files_on_disk(paced, on, tmp_path, prefetch, workers, window):
+    frame = pd.DataFrame({"id": range(24), "a.txt": "s3://bucket/in/1"})
+    paced.delays_s = {"PutObject": 0.15, "GetObject": 0.01}
+    seen, is_over = set(), threading.Event()
+
+    def watch():
+        while not is_over.is_set():
+            seen.add(len(os.listdir(tmp_path)))  # noqa: PTH208  # one call
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        manifest = on(temp_dir=tmp_path, prefetch=prefetch, workers=workers)(frame)
+    finally:
+        is_over.set()
+        watcher.join()
+    assert len(manifest) == len(frame)
+    assert max(seen) == window  # slow uploads fill it: not more, and not less
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_while_fn_works_the_next_rows_download_and_finished_ones_upload(paced, on, six):
+    paced.hold("PutObject", "out/1/a.txt")
+    seen = {}
+
+    def look(input_dir, output_dir):
+        if number_of(input_dir) == 2:
+            seen["next two"] = until(lambda: paced.count("GetObject", "in/3") and paced.count("GetObject", "in/4"))
+            seen["the one before"] = until(lambda: paced.count("PutObject", "out/1/a.txt"))
+            time.sleep(0.2)
+            seen["more"] = paced.count("GetObject", "in/5")
+            paced.gates["PutObject", "out/1/a.txt"].set()
+        return forward(input_dir, output_dir)
+
+    assert len(on(look)(six)) == 6
+    assert seen == {"next two": True, "the one before": True, "more": 0}
+
+
+def test_no_more_than_the_next_rows_download_while_fn_works(paced, on, six):
+    """There would be room on disk for one more, which is kept for an upload."""
+    seen = []
+
+    def look(input_dir, output_dir):
+        if number_of(input_dir) == 1:
+            until(lambda: paced.count("GetObject", "in/3"))
+            time.sleep(0.2)
+            seen.append(paced.count("GetObject", "in/4"))
+        return forward(input_dir, output_dir)
+
+    assert len(on(look)(six)) == 6
+    assert seen == [0]
+
+
+def test_a_row_that_is_stored_makes_room_while_fn_still_works(paced, on, six):
+    gates = [paced.hold("PutObject", f"out/{number}/a.txt") for number in (1, 2)]
+    seen = {}
+
+    def look(input_dir, output_dir):
+        if number_of(input_dir) == 3:  # 1 and 2 are uploading, 4 is ahead: that is the window of prefetch=2
+            until(lambda: paced.count("GetObject", "in/4"))
+            time.sleep(0.2)
+            seen["before"] = paced.count("GetObject", "in/5")
+            gates[0].set()
+            seen["after"] = until(lambda: paced.count("GetObject", "in/5"))
+            gates[1].set()
+        return forward(input_dir, output_dir)
+
+    assert len(on(look)(six)) == 6
+    assert seen == {"before": 0, "after": True}
+
+
+def test_without_overlap_one_thing_is_done_after_the_other(paced, on, six):
+    names = []
+
+    def look(input_dir, output_dir):
+        names.extend(thread.name for thread in threading.enumerate() if thread.name.startswith("file_dataset-run"))
+        return forward(input_dir, output_dir)
+
+    on(look, prefetch=0)(six)
+    rows = range(1, 7)
+    assert paced.order == [one for n in rows for one in (("GetObject", f"in/{n}"), ("PutObject", f"out/{n}/a.txt"))]
+    assert names == []
+
+
+def test_fn_is_called_in_the_calling_thread_and_in_input_order(paced, on, six):
+    paced.fail("GetObject", SLOW_DOWN, key="in/1", times=2)  # the others are there before it
+    called = []
+
+    def look(input_dir, output_dir):
+        called.append((number_of(input_dir), threading.get_ident()))
+        return forward(input_dir, output_dir)
+
+    on(look)(six)
+    assert called == [(number, threading.get_ident()) for number in range(1, 7)]
+
+
+def test_whatever_comes_first_is_told_in_input_order(paced, on, six, caplog):
+    """Row 1 fails last, by far."""
+    paced.fail("PutObject", Status(400, "InvalidRequest"), key="out/1/a.txt", times=None)
+    paced.fail("GetObject", Status(404, "NoSuchKey"), key="in/2", times=None)
+    paced.fail("GetObject", Status(404, "NoSuchKey"), key="in/5", times=None)
+    gate = paced.hold("PutObject", "out/1/a.txt")
+    told = []
+
+    def look(input_dir, output_dir):
+        if number_of(input_dir) == 6:
+            assert told == []  # a row that is not done holds the others back
+            gate.set()
+        return forward(input_dir, output_dir)
+
+    def progress(now):
+        assert threading.current_thread() is threading.main_thread()
+        told.append((now.done, now.dropped))
+
+    result = on(look, progress=progress).run(six)
+    assert result.failures["id"].tolist() == [1, 2, 5]
+    assert result.manifest["id"].tolist() == result.files["id"].tolist() == [3, 4, 6]
+    assert told == [(1, 1), (2, 2), (3, 2), (4, 2), (5, 3), (6, 3)]
+    logged = [record.message.split(" failed")[0] for record in caplog.records if record.levelno == logging.WARNING]
+    assert logged == ["row 1", "row 2", "row 5"]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_raise_stops_at_the_first_failure_in_input_order(paced, on, six, workers):
+    """Row 3 has failed long before row 1 does, and row 4 is not begun: the rows before a failure are finished."""
+    paced.fail("GetObject", Status(404, "NoSuchKey"), key="in/3", times=None)
+    paced.fail("PutObject", Status(400, "InvalidRequest"), key="out/1/a.txt", times=None)
+    gate = paced.hold("PutObject", "out/1/a.txt")
+    threading.Thread(target=lambda: (until(lambda: paced.count("PutObject", "out/2/a.txt")), gate.set())).start()
+    with pytest.raises(RunStoppedError, match=r"stopped at the first failure.*row 1") as caught:
+        on(forward, on_failure="raise", workers=workers).run(six)
+    result = caught.value.result
+    assert result.failures["id"].tolist() == [1]
+    # a later row that was stored all the same is listed
+    assert {*result.manifest["id"], *result.unprocessed_rows["id"]} == {2, 3, 4, 5, 6}
+    if not workers:  # they may have taken row 4 before the failure of row 3 was known
+        assert not paced.count("PutObject", "out/4/a.txt")
+
+
+def test_fn_begins_no_row_after_one_whose_failure_is_known(paced, on, six, tmp_path):
+    gate = paced.hold("PutObject", "out/1/a.txt")
+    paced.fail("PutObject", Status(400, "InvalidRequest"), key="out/1/a.txt", times=None)
+    called = []
+
+    def look(input_dir, output_dir):
+        called.append(number_of(input_dir))
+        if called[-1] == 2:  # the failure comes while fn works: row 1 leaves the disk, 2 to 4 are there
+            until(lambda: len(list(tmp_path.iterdir())) == 4)
+            gate.set()
+            assert until(lambda: len(list(tmp_path.iterdir())) == 3)
+            time.sleep(0.1)
+        return forward(input_dir, output_dir)
+
+    with pytest.raises(RunStoppedError):
+        on(look, on_failure="raise", temp_dir=tmp_path).run(six)
+    assert called == [1, 2]
+
+
+def test_nothing_begins_after_a_row_whose_failure_is_known_while_an_earlier_row_is_not_done(paced, on, six):
+    paced.fail("GetObject", Status(404, "NoSuchKey"), key="in/2", times=None)
+    gate = paced.hold("PutObject", "out/1/a.txt")
+    called = []
+
+    def look(input_dir, output_dir):
+        called.append(number_of(input_dir))
+        until(lambda: paced.count("GetObject", "in/3"))
+        time.sleep(0.2)  # row 2 has failed by now
+        return forward(input_dir, output_dir)
+
+    threading.Thread(
+        target=lambda: (until(lambda: paced.count("PutObject", "out/1/a.txt")), time.sleep(0.5), gate.set())
+    ).start()
+    with pytest.raises(RunStoppedError) as caught:
+        on(look, on_failure="raise").run(six)
+    assert caught.value.result.manifest["id"].tolist() == called == [1]
+    assert paced.count("GetObject", "in/5") == 0
+
+
+def test_a_first_upload_that_is_refused_holds_the_others_back_and_lets_them_go(paced, on, six):
+    """Row 2 is refused before row 1 is stored, which tells that the target takes something."""
+    gate = paced.hold("PutObject", "out/1/a.txt")
+    paced.fail("PutObject", ACCESS_DENIED, key="out/2/a.txt", times=None)
+    threading.Thread(
+        target=lambda: (until(lambda: paced.count("PutObject", "out/2/a.txt")), time.sleep(0.3), gate.set())
+    ).start()
+    assert on()(six)["id"].tolist() == [1, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("is_stopped", [False, True])
+def test_no_thread_outlives_its_run(paced, on, six, is_stopped):
+    def threads():
+        return [thread for thread in threading.enumerate() if thread.name.startswith("file_dataset-run")]
+
+    if is_stopped:
+        paced.fail("GetObject", INVALID_ACCESS_KEY_ID, key="in/3", times=None)
+        with pytest.raises(RunStoppedError) as caught:  # its traceback refers to the run
+            on().run(six)
+        assert until(lambda: not threads())
+        assert caught.value.result is not None
+    else:
+        seen = []
+        on(lambda i, o: (seen.extend(threads()), forward(i, o))[1])(six)
+        assert seen
+        assert until(lambda: not threads())
+
+
+@pytest.mark.parametrize("held", [("GetObject", "in/3"), ("PutObject", "out/1/a.txt")], ids=["download", "upload"])
+def test_ctrl_c_stops_what_is_under_way_at_once(paced, six, tmp_path, held):
+    patient = impatient_options(paced.endpoint_url, max_concurrency=96)
+    paced.hold(*held)
+    main = threading.main_thread().ident
+
+    def interrupted(input_dir, output_dir):
+        if number_of(input_dir) == 2:
+            until(lambda: paced.count(*held))
+            signal.pthread_kill(main, signal.SIGINT)
+            time.sleep(30)
+        return forward(input_dir, output_dir)
+
+    write = {"into_path": "s3://bucket/out"}
+    pipeline = Pipeline(interrupted, write_options=write, options=patient, temp_dir=tmp_path, progress=False)
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt) as caught:
+        pipeline.run(six)
+    assert time.monotonic() - began < 4  # a gate holds for 20, and what does not hear is waited for, for 6
+    result = caught.value.result
+    assert list(tmp_path.iterdir()) == []
+    listed = result.manifest["id"].tolist()
+    assert result.unprocessed_rows["id"].tolist() == [number for number in range(1, 7) if number not in listed]
+    assert 2 not in listed
+    assert len(result.failures) == 0
+    if held[0] == "PutObject":
+        assert listed == []
+
+
+def test_a_row_that_was_stored_when_ctrl_c_came_is_listed(paced, on, six):
+    def interrupted(input_dir, output_dir):
+        if number_of(input_dir) == 2:
+            until(lambda: "out/1/a.txt" in paced.keys("bucket"))
+            time.sleep(0.3)
+            signal.raise_signal(signal.SIGINT)
+        return forward(input_dir, output_dir)
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        on(interrupted).run(six)
+    assert caught.value.result.manifest["id"].tolist() == caught.value.result.files["id"].tolist() == [1]
+
+
+def test_a_run_that_is_stopped_gives_up_the_downloads_of_later_rows(paced, on, six, tmp_path):
+    paced.hold("GetObject", "in/2")
+    paced.hold("GetObject", "in/3")
+
+    def fail(input_dir, output_dir):
+        until(lambda: paced.count("GetObject", "in/3"))
+        raise ValueError("no")
+
+    began = time.monotonic()
+    with pytest.raises(RunStoppedError) as caught:
+        on(fail, on_failure="raise", temp_dir=tmp_path).run(six)
+    assert time.monotonic() - began < 4
+    assert caught.value.result.unprocessed_rows["id"].tolist() == [2, 3, 4, 5, 6]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_relative_temp_dir_stays_where_it_was_when_fn_goes_elsewhere(paced, on, six, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "work").mkdir()
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    paced.delays_s = {"GetObject": 0.05}
+
+    def wander(input_dir, output_dir):
+        os.chdir(elsewhere)
+        time.sleep(0.1)
+        return forward(input_dir, output_dir)
+
+    assert len(on(wander, temp_dir="work")(six)) == 6
+
+
+def test_what_fn_had_in_memory_when_it_raised_is_let_go(paced, on, six, monkeypatch):
+    class Volume:
+        """Gigabytes, say."""
+
+    monkeypatch.setattr(logging.getLogger("file_dataset._run"), "disabled", True)  # pytest keeps what is logged
+    refs, alive = [], []
+
+    def fail(input_dir, output_dir):
+        alive.append(sum(ref() is not None for ref in refs))
+        volume = Volume()
+        refs.append(weakref.ref(volume))
+        raise ValueError("no")
+
+    gc.disable()  # at once, and not when the collector comes by
+    try:
+        on(fail)(six)
+    finally:
+        gc.enable()
+    assert alive == [0, 0, 0, 0, 0, 0]
+
+
+def test_a_recorded_failure_is_no_failure_of_this_run(frame, pipeline):
+    recorded = pipeline(on_failure="record")(frame)
+    run = pipeline(lambda i, o: {"b.txt": i / "upper.txt"}, into_path="s3://bucket/b", max_failures=0).run
+    assert run(recorded).failures["id"].tolist() == [2, 4]
+
+
+# max_failures
+
+
+@pytest.mark.parametrize("prefetch", [0, 2])
+@pytest.mark.parametrize("most", [1, 0.2, 0.39], ids=str)
+def test_more_failures_than_allowed_stop_the_run(frame, pipeline, most, prefetch):
+    with pytest.raises(RunStoppedError) as caught:
+        pipeline(max_failures=most, prefetch=prefetch).run(frame)
+    text = str(caught.value)
+    assert f"2 of 5 rows failed, max_failures={most!r} allows 1: " in text
+    assert "1 at download: FileNotFoundError (NoSuchKey), 1 at fn: ValueError" in text
+    result = caught.value.result
+    assert (result.failures["id"].tolist(), result.manifest["id"].tolist()) == ([2, 4], [1, 3])
+    assert result.unprocessed_rows["id"].tolist() == [5]
+
+
+@pytest.mark.parametrize("most", [2, 0.4, 1.0, 7], ids=str)
+def test_as_many_failures_as_allowed_do_not(frame, pipeline, most):
+    assert len(pipeline(max_failures=most)(frame)) == 3
+
+
+def settings_of(pipeline):
+    return pipeline._settings  # noqa: SLF001  # what it was told is shown nowhere else
+
+
+def test_a_share_allows_what_raise_if_dropped_allows():
+    """0.29 * 100 is 28.999999999999996, and 0.07 * 100 is 7.000000000000001."""
+    base = settings_of(Pipeline(forward, write_options={"into_path": "out"}, max_failures=0.5))
+    for total in (1, 3, 10, 97, 100, 1000):
+        for count in range(total + 1):
+            settings = dataclasses.replace(base, max_failures=count / total)
+            assert allowed_failures(settings, total) == count
+    for hundredth in range(101):
+        assert allowed_failures(dataclasses.replace(base, max_failures=hundredth / 100), 100) == hundredth
+
+
+# the row
+
+
+def told(input_dir, output_dir, row):
+    (output_dir / "row.txt").write_text(repr([(name, value, type(value).__name__) for name, value in row.items()]))
+    return {"row.txt": output_dir / "row.txt"}
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_fn_is_told_its_id_and_its_carried_columns(faults, pipeline, workers):
+    faults.put("s3://bucket/in/1", b"one")
+    frame = pd.DataFrame(
+        {
+            "a.txt": ["s3://bucket/in/1", "s3://bucket/in/1"], "id": [7, 8], "label": ["ill", None],
+            "count": pd.Series([3, 4], dtype="int64"), "v1.5": [0.5, float("nan")],
+            "when": pd.to_datetime(["2024-01-02", None]),
+        }
+    )  # fmt: skip
+    pipeline(told, workers=workers)(frame)
+    rows = [faults.body(f"s3://bucket/out/{number}/row.txt").decode() for number in (7, 8)]
+    nothing = (None, "NoneType")
+    when = ("when", pd.Timestamp("2024-01-02"), "Timestamp")
+    assert rows[0] == repr(
+        [("id", 7, "int"), ("label", "ill", "str"), ("count", 3, "int"), ("v1.5", 0.5, "float"), when]
+    )
+    assert rows[1] == repr(
+        [("id", 8, "int"), ("label", *nothing), ("count", 4, "int"), ("v1.5", *nothing), ("when", *nothing)]
+    )
+
+
+# workers
+
+
+def process_of(input_dir, output_dir):
+    (output_dir / "pid.txt").write_text(f"{os.getpid()} {os.environ.get('FOR_WORKERS', '')}")
+    return {"pid.txt": output_dir / "pid.txt"}
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"workers": 1}, {"fn_timeout_s": 60}, {"workers": 2, "prefetch": 0}], ids="+".join
+)
+def test_fn_runs_in_other_processes(paced, on, six, arguments):
+    on(process_of, worker_env={"FOR_WORKERS": "set"}, **arguments)(six)
+    said = [paced.body(f"s3://bucket/out/{number}/pid.txt").decode().split() for number in range(1, 7)]
+    pids = {pid for pid, _ in said}
+    assert str(os.getpid()) not in pids
+    assert 1 <= len(pids) <= arguments.get("workers", 1)  # a process stays for the next row
+    assert {env for _, env in said} == {"set"}
+
+
+def test_as_many_rows_as_workers_are_in_fn_at_once(on, six, tmp_path):
+    meeting = tmp_path / "meeting"
+    meeting.mkdir()
+
+    def meet(input_dir, output_dir):
+        import os
+        import time
+
+        (meeting / str(os.getpid())).touch()
+        end = time.monotonic() + 20
+        while len(list(meeting.iterdir())) < 2 and time.monotonic() < end:
+            time.sleep(0.01)
+        assert len(list(meeting.iterdir())) == 2
+        return {"a.txt": input_dir / "a.txt"}
+
+    assert len(on(meet, workers=2)(six)) == 6
+
+
+def test_workers_take_whichever_row_is_here(paced, on, six):
+    """A stalled download holds back its own row only."""
+    gate = paced.hold("GetObject", "in/1")
+    threading.Thread(target=lambda: (until(lambda: paced.count("PutObject", "out/3/a.txt")), gate.set())).start()
+    manifest = on(workers=1)(six)
+    assert manifest["id"].tolist() == [1, 2, 3, 4, 5, 6]
+    assert paced.order.index(("PutObject", "out/3/a.txt")) < paced.order.index(("PutObject", "out/1/a.txt"))
+
+
+def test_a_class_that_cannot_be_made_in_a_worker_stops_the_run(on, six, tmp_path):
+    class Broken:
+        def __init__(self):
+            raise RuntimeError("no weights")
+
+        def __call__(self, input_dir, output_dir):
+            return {}
+
+    with pytest.raises(RunStoppedError, match="no weights") as caught:
+        on(Broken, workers=2, temp_dir=tmp_path).run(six)
+    assert len(caught.value.result.unprocessed_rows) == 6
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_function_that_no_worker_can_be_sent_is_refused_before_the_first_request(paced, on, six):
+    lock = threading.Lock()
+
+    def locked(input_dir, output_dir):
+        with lock:
+            return {"a.txt": input_dir / "a.txt"}
+
+    with pytest.raises(InvalidDatasetError, match=r"cannot be pickled for worker processes: TypeError: .*lock"):
+        on(locked, workers=1).run(six)
+    assert not paced.requests
+
+
+def test_the_traceback_of_a_worker_is_logged_once_with_the_rows_id(frame, pipeline, caplog):
+    pipeline(workers=1).run(frame)
+    (record,) = [record for record in caplog.records if record.exc_info]
+    assert record.levelno == logging.WARNING
+    assert "row 2 failed at fn" in record.message
+    assert caplog.text.count('raise ValueError("this text is bad")') == 1
+
+
+def test_ctrl_c_kills_what_works(on, six, tmp_path):
+    (tmp_path / "work").mkdir()
+    pid = tmp_path / "pid"
+
+    def hang(input_dir, output_dir):
+        import os
+        import time
+
+        pid.with_suffix(".part").write_text(str(os.getpid()))
+        pid.with_suffix(".part").rename(pid)
+        time.sleep(60)
+
+    threading.Thread(
+        target=lambda: until(pid.exists) and signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+    ).start()
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt) as caught:
+        on(hang, workers=1, temp_dir=tmp_path / "work").run(six)
+    assert time.monotonic() - began < 30
+    assert len(caught.value.result.unprocessed_rows) == 6
+    assert list((tmp_path / "work").iterdir()) == []
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(pid.read_text()), 0)
+
+
+def test_a_pickle_carries_every_setting():
+    given = {
+        "on_failure": "record", "max_failures": 0.25, "prefetch": 5, "workers": 3, "fn_timeout_s": 1.5,
+        "worker_env": {"A": "b"}, "file_columns": ["a.txt"], "outputs": ["b.txt"], "temp_dir": "t", "progress": False,
+    }  # fmt: skip
+    options = file_dataset.Options()
+    one = Pipeline(forward, write_options={"into_path": "out"}, options=options, **given)
+    settings = settings_of(pickle.loads(pickle.dumps(one)))
+    assert {name: getattr(settings, name) for name in given} == given
+    assert {field.name for field in dataclasses.fields(settings)} == {*given, "fn", "write_options", "options"}
+
+
+def test_no_repr_shows_the_environment_of_workers():
+    one = Pipeline(forward, write_options={"into_path": "out"}, workers=1, worker_env={"TOKEN": "secrettest"})
+    assert "secrettest" not in repr(one) + repr(settings_of(one))
+    with pytest.raises(InvalidDatasetError) as refused:
+        Pipeline(forward, write_options={"into_path": "out"}, workers=1, worker_env={"TOKEN": b"secrettest"})
+    assert "secrettest" not in str(refused.value)

@@ -106,14 +106,70 @@ def test_rows_in_and_rows_dropped_are_counted(record):
     assert (result.input_rows, result.dropped_rows) == (3, 1)
 
 
-def test_the_repr_tells_the_counts_and_the_first_cause():
-    result = result_of(frame_of(1, 2), {2: [failure(2, message="cannot read")]})
-    expected = "PipelineResult(1 of 2 rows dropped (50.0%): 1 at fn, 1 files stored; first: cannot read)"
-    assert repr(result) == expected
+def test_the_repr_tells_counts_causes_and_the_first_failures():
+    missing = Failure(3, "download", "a.txt", "s3://bucket/3", "FileNotFoundError", "NoSuchKey", "not there")
+    result = result_of(frame_of(1, 2, 3, 4), {2: [failure(2, message="cannot\nread")], 3: [missing, missing]})
+    assert repr(result).splitlines() == [
+        "PipelineResult(2 of 4 rows dropped (50.0%): 1 at download, 1 at fn, 2 files stored)",
+        "  1 at download: FileNotFoundError (NoSuchKey)",
+        "  1 at fn: ValueError",
+        "first failures:",
+        "  row 2: fn: ValueError: cannot read",
+        "  row 3: download a.txt (s3://bucket/3): FileNotFoundError (NoSuchKey): not there",
+    ]
 
 
 def test_the_repr_of_a_good_run_names_no_cause():
     assert repr(result_of(frame_of(1, 2))) == "PipelineResult(0 of 2 rows dropped, 2 files stored)"
+
+
+@pytest.mark.parametrize("record", [False, True], ids=["drop", "record"])
+def test_the_repr_of_a_stopped_run_tells_what_is_left(record):
+    result = result_of(frame_of(1, 2, 3, 4, 5), [2], done=3, record=record)
+    assert "1 of 5 rows dropped (20.0%): 1 at fn, 2 not processed, 2 files stored" in repr(result)
+
+
+def many_failures():
+    """Ten thousand failed rows, each with a cause and a long message of its own."""
+    ids = range(10_000)
+    return result_of(
+        frame_of(*ids),
+        {row: [Failure(row, "fn", None, None, f"Error{row}", None, "<" * 1900)] for row in ids},
+    )
+
+
+def test_however_many_rows_fail_what_is_shown_is_bounded():
+    result = many_failures()
+    assert len(repr(result)) < 3000
+    assert len(result._repr_html_()) < 15_000  # each < is &lt; there
+    assert "... and 9995 more" in repr(result)
+    assert "9992 more of 9992 other causes" in repr(result)
+
+
+def test_a_notebook_shows_the_same_as_a_table():
+    shown = result_of(frame_of(1, 2), {2: [failure(2, message="cannot read")]})._repr_html_()
+    for text in ["1 of 2 rows dropped (50.0%)", "1 at fn: ValueError", "<td>2</td>", "<td>cannot read</td>"]:
+        assert text in shown
+
+
+def test_a_notebook_runs_nothing_of_what_came_from_outside():
+    evil = "<script>alert(1)"
+    failed = Failure(evil, "fn", evil, evil, evil, evil, evil)
+    shown = result_of(frame_of(evil, "b"), {evil: [failed]})._repr_html_()
+    assert "<script" not in shown
+    assert shown.count("&lt;script&gt;alert(1)") >= 5
+
+
+def test_a_good_run_is_one_line_in_a_notebook():
+    assert result_of(frame_of(1))._repr_html_() == (
+        "<div><p><b>PipelineResult</b>: 0 of 1 rows dropped, 1 files stored</p></div>"
+    )
+
+
+def test_stages_of_a_recorded_frame_that_nobody_knows_are_shown_too():
+    recorded = result_of(frame_of(1, 2), {2: [failure(2)]}, record=True).manifest
+    recorded["error_stage"] = recorded["error_stage"].replace("fn", "elsewhere")
+    assert "1 at elsewhere: ValueError" in repr(PipelineResult.from_recorded(recorded))
 
 
 # --- too many dropped
