@@ -380,6 +380,7 @@ def test_a_death_costs_its_row_and_says_how(start, tmp_path, fn, why):
 
 
 def test_many_deaths_leave_neither_processes_nor_descriptors_nor_threads(start, tmp_path):
+    gc.collect()  # what other tests have left
     before = len(os.listdir("/dev/fd")), threading.active_count()
     workers = start(by_value(_exit), count=2, takes_row=True)
     groups = set()
@@ -389,7 +390,8 @@ def test_many_deaths_leave_neither_processes_nor_descriptors_nor_threads(start, 
         assert [type(future.exception()) for future in futures[:2]] == [WorkerDiedError] * 2
         groups |= {future.result() for future in futures[2:]}
     workers.close()
-    assert (len(os.listdir("/dev/fd")), threading.active_count()) == before
+    assert len(os.listdir("/dev/fd")) <= before[0]
+    assert threading.active_count() <= before[1]
     assert not any(living(group) for group in groups)
 
 
@@ -493,7 +495,7 @@ def test_a_worker_that_closes_its_line_is_replaced(start, tmp_path):
 
 def test_rubbish_on_the_line_costs_the_row(start, tmp_path):
     def fn(_in, _out, row):
-        for fd in range(3, 20) if row["fails"] else ():
+        for fd in range(3, 1000) if row["fails"] else ():  # a descriptor has in the worker the number of the parent's
             with contextlib.suppress(OSError):
                 os.write(fd, b"\0\0\0\0\0\0\0\4junk")
         return os.getpid()
