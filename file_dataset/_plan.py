@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from file_dataset import _urls
 from file_dataset._errors import InvalidDatasetError
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from file_dataset._errors import RowId
     from file_dataset._urls import Location
 
+Target = TypeVar("Target", bound="Location | str")
+
 
 @dataclass(frozen=True, slots=True)
 class FileRow:
@@ -25,23 +27,21 @@ class FileRow:
 
 
 @dataclass(frozen=True, slots=True)
-class Transfer:
-    """One file of one row to copy. Either end may be local."""
+class Transfer(Generic[Target]):
+    """One file of one row to copy. Either end may be local; a download's target is text, which costs less."""
 
     row_id: RowId
     file: str
     source: Location
-    target: Location
+    target: Target
 
 
-def downloads(row: FileRow, into: Path) -> list[Transfer]:
+def downloads(row: FileRow, into: str) -> list[Transfer[str]]:
     """Return one transfer per file that the row has, into `into/<file name>`."""
-    return [
-        Transfer(row.id, name, at, into.joinpath(*name.split("/"))) for name, at in row.files.items() if at is not None
-    ]
+    return [Transfer(row.id, name, at, f"{into}/{name}") for name, at in row.files.items() if at is not None]
 
 
-def uploads(row_id: RowId, files: Mapping[str, Path | None], into: Location) -> list[Transfer]:
+def uploads(row_id: RowId, files: Mapping[str, Path | None], into: Location) -> list[Transfer[Location]]:
     """Return one transfer per file that is there, into `<into>/<id>/<file name>`.
 
     Raises:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,6 @@ from file_dataset._errors import Failure, InvalidDatasetError, RowError
 from file_dataset._tempdir import TempDir
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Iterator, Mapping, Sequence
 
     import pandas as pd
@@ -92,14 +92,7 @@ class Reader:
         _plan.check_file_names(list(self._rows.file_columns), local=True)
         temp = TempDir(dir)
         try:
-            transfers = []
-            for row in self._parsed():
-                into = temp.path / str(row.id) if is_frame else temp.path
-                found = _plan.downloads(row, into)
-                if not found:  # a directory all the same
-                    into.mkdir(exist_ok=True)
-                transfers += found
-            _transfer.copy_in(transfers, _transfer.Stores(self._options))
+            _transfer.fill(self._transfers(str(temp.path), is_frame=is_frame), _transfer.Stores(self._options))
         except BaseException:
             temp.cleanup()
             raise
@@ -160,6 +153,14 @@ class Reader:
         ):
             sizes[name][position] = size
         return self._table({name: pa.array(column, pa.int64()) for name, column in sizes.items()}, count)
+
+    def _transfers(self, into: str, *, is_frame: bool) -> Iterator[_plan.Transfer[str]]:
+        for row in self._parsed():
+            directory = f"{into}/{row.id}" if is_frame else into
+            found = _plan.downloads(row, directory)
+            if not found:  # a directory all the same
+                os.makedirs(directory, exist_ok=True)  # noqa: PTH103  # the path is text
+            yield from found
 
     def _parsed(self, count: int | None = None) -> Iterator[_plan.FileRow]:
         """Return the rows; cells that are no location are told all at once, before the first request."""

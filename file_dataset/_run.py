@@ -448,7 +448,7 @@ class Run:
             return
         self.uploads[flight.position] = self._submit(self._store, flight, fetched, files, uploads)
 
-    def _uploads(self, row: _plan.FileRow, files: Mapping[str, Path | None]) -> list[_plan.Transfer]:
+    def _uploads(self, row: _plan.FileRow, files: Mapping[str, Path | None]) -> list[_plan.Transfer[_urls.Location]]:
         try:
             uploads = _plan.uploads(row.id, files, self.prefix)
         except InvalidDatasetError as exc:  # a key that is too long
@@ -517,7 +517,7 @@ class Run:
         try:
             row = self._row_with_files(flight.position)
             self._make_dirs(flight, row)
-            downloads = _plan.downloads(row, flight.input_dir)
+            downloads = _plan.downloads(row, str(flight.input_dir))
             infos = _transfer.copy_in(downloads, self.source, cancelled=flight.cancelled)
             is_here = True
         except RowError as exc:
@@ -553,7 +553,7 @@ class Run:
         flight: _Flight,
         fetched: _Fetched,
         files: Mapping[str, Path | None],
-        uploads: Sequence[_plan.Transfer],
+        uploads: Sequence[_plan.Transfer[_urls.Location]],
     ) -> _Done | _Failed:
         """Upload what fn returned; the row is done when all of it is stored."""
         try:
@@ -667,7 +667,7 @@ def _now(work: Callable[..., T], *args: object) -> Future[T]:
     return future
 
 
-def _stored_file(position: int, upload: _plan.Transfer, info: ObjectInfo) -> _frame.StoredFile:
+def _stored_file(position: int, upload: _plan.Transfer[_urls.Location], info: ObjectInfo) -> _frame.StoredFile:
     checksum = None if info.digest is None else str(info.digest)
     return _frame.StoredFile(position, upload.file, str(upload.target), info.size_bytes, info.etag, checksum)
 

@@ -65,7 +65,7 @@ class _Access:
     router: Router
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class _Operation(Generic[T]):
     """What is to be done, in both ways: one attempt each."""
 

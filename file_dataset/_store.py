@@ -7,6 +7,7 @@ an object lets the next attempt go on from there. `attempt` is the only place th
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import random
 import secrets
@@ -43,6 +44,9 @@ _LOCAL_THREADS = 8  # a guess: disks gain little from more
 # (https://docs.aws.amazon.com/sdkref/latest/guide/feature-retry-behavior.html). 0.5 s is a guess.
 BACKOFF_S = 0.5
 _BACKOFF_MAX_S = 20.0
+# names of files that are not whole yet; a forked child has its own number of process
+_TOKEN = secrets.token_hex(8)
+_numbers = itertools.count()
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,10 +193,8 @@ class Sink:
                 os.ftruncate(self._fd, 0)
                 return
             # a name that no reader takes for a whole file, in the same directory, so that replace() is atomic
-            directory, _, _ = target.rpartition("/")
-            self._part_path = (
-                f"{directory}/.{secrets.token_hex(8)}.part" if directory else f".{secrets.token_hex(8)}.part"
-            )
+            directory, slash, _ = target.rpartition("/")
+            self._part_path = f"{directory}{slash}.{_TOKEN}-{os.getpid()}-{next(_numbers)}.part"
             self._fd = os.open(self._part_path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
 
     def split(self, starts: Sequence[int]) -> list[Part]:

@@ -22,33 +22,33 @@ MASK = Path("/data/1.mask.mha")
 
 
 def test_a_file_is_downloaded_under_its_file_name():
-    assert downloads(FileRow("1", {"image.mha": IMAGE}), Path("/rows")) == [
-        Transfer("1", "image.mha", IMAGE, Path("/rows/image.mha"))
+    assert downloads(FileRow("1", {"image.mha": IMAGE}), "/rows") == [
+        Transfer("1", "image.mha", IMAGE, "/rows/image.mha")
     ]
 
 
 def test_a_file_name_with_a_slash_lies_in_a_directory():
-    (transfer,) = downloads(FileRow("1", {"sub/image.mha": IMAGE}), Path("/rows"))
-    assert transfer.target == Path("/rows/sub/image.mha")
+    (transfer,) = downloads(FileRow("1", {"sub/image.mha": IMAGE}), "/rows")
+    assert transfer.target == "/rows/sub/image.mha"
 
 
 def test_local_files_are_planned_like_objects():
-    (transfer,) = downloads(FileRow("1", {"mask.mha": MASK}), Path("/rows"))
+    (transfer,) = downloads(FileRow("1", {"mask.mha": MASK}), "/rows")
     assert transfer.source == MASK
 
 
 def test_a_file_that_the_row_has_not_is_not_downloaded():
     row = FileRow(1, {"image.mha": IMAGE, "mask.mha": None})
-    assert [transfer.file for transfer in downloads(row, Path("/rows"))] == ["image.mha"]
+    assert [transfer.file for transfer in downloads(row, "/rows")] == ["image.mha"]
 
 
 def test_downloads_keep_the_order_of_the_row():
     row = FileRow(1, {"b": IMAGE, "a": MASK, "c": IMAGE})
-    assert [transfer.file for transfer in downloads(row, Path("/rows"))] == ["b", "a", "c"]
+    assert [transfer.file for transfer in downloads(row, "/rows")] == ["b", "a", "c"]
 
 
 def test_a_row_without_an_id_can_be_downloaded():
-    (transfer,) = downloads(FileRow(None, {"image.mha": IMAGE}), Path("/rows"))
+    (transfer,) = downloads(FileRow(None, {"image.mha": IMAGE}), "/rows")
     assert transfer.row_id is None
 
 
