@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -66,7 +67,7 @@ def check_file_names(names: list[object], *, local: bool) -> list[str]:
         InvalidDatasetError: a name is unsafe, appears twice, or is the directory of another.
     """
     checked = [_urls.check_file_name(name) for name in names]
-    if twice := sorted({name for name in checked if checked.count(name) > 1}):
+    if twice := sorted(name for name, count in Counter(checked).items() if count > 1):
         raise InvalidDatasetError(f"file names {twice} appear more than once")
     look_up = _urls.folded if local else str
     parents = {look_up(parent) for name in checked for parent in _parents(name)}

@@ -302,6 +302,21 @@ class Body:
         """Whether it is read, hashed and sent at once."""
         return self.length <= INLINE_BYTES
 
+    def read(self) -> bytes:
+        """Return the bytes from disk.
+
+        Raises:
+            OSError: the file became shorter.
+        """
+        fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            found = os.pread(fd, self.length, self.first)
+        finally:
+            os.close(fd)
+        if len(found) < self.length:
+            raise store_error(OSError, f"{self.path} became shorter while it was uploaded")
+        return found
+
     def chunks(self) -> Iterator[memoryview]:
         """Yield the bytes from disk, in one buffer.
 
@@ -383,10 +398,12 @@ class Put(Request[T]):
         body = self._body
         small = b""
         if body.is_small:
-            small = b"".join(map(bytes, body.chunks()))
+            small = body.read()
             if self.must_hash:
                 self._hash([small])
-        headers = {**self.route.headers, **body.headers, **self._checksum}
+        headers = self.route.headers  # the same mapping each time: the signer keeps what it comes to
+        if body.headers or self._checksum:
+            headers = {**headers, **body.headers, **self._checksum}
         head = self.head("PUT", headers, query=body.query, payload=self._payload)
         # the length is not signed, as botocore does not sign it
         return b"%scontent-length: %d\r\n\r\n%s" % (head[:-2], body.length, small)

@@ -34,7 +34,7 @@ class Signer:
         """Take frozen credentials."""
         self._access_key, self._secret_key, self._token = access_key, secret_key, token
         self._region, self._service = region, service
-        self._day: tuple[str, str, bytes] = ("", "", b"")
+        self._now: tuple[int, str, str, bytes] = (-1, "", "", b"")
         self._kept: _Signable | None = None
 
     def __repr__(self) -> str:
@@ -66,7 +66,7 @@ class Signer:
         return f"{method} {target} HTTP/1.1\r\n{kept.lines}{signature}\r\n\r\n"
 
     def _signable(self, second: int, headers: Mapping[str, str], payload: str) -> _Signable:
-        stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(second))
+        stamp, scope, key = self._of(second)
         every = {**headers, "x-amz-content-sha256": payload, "x-amz-date": stamp}
         if self._token:
             every["x-amz-security-token"] = self._token
@@ -74,7 +74,6 @@ class Signer:
         # runs of white space count as one, and none around a value
         canonical = "".join([f"{name}:{' '.join(every[name].split())}\n" for name in names])
         signed_names = ";".join(names)
-        scope, key = self._scope_and_key(stamp[:8])
         lines = "".join([f"{name}: {value}\r\n" for name, value in every.items()])
         return _Signable(
             second,
@@ -87,15 +86,18 @@ class Signer:
             key,
         )
 
-    def _scope_and_key(self, date: str) -> tuple[str, bytes]:
-        day, scope, key = self._day
-        if day != date:
-            scope = f"{date}/{self._region}/{self._service}/aws4_request"
-            key = f"AWS4{self._secret_key}".encode()
-            for part in scope.split("/"):
-                key = hmac.digest(key, part.encode(), "sha256")
-            self._day = date, scope, key
-        return scope, key
+    def _of(self, second: int) -> tuple[str, str, bytes]:
+        """Return what all requests of one second have in common: the time, and the day's scope and key."""
+        known, stamp, scope, key = self._now
+        if known != second:
+            day, stamp = stamp[:8], time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(second))
+            if day != stamp[:8]:
+                scope = f"{stamp[:8]}/{self._region}/{self._service}/aws4_request"
+                key = f"AWS4{self._secret_key}".encode()
+                for part in scope.split("/"):
+                    key = hmac.digest(key, part.encode(), "sha256")
+            self._now = second, stamp, scope, key
+        return stamp, scope, key
 
 
 @dataclass(frozen=True, slots=True, repr=False)
