@@ -19,6 +19,8 @@ _recent: OrderedDict[Hashable, Any] = OrderedDict()
 _making: dict[Hashable, threading.RLock] = {}
 _lock = threading.Lock()
 
+number = os.getpid()  # of this process, without asking the system each time
+
 
 def shared(key: Hashable, make: Callable[[], T]) -> T:
     """Return this process's one instance for `key`, made on first use; safe between threads."""
@@ -58,7 +60,8 @@ def _made(instances: OrderedDict[Hashable, Any], key: Hashable, make: Callable[[
 
 def _forget() -> None:
     # the child has none of its parent's threads, must not use its sockets, and may find a lock held for ever
-    global _lock  # noqa: PLW0603  # there is nothing to hold it but the module
+    global _lock, number  # noqa: PLW0603  # there is nothing to hold them but the module
+    number = os.getpid()
     _shared.clear()
     _recent.clear()
     _making.clear()

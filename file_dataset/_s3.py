@@ -70,9 +70,9 @@ class _Operation(Generic[T]):
     """What is to be done, in both ways: one attempt each."""
 
     at: ObjectUrl
+    cancelled: threading.Event
     on_wire: Callable[[_Access, Route, Future[T], _Rescue], None]
     by_boto3: Callable[[_Access], T]
-    cancelled: threading.Event
 
 
 class S3Store:
@@ -102,7 +102,7 @@ class S3Store:
             head = Head(route, at, access.router.signer(route), cancelled, future=future, rescue=rescue)
             self._fork.send(head)
 
-        return self._submit(_Operation(at, on_wire, lambda access: self._head(access, at), cancelled))
+        return self._submit(_Operation(at, cancelled, on_wire, lambda access: self._head(access, at)))
 
     def download(self, source: ObjectUrl, sink: Sink) -> Future[ObjectInfo]:
         """Fill the sink: one GET, or several side by side for a large object; one more per attempt."""
@@ -110,8 +110,7 @@ class S3Store:
         def on_wire(access: _Access, route: Route, future: Future[ObjectInfo], rescue: _Rescue) -> None:
             self._fill(access, route, source, sink, future, rescue)
 
-        by_boto3: Callable[[_Access], ObjectInfo] = lambda access: self._get(access, source, sink)  # noqa: E731
-        return self._submit(_Operation(source, on_wire, by_boto3, sink.cancelled))
+        return self._submit(_Operation(source, sink.cancelled, on_wire, lambda access: self._get(access, source, sink)))
 
     def upload(
         self, source: Path, target: ObjectUrl, *, extra_args: Mapping[str, Any], cancelled: threading.Event
@@ -135,7 +134,7 @@ class S3Store:
             headers = answer["ResponseMetadata"]["HTTPHeaders"]
             return ObjectInfo(size, _answers.etag_of(headers), _answers.crc_of(headers))
 
-        return self._submit(_Operation(target, on_wire, by_boto3, cancelled))
+        return self._submit(_Operation(target, cancelled, on_wire, by_boto3))
 
     def check_extra_args(self, extra_args: Mapping[str, Any]) -> None:
         """Refuse what boto3's `ExtraArgs` would refuse, before the first byte.
@@ -317,7 +316,7 @@ class S3Store:
         at = {"Bucket": target.bucket, "Key": target.key}
 
         def retried(by_boto3: Callable[[_Access], T], cancelled: threading.Event = cancelled) -> T:
-            return self._retried(_Operation(target, _never, by_boto3, cancelled))
+            return self._retried(_Operation(target, cancelled, _never, by_boto3))
 
         created = retried(
             lambda access: self._call(access, "create_multipart_upload", **at, **self._checked(access, extra))
@@ -361,7 +360,7 @@ class S3Store:
             answer = self._send(access, "upload_part", path, first, length, cancelled, **part)
             return {"ETag": answer["ETag"]} | {name: answer[name] for name in answer if name.startswith("Checksum")}
 
-        return {"PartNumber": number} | self._retried(_Operation(target, on_wire, by_boto3, cancelled))
+        return {"PartNumber": number} | self._retried(_Operation(target, cancelled, on_wire, by_boto3))
 
     def _complete(
         self,
@@ -397,7 +396,7 @@ class S3Store:
 
         target = ObjectUrl(upload["Bucket"], upload["Key"])
         try:
-            self._retried(_Operation(target, _never, abort, threading.Event()))
+            self._retried(_Operation(target, threading.Event(), _never, abort))
         except OSError as exc:
             logger.warning(
                 "upload %s of %s was not aborted and keeps its parts: %s", upload["UploadId"], target, exc.strerror
@@ -486,6 +485,8 @@ class S3Store:
     # credentials
 
     def _access(self) -> _Access:
+        if (held := self._held) is not None:
+            return held
         with self._lock:
             if self._held is None:
                 self._held = self._connected(self._options)

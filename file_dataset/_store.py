@@ -154,7 +154,9 @@ class Sink:
 
     def missing(self) -> list[Part]:
         """Return the parts that can be gone on with; none: the object is read from its first byte, all of it."""
-        if self.info is None or self.info.etag is None or not self.received:
+        if self.info is None:  # nothing was begun
+            return []
+        if self.info.etag is None or not self.received:
             self.restart()
             return []
         return [part for part in self.parts if part.wants() > 0]

@@ -81,13 +81,13 @@ class Stores:
     @property
     def s3(self) -> S3Store:
         """The S3 store of these options."""
-        if self._s3 is None or self._s3[0] != os.getpid():
+        if self._s3 is None or self._s3[0] != _process.number:
             self._options = options = self._options or Options.default()
             # brings botocore along, which local work does without
             from file_dataset._s3 import S3Store
 
             store = _process.recent(("s3", _options.identity(options)), lambda: S3Store(options))
-            self._s3 = os.getpid(), store
+            self._s3 = _process.number, store
         return self._s3[1]
 
 
@@ -234,7 +234,7 @@ class _Sinks:
     def of(self, transfer: Transfer[Any]) -> Sink:
         """Return where a file goes; its directory is made."""
         target = os.fspath(transfer.target)
-        directory = os.path.dirname(target)  # noqa: PTH120  # a path object costs more than what is asked of it
+        directory = target.rpartition("/")[0]
         try:
             if directory not in self._is_new:
                 self._is_new[directory] = _make_directory(directory)
