@@ -136,9 +136,10 @@ def own_faults(monkeypatch):
         yield server
 
 
-def impatient_options(url, **kwargs):
-    """Three attempts, one second of patience."""
-    config = Config(read_timeout=1, connect_timeout=1, retries={"total_max_attempts": 3, "mode": "standard"})
+def impatient_options(url, *, patience_s=1, **kwargs):
+    """Three attempts of a second's patience; of more where the server lets requests wait, or the machine may."""
+    retries = {"total_max_attempts": 3, "mode": "standard"}
+    config = Config(read_timeout=patience_s, connect_timeout=patience_s, retries=retries)
     return options_for(url, config=config, **kwargs)
 
 
