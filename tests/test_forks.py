@@ -38,7 +38,7 @@ def split(monkeypatch):
 
 
 def options_of(server, **kwargs):
-    return impatient_options(server.endpoint_url, patience_s=20, **kwargs)
+    return impatient_options(server.endpoint_url, **kwargs)
 
 
 def read_small(options):

@@ -197,8 +197,11 @@ def store_at(url, **kwargs):
     return S3Store(impatient_options(url, **kwargs))
 
 
+IMPATIENT = Config(read_timeout=1, connect_timeout=1)
+
+
 def one_attempt(url, config=None, **kwargs):
-    once = Config(read_timeout=1, connect_timeout=1, retries={"total_max_attempts": 1, "mode": "standard"})
+    once = Config(read_timeout=20, connect_timeout=20, retries={"total_max_attempts": 1, "mode": "standard"})
     return S3Store(options_for(url, config=once.merge(config) if config else once, **kwargs))
 
 
@@ -566,8 +569,8 @@ def test_silence_is_a_timeout(said):
     with Scripted(script) as server:
         began = time.monotonic()
         with pytest.raises(TimeoutError, match=r"nothing for 1\.0 s"):  # of ours: the server leaves after 20
-            get(one_attempt(server.url))
-        assert time.monotonic() - began > 0.9  # Config(read_timeout=1)
+            get(one_attempt(server.url, IMPATIENT))
+        assert time.monotonic() - began > 0.9
 
 
 def test_a_server_that_does_not_read_is_a_timeout(source):
@@ -576,14 +579,14 @@ def test_a_server_that_does_not_read_is_a_timeout(source):
         threading.Event().wait(10)
 
     with Scripted(script) as server, pytest.raises(TimeoutError):
-        put(one_attempt(server.url), source, os.urandom(16 << 20))
+        put(one_attempt(server.url, IMPATIENT), source, os.urandom(16 << 20))
 
 
 def test_a_server_that_shakes_no_hands_is_a_timeout():
     with Scripted(lambda peer: peer.wait_until_the_client_leaves()) as server:
         url = server.url.replace("http:", "https:")
         with pytest.raises(TimeoutError, match=r"no connection to 127.0.0.1:\d+ in 1.0 s"):
-            get(one_attempt(url))
+            get(one_attempt(url, IMPATIENT))
 
 
 def test_a_function_that_holds_the_gil_is_not_taken_for_a_stalled_server():
@@ -596,7 +599,7 @@ def test_a_function_that_holds_the_gil_is_not_taken_for_a_stalled_server():
 
     with Scripted(script) as server:
         sink = Sink(None, threading.Event())
-        future = one_attempt(server.url).download(AT, sink)
+        future = one_attempt(server.url, IMPATIENT).download(AT, sink)
         asked.wait(10)
         ctypes.PyDLL(None).usleep(2_500_000)  # PyDLL keeps the GIL; twice the read timeout of 1 s, and more
         future.result(10)
