@@ -9,7 +9,7 @@ import uuid
 
 import pytest
 from botocore.config import Config
-from fault_server import FaultServer
+from fault_server import FaultServer, NoAnswer, Stall
 
 import file_dataset
 from file_dataset import _store
@@ -136,19 +136,29 @@ def own_faults(monkeypatch):
         yield server
 
 
-def impatient_options(url, **kwargs):
-    """Three attempts, one second of patience."""
-    config = Config(read_timeout=1, connect_timeout=1, retries={"total_max_attempts": 3, "mode": "standard"})
+def impatient_options(url, *, patience_s=20, **kwargs):
+    """Three attempts, and not the minute of patience that botocore has."""
+    retries = {"total_max_attempts": 3, "mode": "standard"}
+    config = Config(read_timeout=patience_s, connect_timeout=patience_s, retries=retries)
     return options_for(url, config=config, **kwargs)
 
 
 @pytest.fixture
-def fault_options(faults, engine):
-    """Options for the breaking endpoint; equal ones share a client."""
-    return impatient_options(faults.endpoint_url, engine=engine)
+def patience_s(request):
+    """Seconds that a client waits: one where the test's fault is silence, else far more than a busy machine takes."""
+    parameters = request.node.callspec.params if hasattr(request.node, "callspec") else {}
+    is_silent = any(isinstance(value, (NoAnswer, Stall)) for value in parameters.values())
+    return 1 if is_silent else 20
 
 
 @pytest.fixture
-def fresh_options(faults, engine):
+def fault_options(faults, engine, patience_s):
+    """Options for the breaking endpoint; equal ones share a client."""
+    return impatient_options(faults.endpoint_url, patience_s=patience_s, engine=engine)
+
+
+@pytest.fixture
+def fresh_options(faults, engine, patience_s):
     """Options that no other test has used: their client has seen nothing."""
-    return impatient_options(faults.endpoint_url, max_concurrency=next(_widths), engine=engine)
+    width = next(_widths)
+    return impatient_options(faults.endpoint_url, patience_s=patience_s, max_concurrency=width, engine=engine)

