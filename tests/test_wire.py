@@ -24,6 +24,7 @@ from collections import OrderedDict
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from botocore import UNSIGNED
 from botocore.config import Config
@@ -916,6 +917,32 @@ def test_a_process_has_one_loop(faults):
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(read, range(32))) == [1] * 32
     assert wire_threads() == before
+
+
+def test_whatever_reads_shares_one_loop_and_its_bound(faults):
+    faults.fail("*", Busy(10_000, seconds=0.02), times=None)
+    for number in range(12):
+        faults.put(f"s3://bucket/{number}", b"x" * 100)
+    frame = pd.DataFrame({"id": range(12), "a.bin": [f"s3://bucket/{number}" for number in range(12)]})
+    options = impatient_options(faults.endpoint_url, max_concurrency=4)
+    reader = file_dataset.reader(frame, options=options)
+    reader.into_size_table(limit=1)
+    before = wire_threads()
+    into = {"into_path": "s3://bucket/out"}
+    pipeline = file_dataset.Pipeline(forward, write_options=into, options=options, prefetch=4, progress=False)
+    with ThreadPoolExecutor(4) as pool:
+        reads = [pool.submit(read) for read in (reader.into_blob_table, reader.into_size_table, reader.into_temp_dir)]
+        manifest = pool.submit(pipeline, frame).result(60)
+        blobs, sizes, files = [each.result(60) for each in reads]
+    with files as directory:
+        assert len(list(directory.iterdir())) == 12
+    assert [blobs.num_rows, sizes.num_rows, len(manifest)] == [12, 12, 12]
+    assert 1 < faults.max_in_flight <= 4
+    assert wire_threads() == before
+
+
+def forward(input_dir, output_dir):
+    return {"a.bin": input_dir / "a.bin"}
 
 
 def test_a_store_that_is_throttling_gets_fewer_requests_and_later_as_many_again(faults, monkeypatch):
