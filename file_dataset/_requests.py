@@ -177,13 +177,13 @@ class Get(Request[ObjectInfo]):
         """Take the part that is wanted, None for the whole object; `fork` sends more requests."""
         super().__init__(route, at, signer, sink.cancelled, future=future, rescue=rescue)
         self._sink, self._part, self._fork = sink, part, fork
-        self._lead = lead or self
+        self._lead = lead  # None, not itself, for a lead: what refers to itself waits for the garbage collector
         self._pending = 1
         self._error: BaseException | None = None
 
     def begin(self) -> bool:
         """Tell whether somebody waits for it still."""
-        if self._lead is self:
+        if self._lead is None:
             return super().begin()
         if self.cancelled.is_set():
             raise InterruptedError("cancelled")
@@ -241,7 +241,7 @@ class Get(Request[ObjectInfo]):
 
     def done(self, answer: Answer | None, error: BaseException | None) -> None:
         """Note how it went; the last of them ends all."""
-        lead = self._lead
+        lead = self._lead or self
         if error is None and answer is not None and answer.status not in (200, 206):
             try:
                 error = _refused(answer)

@@ -376,9 +376,9 @@ class Run:
 
     def _input_bytes(self, position: int) -> str:
         row = self.rows.row(position)
-        wanted = [_transfer.Wanted(row.id, name, at) for name, at in row.files.items() if at is not None]
+        wanted = [_transfer.Wanted(row.id, name, at, position) for name, at in row.files.items() if at is not None]
         try:
-            return f" ({sum(_transfer.sizes(wanted, self.source))} bytes here)"
+            return f" ({sum(size for _, size in _transfer.sizes(wanted, self.source))} bytes here)"
         except RowError:
             return ""
 

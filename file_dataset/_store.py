@@ -256,6 +256,7 @@ class Sink:
                 "check_digests=False turns digests off for a store whose ETags look like MD5 and are none",
             )
         self._close()
+        self.parts = []  # they refer to this sink, and would leave its bytes to the garbage collector
         return info
 
     def commit(self) -> None:

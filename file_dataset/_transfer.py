@@ -45,11 +45,12 @@ _GRACE_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """A file to read: whose it is, for the failure's sake, and where it lies."""
+    """A file to read: whose it is, for the failure's sake, where it lies, and the position of its row."""
 
     row_id: RowId
     file: str
     at: Location
+    position: int
 
 
 class Stores:
@@ -171,7 +172,9 @@ def copy_out(
         raise RowError(told) from exc.__cause__
 
 
-def read_each(wanted: Sequence[Wanted], stores: Stores, *, limit_bytes: int | None) -> Iterator[bytearray]:
+def read_each(
+    wanted: Iterable[Wanted], stores: Stores, *, limit_bytes: int | None
+) -> Iterator[tuple[Wanted, bytearray]]:
     """Yield the bytes of every file, in order; one of them may have at most `limit_bytes`. Nothing is kept of them.
 
     Raises:
@@ -179,32 +182,19 @@ def read_each(wanted: Sequence[Wanted], stores: Stores, *, limit_bytes: int | No
     """
     cancelled = threading.Event()
 
-    def read(file: Wanted) -> Future[bytearray]:
-        return _read(stores.of(file.at), file.at, Sink(None, cancelled, limit_bytes=limit_bytes))
+    def read(pair: tuple[Wanted, Sink]) -> Future[ObjectInfo]:
+        file, sink = pair
+        return stores.of(file.at).download(file.at, sink)
 
-    return (blob for _, blob in _each(wanted, read, _unread, cancelled, ahead=stores.ahead))
+    def failure(pair: tuple[Wanted, Sink], error: OSError) -> Failure:
+        return _unread(pair[0], error)
 
-
-def _unread(file: Wanted, error: OSError) -> Failure:
-    return Failure.of(file.row_id, "download", error, file=file.file, url=file.at)
-
-
-def _read(store: ObjectStore[Any], at: Location, sink: Sink) -> Future[bytearray]:
-    """Download into memory; the Future gives the bytes and keeps nothing else."""
-    filled: Future[bytearray] = Future()
-
-    def end(download: Future[ObjectInfo]) -> None:
-        if (error := download.exception()) is not None:
-            filled.set_exception(error)
-        else:
-            filled.set_result(sink.data)
-
-    store.download(at, sink).add_done_callback(end)
-    return filled
+    pairs = ((file, Sink(None, cancelled, limit_bytes=limit_bytes)) for file in wanted)
+    return ((pair[0], pair[1].data) for pair, _ in _each(pairs, read, failure, cancelled, ahead=stores.ahead))
 
 
-def sizes(wanted: Sequence[Wanted], stores: Stores) -> list[int]:
-    """Return the size of every file in bytes, in order; one HEAD each.
+def sizes(wanted: Iterable[Wanted], stores: Stores) -> Iterator[tuple[Wanted, int]]:
+    """Yield the size of every file in bytes, in order; one HEAD each.
 
     Raises:
         RowError: files that failed, every one of them.
@@ -213,7 +203,11 @@ def sizes(wanted: Sequence[Wanted], stores: Stores) -> list[int]:
     def size(file: Wanted) -> Future[int]:
         return stores.of(file.at).size(file.at)
 
-    return [size for _, size in _each(wanted, size, _unread, threading.Event(), ahead=stores.ahead)]
+    return _each(wanted, size, _unread, threading.Event(), ahead=stores.ahead)
+
+
+def _unread(file: Wanted, error: OSError) -> Failure:
+    return Failure.of(file.row_id, "download", error, file=file.file, url=file.at)
 
 
 class _Sinks:
@@ -348,17 +342,17 @@ def _ended(
         # the last of them is waited for: this thread wakes once, and leaves the loop's thread alone until then
         _wait(running[-left - 1][1], cancelled)
         while len(running) > left:
-            file, future = running[0]
-            _wait(future, cancelled)
-            running.popleft()
+            _wait(running[0][1], cancelled)
+            file, future = running.popleft()
             try:
-                result = future.result()
+                found = file, future.result()
             except OSError as exc:
                 failed.append((file, exc))
-            else:
-                del future  # it can be large
-                yield file, result
-                del result
+                continue
+            finally:
+                del file, future  # what they hold can be large
+            yield found
+            del found
 
 
 def _wait(future: Future[Any], cancelled: threading.Event) -> None:

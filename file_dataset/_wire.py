@@ -133,6 +133,9 @@ class Exchange:
         raise NotImplementedError
 
 
+_NO_EXCHANGE = Exchange(Endpoint("", 0), threading.Event())
+
+
 class FileBody:
     """Bytes of a file, to be sent. The file is open until `close`."""
 
@@ -717,6 +720,8 @@ class _Connection:
             self._is_reusable &= is_chunked
         else:
             self._left = int(length)
+        if self._parser is None:
+            parser.forget()
         target = self.exchange.accept(answer)
         if target is None:
             self._tell(rest)
@@ -889,6 +894,7 @@ class _Connection:
         self._close_file()
         is_reusable = self._is_reusable
         self._clear()
+        self.exchange = _NO_EXCHANGE  # an idle connection must not keep what it has brought
         if answer is not None and answer.status in _SLOW_DOWN:
             self.lane.throttled()
         else:
@@ -907,8 +913,11 @@ class _Connection:
         is_stale = self._is_used and not self._is_answered and isinstance(error, _STALE)
         exchange = self.exchange
         if is_stale and not exchange.is_second_try and not exchange.cancelled.is_set():
-            # the server had closed the connection before it saw the request: no attempt of the store's
+            # the server had closed the connection before it saw the request: no attempt of the store's; and it has
+            # closed those, too, that were idle for longer
             self.close()
+            for idle in list(self.lane.idle.get(self.endpoint, ())):
+                idle.close()
             self.wire.again(self.lane, exchange)
             return
         self._fail(error)
@@ -977,7 +986,11 @@ class _Parser:
         self.body: list[bytes] = []
         self.is_complete = self.keeps_alive = False
         self.status = 0
-        self._parser = httptools.HttpResponseParser(self)
+        self._parser: Any = httptools.HttpResponseParser(self)
+
+    def forget(self) -> None:
+        """Let go of the parser, which refers back to this: the two would wait for the garbage collector."""
+        self._parser = None
 
     def feed(self, data: bytes | memoryview) -> None:
         self._parser.feed_data(data)

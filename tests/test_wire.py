@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import datetime as dt
+import gc
 import ipaddress
 import itertools
 import logging
@@ -477,6 +478,28 @@ def test_a_second_try_goes_over_a_new_connection_and_not_over_another_stale_one(
         assert server.accepted == 3
 
 
+def test_one_stale_connection_ends_the_others_that_were_idle():
+    """Or each attempt would meet another one, and a store that resets for ever would get twice the requests."""
+
+    def script(peer):
+        peer.request()
+        gate.wait(20)
+        peer.send(answer(b"body", etag='"1"'))
+        peer.request()
+        peer.reset()
+
+    gate = threading.Barrier(4)
+    with Scripted(script, script, script, script, swallowing) as server:
+        store = store_at(server.url)
+        futures = [store.download(AT, Sink(None, threading.Event())) for _ in range(4)]
+        for future in futures:
+            future.result(20)
+        assert until(lambda: len(next(iter(store._lane.idle.values()))) == 4)
+        with pytest.raises(ConnectionError):
+            get(store)
+        assert len(server.heads) == 4 + 1 + 3  # the stale one, and the three attempts of `impatient_options`
+
+
 def test_a_connection_that_ends_after_its_first_byte_is_no_stale_one():
     """The server saw the request: this attempt counts."""
 
@@ -943,6 +966,20 @@ def test_whatever_reads_shares_one_loop_and_its_bound(faults):
 
 def forward(input_dir, output_dir):
     return {"a.bin": input_dir / "a.bin"}
+
+
+def test_an_idle_connection_keeps_nothing_of_what_it_brought(faults):
+    """64 idle connections would hold 64 blobs, whoever else had let them go."""
+    faults.put(URL, BODY)
+    reader = file_dataset.reader(row={"a.bin": URL}, options=impatient_options(faults.endpoint_url))
+    before = {id(each) for each in gc.get_objects() if isinstance(each, Sink)}
+
+    def kept():
+        return [each for each in gc.get_objects() if isinstance(each, Sink) and id(each) not in before]
+
+    table = reader.into_blob_table()
+    assert table["a.bin"][0].as_buffer().size == len(BODY)
+    assert until(lambda: not kept())
 
 
 def test_a_store_that_is_throttling_gets_fewer_requests_and_later_as_many_again(faults, monkeypatch):
