@@ -210,13 +210,13 @@ class Run:
                     self._drive(report)
             finally:
                 self._stop()
+            if self.total and len(self.failed) == self.total:
+                first = self.failed[0][0]
+                logger.error("all %d rows failed; the first: row %r: %s", self.total, first.id, first)
+            return self.result()
         except BaseException as exc:
             exc.result = self.result()  # type: ignore[attr-defined]  # KeyboardInterrupt carries it too
             raise
-        if self.total and len(self.failed) == self.total:
-            first = self.failed[0][0]
-            logger.error("all %d rows failed; the first: row %r: %s", self.total, first.id, first)
-        return self.result()
 
     def result(self) -> PipelineResult:
         """Return what is done so far: every stored row, and the failures of the rows that were judged."""
@@ -523,7 +523,7 @@ class Run:
         except RowError as exc:
             return _Failed(exc)
         finally:
-            if not is_here:
+            if not is_here or flight.cancelled.is_set():
                 self._leave(flight)
         without_digest = sum(
             info.digest is None and isinstance(down.source, _urls.ObjectUrl)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import pickle
+import signal
 import stat
 import subprocess
 import sys
@@ -107,6 +108,29 @@ def filled(directory):
     (directory.path / "sub").mkdir()
     (directory.path / "sub/a.txt").write_text("a")
     return directory
+
+
+def test_ctrl_c_while_it_is_made_leaves_nothing(place, monkeypatch):
+    mkdir = Path.mkdir
+
+    def interrupted(self, **kwargs):
+        mkdir(self, **kwargs)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "mkdir", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        TempDir()
+    assert list(place.iterdir()) == []
+
+
+def test_ctrl_c_while_it_is_removed_leaves_it_to_the_next_cleanup(place, monkeypatch):
+    directory = filled(TempDir())
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("shutil.rmtree", lambda *_, **__: signal.raise_signal(signal.SIGINT))
+        directory.cleanup()
+    assert directory.path.exists()
+    directory.cleanup()
+    assert list(place.iterdir()) == []
 
 
 def test_it_is_gone_after_with(place):
