@@ -716,7 +716,7 @@ class _Output:
         stream = getattr(sys, self._name)
         if not text or stream is None:
             return
-        with contextlib.suppress(OSError, ValueError):  # closed
+        with contextlib.suppress(Exception):  # closed, or what the user has put there: no row is lost for what it says
             try:
                 stream.write(text)
             except UnicodeEncodeError:
