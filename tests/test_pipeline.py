@@ -491,7 +491,6 @@ def test_credentials_that_expire_without_others_stop_the_run(faults, frame, fres
     assert caught.value.result.manifest["id"].tolist() == [1]
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # in a generator that is closed
 @pytest.mark.parametrize("prefetch", [0, 2])
 @pytest.mark.parametrize(
     "into_path", ["s3://no-such-bucket/out", "s3://bucket/out"], ids=["NoSuchBucket", "AccessDenied"]
@@ -524,7 +523,6 @@ def test_a_transient_fault_costs_no_row(faults, frame, pipeline):
     assert pipeline()(frame)["id"].tolist() == [1, 3, 5]
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # in a generator that is closed
 @pytest.mark.parametrize("prefetch", [0, 2])
 def test_ctrl_c_leaves_no_temp_dir_and_carries_the_result(frame, pipeline, tmp_path, prefetch):
     def interrupted(input_dir, output_dir):
@@ -1393,7 +1391,6 @@ def test_a_recorded_failure_is_no_failure_of_this_run(frame, pipeline):
 # max_failures
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # in a generator that is closed
 @pytest.mark.parametrize("prefetch", [0, 2])
 @pytest.mark.parametrize("most", [1, 0.2, 0.39], ids=str)
 def test_more_failures_than_allowed_stop_the_run(frame, pipeline, most, prefetch):
