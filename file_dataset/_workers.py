@@ -453,7 +453,12 @@ class _Process:
             raise WorkerStartError("no worker process can start: this interpreter does not know its sys.executable")
         try:
             self._link, theirs = socket.socketpair()
-            ends, self._life = os.pipe()
+            try:
+                ends, self._life = os.pipe()
+            except OSError:
+                self._link.close()
+                theirs.close()
+                raise
         except OSError as exc:
             raise WorkerStartError(f"no worker can start: {exc}") from None
         path = [part for part in sys.path if isinstance(part, str)]

@@ -1018,13 +1018,14 @@ def number_of(input_dir):
     ("prefetch", "workers", "window"), [(0, 0, 1), (1, 0, 3), (2, 0, 4), (5, 0, 7), (0, 1, 2), (1, 2, 4)]
 )
 def test_at_most_the_window_has_files_on_disk(paced, on, tmp_path, prefetch, workers, window):
-    frame = pd.DataFrame({"id": range(24), "a.txt": "s3://bucket/in/1"})
+    frame = pd.DataFrame({"id": range(12), "a.txt": "s3://bucket/in/1"})
     gate = paced.hold("PutObject")
     seen, is_over = [0], threading.Event()
 
     def watch():
         while not is_over.is_set():
             seen.append(len(os.listdir(tmp_path)))  # noqa: PTH208  # one call
+            time.sleep(0.001)
 
     def let_go():
         until(lambda: paced.count("PutObject") and max(seen) >= window)  # uploads that do not end fill it

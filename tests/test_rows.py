@@ -401,7 +401,7 @@ def done_by(code, *, setup=None, env=None):
     if setup is not None:
         command = ["unshare", "-rm", "sh", "-c", f'{setup} && exec "$@"', "sh", *command]
     done = subprocess.run(
-        command, capture_output=True, text=True, timeout=100, check=False, env={**os.environ, **(env or {})}
+        command, capture_output=True, text=True, timeout=200, check=False, env={**os.environ, **(env or {})}
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
@@ -654,7 +654,7 @@ def test_a_run_that_was_killed_half_way_completes_when_it_is_run_again(faults, t
     half = stored()
     assert 3 <= len(half) <= 6
     assert all(faults.body(f"s3://bucket/{key}") == body(int(key.split("/")[1])) for key in half)  # whole or not there
-    listed = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=100)
+    listed = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=200)
     assert listed.stdout.split() == [f"s3://bucket/out/{number}/a.bin" for number in range(12)]
     assert [faults.body(url) for url in listed.stdout.split()] == [body(number) for number in range(12)]
     assert len(stored()) == 12  # the same keys
