@@ -128,22 +128,21 @@ class _Failed:
 class _Flight:
     """A row that has, or is about to have, files on disk; at most `window` of them are there."""
 
-    __slots__ = ("cancelled", "position", "work")
+    __slots__ = ("cancelled", "input_dir", "output_dir", "position", "work")
+
+    input_dir: Path
+    output_dir: Path
 
     def __init__(self, position: int) -> None:
         self.position = position
         self.cancelled = threading.Event()
         self.work: TempDir | None = None
 
-    @property
-    def input_dir(self) -> Path:
-        assert self.work is not None, "made by the download"  # noqa: S101
-        return self.work.path / "input"
-
-    @property
-    def output_dir(self) -> Path:
-        assert self.work is not None, "made by the download"  # noqa: S101
-        return self.work.path / "output"
+    def make_dirs(self, where: Path | None) -> None:
+        self.work = TempDir(where)
+        self.input_dir, self.output_dir = self.work.path / "input", self.work.path / "output"
+        self.input_dir.mkdir()
+        self.output_dir.mkdir()
 
 
 class Run:
@@ -210,13 +209,13 @@ class Run:
                     self._drive(report)
             finally:
                 self._stop()
+            if self.total and len(self.failed) == self.total:
+                first = self.failed[0][0]
+                logger.error("all %d rows failed; the first: row %r: %s", self.total, first.id, first)
+            return self.result()
         except BaseException as exc:
             exc.result = self.result()  # type: ignore[attr-defined]  # KeyboardInterrupt carries it too
             raise
-        if self.total and len(self.failed) == self.total:
-            first = self.failed[0][0]
-            logger.error("all %d rows failed; the first: row %r: %s", self.total, first.id, first)
-        return self.result()
 
     def result(self) -> PipelineResult:
         """Return what is done so far: every stored row, and the failures of the rows that were judged."""
@@ -523,7 +522,7 @@ class Run:
         except RowError as exc:
             return _Failed(exc)
         finally:
-            if not is_here:
+            if not is_here or flight.cancelled.is_set():
                 self._leave(flight)
         without_digest = sum(
             info.digest is None and isinstance(down.source, _urls.ObjectUrl)
@@ -542,9 +541,7 @@ class Run:
         if flight.cancelled.is_set():
             raise InterruptedError("cancelled")
         try:
-            flight.work = TempDir(self.temp_dir)
-            flight.input_dir.mkdir()
-            flight.output_dir.mkdir()
+            flight.make_dirs(self.temp_dir)
         except OSError as exc:
             raise RowError([Failure.of(row.id, "download", exc)]) from exc
 

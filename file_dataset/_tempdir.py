@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import secrets
 import shutil
 import stat
 import tempfile
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 logger = logging.getLogger(__name__)
+
+_TMPDIR = "set TMPDIR to a directory that can be written"
 
 
 class TempDir(os.PathLike[str]):
@@ -35,25 +38,40 @@ class TempDir(os.PathLike[str]):
             InvalidDatasetError: there is no such place, or it cannot be written.
             OSError: the disk is full.
         """
-        try:
-            self.path = Path(tempfile.mkdtemp(prefix="file_dataset-", dir=directory)).absolute()
-        except OSError as exc:
-            if is_disk_full(exc):
-                raise
-            remedy = "give a directory that exists and can be written" if directory else "set TMPDIR to one that can"
-            raise InvalidDatasetError(f"no temp dir in {directory or 'the usual places'}: {exc}; {remedy}") from exc
+        place = self.parent() if directory is None else directory
+        # named before it is made, which `mkdtemp` does not do: Ctrl-C in between would leave it behind
+        self.path = Path(place, f"file_dataset-{secrets.token_hex(8)}").absolute()
         self._made_by = os.getpid()
         self._finalizer = weakref.finalize(self, _remove_forgotten, self.path, self._made_by)
+        try:
+            self.path.mkdir(mode=stat.S_IRWXU)
+        except OSError as exc:
+            self._finalizer.detach()
+            if is_disk_full(exc):
+                raise
+            remedy = _TMPDIR if directory is None else "give a directory that exists and can be written"
+            raise InvalidDatasetError(f"no temp dir in {place}: {exc}; {remedy}") from exc
+        except BaseException:
+            self.cleanup()
+            raise
 
     @staticmethod
     def parent() -> str:
-        """Return where the system keeps temporary files."""
-        return tempfile.gettempdir()
+        """Return where the system keeps temporary files.
+
+        Raises:
+            InvalidDatasetError: there is no such place.
+        """
+        try:
+            return tempfile.gettempdir()
+        except OSError as exc:
+            raise InvalidDatasetError(f"no temp dir in the usual places: {exc}; {_TMPDIR}") from exc
 
     def cleanup(self) -> None:
         """Remove the directory and everything in it; nothing the second time, or in a forked child."""
-        if self._finalizer.detach() is not None and os.getpid() == self._made_by:
+        if self._finalizer.alive and os.getpid() == self._made_by:
             remove_tree(self.path)
+        self._finalizer.detach()  # not before: Ctrl-C can come while files are removed
 
     def __fspath__(self) -> str:
         """Return the path as text."""

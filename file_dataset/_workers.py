@@ -453,7 +453,12 @@ class _Process:
             raise WorkerStartError("no worker process can start: this interpreter does not know its sys.executable")
         try:
             self._link, theirs = socket.socketpair()
-            ends, self._life = os.pipe()
+            try:
+                ends, self._life = os.pipe()
+            except OSError:
+                self._link.close()
+                theirs.close()
+                raise
         except OSError as exc:
             raise WorkerStartError(f"no worker can start: {exc}") from None
         path = [part for part in sys.path if isinstance(part, str)]
@@ -716,7 +721,7 @@ class _Output:
         stream = getattr(sys, self._name)
         if not text or stream is None:
             return
-        with contextlib.suppress(OSError, ValueError):  # closed
+        with contextlib.suppress(Exception):  # closed, or what the user has put there: no row is lost for what it says
             try:
                 stream.write(text)
             except UnicodeEncodeError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import os
+import signal
 import uuid
 
 import pytest
@@ -28,6 +29,8 @@ def nobodys_machine(tmp_path_factory):
         patch.setenv("AWS_CONFIG_FILE", str(home / "config"))
         patch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(home / "credentials"))
         patch.setenv("NO_PROXY", "127.0.0.1,localhost")
+        # a shell has jobs in its background ignore Ctrl-C, and what they start inherits that
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         yield
 
 

@@ -1042,7 +1042,7 @@ def test_an_object_needs_a_bucket_and_a_key(server: FaultServer, url: str) -> No
 def test_a_client_may_live_in_another_process(server: FaultServer) -> None:
     server.put("s3://bucket/key", b"bytes")
     program = f"import urllib.request as r; print(r.urlopen('{server.endpoint_url}/bucket/key').read())"
-    run = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, timeout=60)
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, timeout=200)
     assert run.stdout == b"b'bytes'\n"
 
 

@@ -94,13 +94,14 @@ def test_a_fault_that_happens_once_costs_nothing(read, faults, fault_options, fa
 
 
 @pytest.mark.parametrize("fault", BREAKS.values(), ids=BREAKS)
-def test_a_fault_for_ever_is_told_after_the_attempts(read, faults, fault_options, fault):
+def test_a_fault_for_ever_is_told_after_the_attempts(read, faults, fresh_options, fault):
+    """Over connections that others have left, a reset costs a request that no attempt counts."""
     if hasattr(fault, "after_bytes"):  # what is left for the last attempt is shorter than the object
         fault = type(fault)(after_bytes=1000)
     faults.put(URL, BODY)
     faults.fail("GetObject", fault, times=None)
     with pytest.raises(RowError) as caught:
-        read(fault_options)
+        read(fresh_options)
     (failure,) = caught.value.failures
     assert (failure.stage, failure.file, failure.url) == ("download", "a.bin", URL)
     assert "after 3 attempts" in failure.message
@@ -277,11 +278,11 @@ def test_an_upload_survives_a_fault(faults, fault_options, source, fault):
 
 
 @pytest.mark.parametrize("fault", UPLOAD_BREAKS.values(), ids=UPLOAD_BREAKS)
-def test_an_upload_that_fails_for_ever_is_told(faults, fault_options, source, fault):
+def test_an_upload_that_fails_for_ever_is_told(faults, fresh_options, source, fault):
     faults.put("s3://bucket/other", b"")
     faults.fail("PutObject", fault, times=None)
     with pytest.raises(RowError) as caught:
-        write(source, fault_options)
+        write(source, fresh_options)
     (failure,) = caught.value.failures
     assert (failure.stage, failure.file, failure.url, failure.id) == ("upload", "a.bin", STORED, "1")
     # one more when the first went over a connection that another test had left: its end is no attempt

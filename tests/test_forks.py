@@ -54,7 +54,7 @@ def forked(work):
     status = 1
     try:
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        signal.alarm(30)  # a child that hangs dies of it
+        signal.alarm(100)  # a child that hangs dies of it
         status = 0 if work() else 2
     finally:
         os._exit(status)  # pytest's own end is not the child's business
@@ -120,20 +120,22 @@ def transfers(server, split, write_files):
     for thread in threads:
         thread.is_over.set()
     for thread in threads:
-        thread.join(30)
+        thread.join(100)
         assert not thread.is_alive()
         assert not thread.errors
         assert thread.rounds > 1
 
 
-def test_children_of_200_forks_read_while_the_parent_goes_on(transfers):
+# a child makes a client of its own, which takes it a third of a second
+@pytest.mark.parametrize("count", [25, pytest.param(200, marks=[pytest.mark.slow, pytest.mark.timeout(600)])])
+def test_children_read_while_the_parent_goes_on(transfers, count):
     children, statuses = [], []
-    for _ in range(200):
+    for _ in range(count):
         children.append(forked(lambda: read_small(transfers)))
         if len(children) == 4:
             statuses.append(left(children.pop(0)))
     statuses += map(left, children)
-    assert statuses == [0] * 200
+    assert statuses == [0] * count
 
 
 def test_children_that_do_nothing_disturb_nothing(transfers):
@@ -146,7 +148,7 @@ def test_children_of_multiprocessing_read(transfers):
     for child in children:
         child.start()
     for child in children:
-        child.join(30)
+        child.join(100)
     assert [child.exitcode for child in children] == [0] * 8
 
 
@@ -172,7 +174,7 @@ def test_the_childs_loop_is_its_own(transfers):
 
 
 def _exit_by(read, options):
-    signal.alarm(30)
+    signal.alarm(100)
     sys.exit(0 if read(options) else 1)
 
 
@@ -203,13 +205,13 @@ SCRIPT = """
         pass
     child = os.fork()
     if child == 0:
-        signal.alarm(30)
+        signal.alarm(150)
         table = file_dataset.reader({"a.bin": "s3://bucket/small"}, options=options).into_blob_table()
         assert table.num_rows == 1
         LEAVE
     else:
         os.waitpid(child, 0)
-        slow.join(30)
+        slow.join(150)
         for each in (kept, *found):
             sizes = [(Path(each) / name).stat().st_size for name in row]
             assert sizes == [10_000, 3 << 20], sizes
@@ -225,7 +227,7 @@ def test_a_child_that_leaves_takes_nothing_of_its_parents_along(server, tmp_path
     server.fail("GetObject", Slow(bytes_per_second=4 << 20), key="large", nth=2, times=None)
     script = textwrap.dedent(SCRIPT).replace("LEAVE", leave)
     command = [sys.executable, "-c", script, server.endpoint_url, tmp_path]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=200)
     assert (done.returncode, done.stdout) == (0, "all right\n"), done.stderr
     assert list(tmp_path.iterdir()) == []
 
@@ -245,7 +247,7 @@ def test_a_spawned_child_reads_while_the_parent_goes_on(transfers):
     with multiprocessing.get_context("spawn").Pool(2) as pool:
         reader = file_dataset.reader({"a.bin": "s3://bucket/small"}, options=transfers)
         tables = [pool.apply_async(reader.into_blob_table) for _ in range(4)]
-        assert [table.get(30).to_pydict() for table in tables] == [{"a.bin": [SMALL]}] * 4
+        assert [table.get(100).to_pydict() for table in tables] == [{"a.bin": [SMALL]}] * 4
 
 
 def test_a_child_closes_the_connections_that_it_inherits(server):

@@ -804,7 +804,7 @@ def send(place, *, annotations_stay_text):
     """Run a script that pickles functions of its own and Pipelines of them; return where they are."""
     future = "from __future__ import annotations\n" if annotations_stay_text else ""
     (place / "script.py").write_text(future + textwrap.dedent(MAIN))
-    subprocess.run([sys.executable, "script.py", repr(TRAVELLERS)], cwd=place, check=True, timeout=60)
+    subprocess.run([sys.executable, "script.py", repr(TRAVELLERS)], cwd=place, check=True, timeout=200)
     return place
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import functools
@@ -9,6 +10,7 @@ import gc
 import logging
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -30,6 +32,7 @@ from file_dataset import InvalidDatasetError, Pipeline, PipelineResult, RunStopp
 from file_dataset._pool import Pool
 from file_dataset._run import allowed_failures
 
+HERE = str(Path(file_dataset.__file__).parent)
 Upper = TypedDict("Upper", {"upper.txt": Path})
 
 
@@ -1015,13 +1018,14 @@ def number_of(input_dir):
     ("prefetch", "workers", "window"), [(0, 0, 1), (1, 0, 3), (2, 0, 4), (5, 0, 7), (0, 1, 2), (1, 2, 4)]
 )
 def test_at_most_the_window_has_files_on_disk(paced, on, tmp_path, prefetch, workers, window):
-    frame = pd.DataFrame({"id": range(24), "a.txt": "s3://bucket/in/1"})
+    frame = pd.DataFrame({"id": range(12), "a.txt": "s3://bucket/in/1"})
     gate = paced.hold("PutObject")
     seen, is_over = [0], threading.Event()
 
     def watch():
         while not is_over.is_set():
             seen.append(len(os.listdir(tmp_path)))  # noqa: PTH208  # one call
+            time.sleep(0.001)
 
     def let_go():
         until(lambda: paced.count("PutObject") and max(seen) >= window)  # uploads that do not end fill it
@@ -1257,6 +1261,60 @@ def test_ctrl_c_stops_what_is_under_way_at_once(paced, on, six, tmp_path, held, 
     assert len(result.failures) == 0
     if held[0] == "PutObject":
         assert listed == []
+
+
+class Interrupted:
+    """Ctrl-C at the n-th moment at which Python looks for signals in code of ours: functions begin, calls of C end."""
+
+    def __init__(self, number=None):
+        self.number, self.seen = number, 0
+
+    def __call__(self, frame, event, _):
+        if event in ("call", "c_return") and frame.f_code.co_filename.startswith(HERE):
+            self.seen += 1
+            if self.seen == self.number:
+                raise KeyboardInterrupt
+
+    def __enter__(self):
+        sys.setprofile(self)
+        return self
+
+    def __exit__(self, *_):
+        sys.setprofile(None)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # in a generator that is closed
+@pytest.mark.parametrize("prefetch", [0, 2])
+def test_ctrl_c_at_any_moment_leaves_nothing_and_lists_what_is_there(tmp_path, prefetch):
+    for number in range(4):
+        (tmp_path / f"{number}.txt").write_text(str(number))
+    frame = pd.DataFrame({"id": range(4), "a.txt": [str(tmp_path / f"{number}.txt") for number in range(4)]})
+    work, out = tmp_path / "work", tmp_path / "out"
+    work.mkdir()
+    pipeline = Pipeline(
+        forward, write_options={"into_path": out}, temp_dir=work, prefetch=prefetch, progress=False, on_failure="record"
+    )
+    with Interrupted() as moments:
+        pipeline.run(frame)
+    interrupted = 0
+    for number in range(1, moments.seen, 1 + moments.seen // 150):
+        shutil.rmtree(out)
+        out.mkdir()
+        with contextlib.suppress(KeyboardInterrupt):
+            try:
+                with Interrupted(number):
+                    pipeline.run(frame)
+            except KeyboardInterrupt as exc:
+                interrupted += 1
+                result = getattr(exc, "result", None)  # None: nothing had begun
+                assert result is not None or not list(out.iterdir())
+                if result is not None:
+                    assert len(result.manifest) + len(result.unprocessed_rows) == 4
+                    assert all(Path(at).exists() for at in result.files["location"])
+                # a download that did not hear of it removes what it has made
+                assert until(lambda: not list(work.iterdir())), f"moment {number} of {moments.seen}"
+                raise
+    assert interrupted > 50
 
 
 def test_a_row_that_was_stored_when_ctrl_c_came_is_listed(paced, on, six):

@@ -18,6 +18,8 @@ import pytest
 from fault_server import (
     ACCESS_DENIED,
     INTERNAL_ERROR,
+    INVALID_OBJECT_STATE,
+    NO_SUCH_KEY,
     SIGNATURE_DOES_NOT_MATCH,
     SLOW_DOWN,
     TOO_MANY_REQUESTS,
@@ -172,6 +174,40 @@ def test_an_upload_that_breaks_for_ever_costs_its_row(faults, frame, run, fault)
     assert failure.error_code == getattr(fault, "code", None)
     assert ATTEMPTS <= faults.count("PutObject", "out/3/a.bin") <= most_requests(fault)
     assert not faults.open_uploads
+
+
+REFUSALS = {
+    "403": ACCESS_DENIED,
+    "404": NO_SUCH_KEY,
+    "archived": INVALID_OBJECT_STATE,
+    "400": Status(400, "InvalidRequest"),
+}
+
+
+@pytest.mark.parametrize(
+    ("operation", "key", "stage"), [("GetObject", "in/3", "download"), ("PutObject", "out/3/a.bin", "upload")]
+)
+@pytest.mark.parametrize("fault", REFUSALS.values(), ids=REFUSALS)
+def test_what_no_retry_can_help_costs_its_row_after_one_request(faults, frame, run, operation, key, stage, fault):
+    faults.fail(operation, fault, key=key, times=None)
+    result = run(frame)
+    assert result.manifest["id"].tolist() == [1, 2, 4, 5, 6]
+    failure = failure_of(result)
+    assert (failure.id, failure.error_stage, failure.error_file) == (3, stage, "a.bin")
+    assert (failure.error_url, failure.error_code) == (f"s3://bucket/{key}", fault.code)
+    assert faults.count(operation, key) == 1
+
+
+@pytest.mark.parametrize(
+    "fault", [INTERNAL_ERROR, Truncate(after_bytes=100), FlipBit(position=5)], ids=["500", "truncated", "flipped bit"]
+)
+def test_a_local_target_holds_whole_files_or_none(faults, frame, run, tmp_path, fault):
+    faults.fail("GetObject", fault, key="in/3", times=None)
+    faults.fail("GetObject", fault, key="in/4")
+    result = run(frame, into_path=tmp_path / "out")
+    assert (result.manifest["id"].tolist(), failure_of(result).id) == ([1, 2, 4, 5, 6], 3)
+    there = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert there == {tmp_path / f"out/{number}/a.bin": body(number) for number in (1, 2, 4, 5, 6)}
 
 
 def two(input_dir, output_dir):
@@ -365,7 +401,7 @@ def done_by(code, *, setup=None, env=None):
     if setup is not None:
         command = ["unshare", "-rm", "sh", "-c", f'{setup} && exec "$@"', "sh", *command]
     done = subprocess.run(
-        command, capture_output=True, text=True, timeout=100, check=False, env={**os.environ, **(env or {})}
+        command, capture_output=True, text=True, timeout=200, check=False, env={**os.environ, **(env or {})}
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
@@ -618,7 +654,7 @@ def test_a_run_that_was_killed_half_way_completes_when_it_is_run_again(faults, t
     half = stored()
     assert 3 <= len(half) <= 6
     assert all(faults.body(f"s3://bucket/{key}") == body(int(key.split("/")[1])) for key in half)  # whole or not there
-    listed = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=100)
+    listed = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=200)
     assert listed.stdout.split() == [f"s3://bucket/out/{number}/a.bin" for number in range(12)]
     assert [faults.body(url) for url in listed.stdout.split()] == [body(number) for number in range(12)]
     assert len(stored()) == 12  # the same keys

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
 import pickle
+import signal
 import stat
 import subprocess
 import sys
@@ -100,6 +102,25 @@ def test_a_place_that_is_none_is_refused_with_the_remedy(tmp_path, name):
     assert "give a directory that exists and can be written" in str(refused.value)
 
 
+def test_without_any_place_the_remedy_is_told(monkeypatch):
+    def none():
+        raise FileNotFoundError(errno.ENOENT, "no usable temporary directory found")
+
+    monkeypatch.setattr("tempfile.gettempdir", none)
+    with pytest.raises(InvalidDatasetError, match=r"no temp dir in the usual places: .*; set TMPDIR to a"):
+        TempDir()
+
+
+def test_a_full_disk_stays_the_error_that_it_is(place, monkeypatch):
+    def full(_, **__):
+        raise OSError(errno.ENOSPC, "no space left on device")
+
+    monkeypatch.setattr(Path, "mkdir", full)
+    with pytest.raises(OSError, match="no space left") as refused:
+        TempDir()
+    assert refused.value.errno == errno.ENOSPC
+
+
 # --- when it goes
 
 
@@ -107,6 +128,30 @@ def filled(directory):
     (directory.path / "sub").mkdir()
     (directory.path / "sub/a.txt").write_text("a")
     return directory
+
+
+def test_ctrl_c_while_it_is_made_leaves_nothing(place, monkeypatch):
+    mkdir = Path.mkdir
+
+    def interrupted(self, **kwargs):
+        mkdir(self, **kwargs)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "mkdir", interrupted)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        TempDir()
+    assert list(place.iterdir()) == []  # not only when its traceback goes
+    del caught
+
+
+def test_ctrl_c_while_it_is_removed_leaves_it_to_the_next_cleanup(place, monkeypatch):
+    directory = filled(TempDir())
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("shutil.rmtree", lambda *_, **__: signal.raise_signal(signal.SIGINT))
+        directory.cleanup()
+    assert directory.path.exists()
+    directory.cleanup()
+    assert list(place.iterdir()) == []
 
 
 def test_it_is_gone_after_with(place):
@@ -257,7 +302,7 @@ def output_of(script, place):
     environment = {**os.environ, "TMPDIR": str(place)}
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", textwrap.dedent(script)],
-        env=environment, capture_output=True, text=True, check=True, timeout=60,
+        env=environment, capture_output=True, text=True, check=True, timeout=200,
     )  # fmt: skip
     return done.stdout.split()
 

@@ -1808,7 +1808,7 @@ MEASURED = """
 def memory_of(verb, faults, tmp_path):
     script = textwrap.dedent(MEASURED)
     command = [sys.executable, "-c", script, faults.endpoint_url, verb, tmp_path]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=200)
     assert done.returncode == 0, done.stderr
     return int(done.stdout)
 

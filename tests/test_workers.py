@@ -11,6 +11,7 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import gc
+import io
 import logging
 import os
 import pickle
@@ -88,7 +89,7 @@ def script(tmp_path, text):
 
 
 def run(command, **kwargs):
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, **kwargs)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False, **kwargs)
     assert done.returncode == 0, done.stderr
     return done
 
@@ -143,6 +144,20 @@ def test_megabytes_go_there_and_back(start, tmp_path):
 def test_a_result_that_cannot_be_pickled_is_named(call):
     with pytest.raises(TypeError, match=r"fn returned a dict that cannot be sent from its process.*return a mapping"):
         call(lambda _in, _out: {"a": threading.Lock()})
+
+
+def test_a_result_that_only_the_worker_can_read_is_named(call):
+    def fn(_in, _out):
+        class Odd:
+            def __reduce__(self):
+                return int, ("seven",)
+
+        return Odd()
+
+    with pytest.raises(
+        TypeError, match=r"what fn returned cannot be read here: ValueError: invalid literal .* 'seven'"
+    ):
+        call(fn)
 
 
 def test_an_exception_comes_back_as_itself_with_the_traceback_of_the_worker(call, caplog):
@@ -240,7 +255,7 @@ def test_running_out_of_memory_under_a_limit_is_an_exception_of_fn(start, tmp_pa
         import resource
 
         if row["hog"]:
-            resource.setrlimit(resource.RLIMIT_AS, (2 << 30, resource.RLIM_INFINITY))
+            resource.setrlimit(resource.RLIMIT_AS, (1 << 30, resource.RLIM_INFINITY))
             blocks = []
             while True:
                 blocks.append(bytearray(256 << 20))
@@ -348,6 +363,12 @@ def _killed(_in, _out, row):
     return os.getpid()
 
 
+def _unnamed(_in, _out, row):
+    if row["fails"]:
+        os.kill(os.getpid(), signal.SIGRTMIN + 1)  # the first that has no name
+    return os.getpid()
+
+
 def _abort(_in, _out, row):
     if row["fails"]:
         os.write(2, b"terminate called after throwing an instance of 'std::bad_alloc'\n")
@@ -366,8 +387,9 @@ def by_value(fn):
         (_exit, r"ended with exit code 1 \(os\._exit"),
         (_killed, r"killed by SIGKILL \(as the kernel does when memory runs out\)"),
         (_abort, r"killed by SIGABRT .*std::bad_alloc"),
+        (_unnamed, r"killed by signal \d+ while fn ran"),
     ],
-    ids=["segfault", "exit", "sigkill", "abort"],
+    ids=["segfault", "exit", "sigkill", "abort", "unnamed"],
 )
 def test_a_death_costs_its_row_and_says_how(start, tmp_path, fn, why):
     workers = start(by_value(fn), takes_row=True)
@@ -479,6 +501,34 @@ def test_a_worker_that_dies_between_two_rows_costs_none(start, tmp_path):
     os.kill(before, signal.SIGKILL)
     until(lambda: not living(before))
     assert workers.submit(tmp_path, tmp_path, None).result(_SOON_S) != before
+
+
+def test_a_worker_that_dies_at_the_moment_its_row_is_sent_costs_that_row(start, tmp_path, monkeypatch):
+    workers = start(lambda _in, _out: os.getpid())
+    before = workers.submit(tmp_path, tmp_path, None).result(_SOON_S)
+    monkeypatch.setattr(_workers._Process, "look", lambda _: None)  # it was alive then
+    until(lambda: workers._pool.idle)
+    (worker,) = workers._pool.workers
+    monkeypatch.setattr(worker, "_rest", lambda: os.read(worker._woken, 1))  # and its end is not seen
+    workers.submit(tmp_path, tmp_path, None).result(_SOON_S)  # from here on
+    os.kill(before, signal.SIGKILL)
+    until(lambda: not living(before))
+    with pytest.raises(WorkerDiedError, match="SIGKILL"):
+        workers.submit(tmp_path, tmp_path, None).result(_SOON_S)
+    assert workers.submit(tmp_path, tmp_path, None).result(_SOON_S) != before
+
+
+def test_a_death_that_somebody_else_has_waited_for_costs_its_row(tmp_path):
+    text = """
+        import os, signal
+        from pathlib import Path
+        from file_dataset._workers import Workers
+
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the system forgets how a child ended
+        with Workers(lambda i, o: os._exit(1), count=1, by_keyword=False, takes_row=False) as workers:
+            print(type(workers.submit(Path(), Path(), None).exception()).__name__)
+        """
+    assert run(script(tmp_path, text)).stdout == "WorkerDiedError\n"
 
 
 def test_a_worker_that_closes_its_line_is_replaced(start, tmp_path):
@@ -732,6 +782,46 @@ def test_an_interpreter_that_ends_at_once_says_why_and_once(call, monkeypatch, t
     with pytest.raises(WorkerStartError, match=r"(?s)ended with exit code 3.*stderr ended with: no license for python"):
         call(lambda _in, _out: None)
     assert capsys.readouterr().err == ""
+
+
+def test_an_interpreter_that_says_nothing_is_a_start_error(call, monkeypatch, tmp_path):
+    fake = tmp_path / "python"
+    fake.write_text("#!/bin/sh\nexec sleep 1000\n")
+    fake.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(fake))
+    monkeypatch.setattr(_workers, "_HELLO_S", 0.5)
+    with pytest.raises(WorkerStartError, match=r"no worker process can start: .*/python did not in 0\.5 s"):
+        call(lambda _in, _out: None)
+
+
+def test_without_descriptors_no_worker_starts_and_with_them_one_does(tmp_path):
+    text = """
+        import os, resource
+        from pathlib import Path
+        from file_dataset._workers import Workers, WorkerStartError
+
+        def called():
+            with Workers(lambda i, o: "ran", count=1, by_keyword=False, takes_row=False) as workers:
+                try:
+                    return workers.submit(Path(), Path(), None).result(60)
+                except WorkerStartError as exc:
+                    assert "Too many open files" in str(exc), exc
+                    return "no worker"
+
+        assert called() == "ran"  # everything is loaded
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        spare, before = 0, len(os.listdir("/dev/fd"))  # one of them lists
+        while True:  # whatever it is that finds none left
+            resource.setrlimit(resource.RLIMIT_NOFILE, (before - 1 + spare, most))
+            said = called()
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+            assert len(os.listdir("/dev/fd")) == before, spare
+            if said == "ran":
+                break
+            spare += 1
+        print(spare > 4, called())
+        """
+    assert run(script(tmp_path, text)).stdout == "True ran\n"
 
 
 def test_the_pool_starts_when_it_can_again(start, tmp_path, monkeypatch):
@@ -1085,6 +1175,21 @@ def test_closed_streams_cost_nothing(start, tmp_path, monkeypatch):
 
     monkeypatch.setattr(sys, "stdout", None)
     assert start(fn).submit(tmp_path, tmp_path, None).result(_SOON_S) == "ran"
+
+
+def test_what_a_stream_here_cannot_show_is_escaped_and_what_it_raises_costs_nothing(start, tmp_path, monkeypatch):
+    class Broken(io.StringIO):
+        def write(self, text):
+            raise RuntimeError("the user's own")
+
+    workers = start(lambda _in, _out: print("\N{MICRO SIGN}m"))
+    shown = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", shown)
+    workers.submit(tmp_path, tmp_path, None).result(_SOON_S)
+    monkeypatch.setattr(sys, "stdout", Broken())
+    workers.submit(tmp_path, tmp_path, None).result(_SOON_S)
+    workers.submit(tmp_path, tmp_path, None).result(_SOON_S)
+    assert shown.buffer.getvalue() == b"\\xb5m\n"
 
 
 def test_log_records_are_handled_here_at_the_levels_set_here(start, tmp_path, caplog):

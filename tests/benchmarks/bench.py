@@ -1,4 +1,4 @@
-"""What file_dataset costs beside its peers: `make bench`, `make bench-quick`.
+"""What file_dataset costs beside its peers: `make bench`, `make bench-quick`; and its rows alone: `make bench-rows`.
 
 One cell, while working on it: `.venv-bench/bin/python tests/benchmarks/bench.py --only S-download-http`, and
 `--contenders 'file_dataset;obstore' --pairs 5` to have it sooner. `--list` names the cells.
@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import bench_workers
 import cells
 import pipelines
 import report
@@ -35,12 +36,14 @@ def main() -> None:
     parser.add_argument("--contenders", metavar="A;B", help="these alone; * matches")
     parser.add_argument("--pairs", type=int, help="runs of each contender")
     parser.add_argument("--list", action="store_true", help="print the names of the cells")
-    parser.add_argument("--rows", action="store_true", help="the rows of Pipelines, too")
+    parser.add_argument("--rows", action="store_true", help="the rows of Pipelines: with --only too, else alone")
     given = parser.parse_args()
     contenders = given.contenders.split(";") if given.contenders else ()
     every = cells.quick() if given.quick else cells.full()
     chosen = cells.chosen(every, only=given.only or (), contenders=contenders, pairs=given.pairs)
-    if given.list or not chosen:
+    if given.rows and not given.only:
+        chosen = []
+    if given.list or not (chosen or given.rows):
         print(*(cell.name for cell in chosen or every), sep="\n")
         return
     started = time.monotonic()
@@ -59,7 +62,7 @@ def main() -> None:
         rows, extra = rows_measured(endpoint) if has_rows else ({}, "")
         server = endpoint.server
     print(f"\n{report.goals_table(results, rows)}\n\n{time.monotonic() - started:.0f} s")
-    if not (given.only or given.contenders or given.pairs):
+    if not (given.only or given.contenders or given.pairs or given.rows):
         report.write(_RESULTS, "quick" if given.quick else "latest", results, rows, extra, server)
         print(f"tables and plot are in {_RESULTS}")
 
@@ -82,7 +85,7 @@ def measured(endpoint: Endpoint, chosen: Sequence[Cell]) -> list[Result]:
 
 def rows_measured(endpoint: Endpoint) -> tuple[dict[str, Estimate | None], str]:
     """Return what rows cost: estimates by name, and tables."""
-    extra = f"{pipelines.frames()}\n{pipelines.local_rows()}"
+    extra = f"{pipelines.frames()}\n{pipelines.local_rows()}\n{bench_workers.table()}"
     print(extra, flush=True)
     rows = {
         "overlap": pipelines.overlap(endpoint),

@@ -1,4 +1,4 @@
-"""What worker processes cost and bring: `python tests/benchmarks/bench_workers.py`. Medians, on one machine.
+"""What worker processes cost and bring, a part of `make bench` and `make bench-rows`. Medians, on one machine.
 
 The speed-up is that of as many workers as there are processors (two at most) over one, on an fn that only computes: on
 an idle machine of two or more processors it should be 1.8 at least.
@@ -6,7 +6,6 @@ an idle machine of two or more processors it should be 1.8 at least.
 
 import logging
 import os
-import platform
 import statistics
 import time
 from pathlib import Path
@@ -73,21 +72,18 @@ def start_ms() -> float:
     return statistics.median(runs) * 1e3
 
 
-def main() -> None:
-    """Print the table."""
+def table() -> str:
+    """Return what was measured."""
     for number in range(300):  # as many as boto3, pandas and Dagster make: their levels are looked at for every row
         logging.getLogger(f"library.{number}")
     count, ratio = speed_up()
     wall_us, cpu_us = per_call()
-    print(
-        f"{platform.machine()}, {os.cpu_count()} processors, Python {platform.python_version()}, load {os.getloadavg()}"
+    return "\n".join(
+        (
+            f"\n| worker processes (load {os.getloadavg()[0]:.1f} on {os.cpu_count()} processors) | |\n|---|---|",
+            f"| start to first result | {start_ms():.0f} ms |",
+            f"| one call, wall | {wall_us:.0f} us |",
+            f"| one call, CPU of the parent | {cpu_us:.0f} us |",
+            f"| {count} over 1, fn that computes | {ratio:.2f} x |",
+        )
     )
-    print("| worker processes | |\n|---|---|")
-    print(f"| start to first result | {start_ms():.0f} ms |")
-    print(f"| one call, wall | {wall_us:.0f} us |")
-    print(f"| one call, CPU of the parent | {cpu_us:.0f} us |")
-    print(f"| {count} over 1, fn that computes | {ratio:.2f} x |")
-
-
-if __name__ == "__main__":
-    main()

@@ -143,7 +143,7 @@ def goals_table(results: Sequence[Result], rows: Mapping[str, Estimate | None]) 
     """Return what became of every goal."""
     by_name = {result.cell.name: result for result in results}
     lines = ["| goal | measured: median (80 % interval) | |", "|---|---|---|"]
-    for goal in GOALS:
+    for goal in GOALS if results else ():
         found = goal.measured(by_name[goal.cell]) if goal.cell in by_name else None
         lines.append(_goal_line(goal, found))
     nothing = lambda _: None  # noqa: E731  # these are no cells
