@@ -179,8 +179,8 @@ class Pipeline:
 def _from_pickle(payload: bytes, contract: _function.Contract | None) -> Pipeline:
     """Return this process's one pipeline of that pickle.
 
-    Ray unpickles what it calls for every task: one pipeline then has one fn, which a process loads once (a class is made
-    once), and worker processes that stay from batch to batch.
+    Ray unpickles what it calls for every task: one pipeline has one fn, of which a process makes one instance, and
+    worker processes that stay from batch to batch.
     """
 
     def make() -> Pipeline:
