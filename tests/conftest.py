@@ -7,6 +7,7 @@ import logging
 import os
 import tempfile
 import uuid
+from pathlib import Path
 
 import pytest
 from botocore.config import Config
@@ -61,6 +62,7 @@ def local_ray(nobodys_machine):
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
         patch.setenv("RAY_TMPDIR", short)
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent))  # for tasks that load a function of a test module
         ray.init(
             num_cpus=2, include_dashboard=False, object_store_memory=256 << 20, log_to_driver=False, _temp_dir=short
         )
