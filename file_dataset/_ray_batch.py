@@ -6,6 +6,7 @@ Outcomes have one schema, whatever fn returns: a batch in which every row fails 
 from __future__ import annotations
 
 import logging
+import pickle
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -49,6 +50,10 @@ OUTCOMES = pa.schema(
 SURVEYED = pa.schema({"id": _TEXT, "file_columns": pa.list_(_TEXT), "inputs": pa.list_(_TEXT), "refused": _TEXT})
 # before the names of a Dataset's own columns, which may be any
 GIVEN = "given "
+_REMEDY = (
+    "install what it imports on every node, in the versions of this process, or send it along: "
+    "ray.init(runtime_env={'working_dir': '.'})"
+)
 # A warning while there is time to act; a guess.
 _NEAR = 0.5
 
@@ -57,7 +62,7 @@ _NEAR = 0.5
 class Job:
     """What every task is told of the whole run."""
 
-    pipeline: Pipeline
+    pipeline: bytes  # pickled: what cannot be loaded is told as what stops the run
     batch_size: int
     inputs: frozenset[str]  # of all batches: what no output may replace
     first_id: str | None  # whose refused upload stops the run
@@ -71,14 +76,19 @@ class RunBatch:
     def __init__(self, job: Job) -> None:
         """Take what is the same for every batch."""
         self._job = job
+        self._loaded: Pipeline | None = None
 
     def __call__(self, batch: pd.DataFrame) -> pa.Table:
         """Return the outcome of every row."""
         job = self._job
         pace = _Pace(job.batch_size, job.patience_s)
+        try:
+            pipeline = self._pipeline()
+        except Exception as exc:  # noqa: BLE001  # the user's modules, and their own __reduce__
+            return _end("stopped", f"fn cannot be loaded in a Ray task: {type(exc).__name__}: {exc}; {_REMEDY}")
         stopped = None
         try:
-            run = job.pipeline._run(batch, progress=pace)  # noqa: SLF001  # one package
+            run = pipeline._run(batch, progress=pace)  # noqa: SLF001  # one package
             run.inputs |= job.inputs
             run.is_first_upload = job.first_id in {str(row_id) for row_id in run.rows.ids or ()}
             run.to_end()
@@ -90,6 +100,11 @@ class RunBatch:
         return (
             table if stopped is None else pa.concat_tables([table, _end("stopped", stopped)], promote_options="default")
         )
+
+    def _pipeline(self) -> Pipeline:
+        if self._loaded is None:
+            self._loaded = pickle.loads(self._job.pipeline)  # noqa: S301  # made by the driver
+        return self._loaded
 
 
 def _end(why: str, message: str) -> pa.Table:

@@ -51,8 +51,8 @@ def blob_reader(  # noqa: PLR0913  # each is a choice of the user's
     """Return a Ray Dataset of the frame's files, read when it is consumed: `batch_size` rows per task.
 
     One HEAD per file of the first batch, now: its mean bytes per row are taken for those of every row, so that Ray
-    knows how much memory a task takes. One GET per file later, more side by side for one over 16 MiB. Bytes arrive in Arrow
-    buffers, which Ray copies into its object store once. A task reads some 64 MiB at a time, one row at least, and
+    knows how much memory a task takes. One GET per file later, more side by side for one over 16 MiB. Bytes arrive
+    in Arrow buffers, which Ray copies into its object store once. A task reads some 64 MiB at a time, one row at least, and
     hands them over: its memory does not grow with `batch_size`.
 
     Args:
@@ -77,7 +77,7 @@ def blob_reader(  # noqa: PLR0913  # each is a choice of the user's
     Returns:
         A Dataset with the frame's `id` and file columns in the frame's order, then carried ones. Blobs are `binary`,
         null where a row has no such file. Blocks come in the frame's order only if
-        `ray.data.DataContext.get_current().execution_options.preserve_order` is set.
+        `ray.data.DataContext`'s `execution_options.preserve_order` is set.
 
     Raises:
         InvalidDatasetError: the frame or an argument is refused; or this is Ray Client, where Ray Data does not run.

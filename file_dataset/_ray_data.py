@@ -13,7 +13,7 @@ from file_dataset._errors import InvalidDatasetError, MissingExtraError
 try:
     import ray
     import ray.data
-    from ray.data import ActorPoolStrategy, Datasource, TaskPoolStrategy
+    from ray.data import ActorPoolStrategy, Datasource
     from ray.data.block import BlockMetadata
     from ray.data.datasource import ReadTask
 except ModuleNotFoundError as exc:
@@ -135,13 +135,22 @@ def read(
     return dataset
 
 
-def pool(concurrency: int | tuple[int, int] | None, *, of_actors: bool) -> ActorPoolStrategy | TaskPoolStrategy:
-    """Return how many tasks or actors there are at a time: so many, between two numbers, or all there is room for."""
-    if isinstance(concurrency, tuple):
-        return ActorPoolStrategy(min_size=concurrency[0], max_size=concurrency[1])
+def pool(concurrency: int | tuple[int, int] | None, *, of_actors: bool) -> dict[str, Any]:
+    """Return how `map_batches` is told how many tasks or actors there are at a time.
+
+    Args:
+        concurrency: so many; of actors also `(least, most)`; None: as many as there is room for.
+        of_actors: whether they are actors.
+    """
+    if concurrency is None:
+        return {"compute": ActorPoolStrategy(min_size=1, max_size=None)} if of_actors else {}
+    task_pool = getattr(ray.data, "TaskPoolStrategy", None)
+    if task_pool is None:  # Ray deprecates `compute` before 2.51, and `concurrency` from then on
+        return {"concurrency": concurrency}
     if not of_actors:
-        return TaskPoolStrategy(size=concurrency)
-    return ActorPoolStrategy(size=concurrency) if concurrency else ActorPoolStrategy(min_size=1, max_size=None)
+        return {"compute": task_pool(size=concurrency)}
+    least, most = concurrency if isinstance(concurrency, tuple) else (concurrency, concurrency)
+    return {"compute": ActorPoolStrategy(min_size=least, max_size=most)}
 
 
 @contextlib.contextmanager

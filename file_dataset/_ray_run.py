@@ -21,7 +21,7 @@ import pandas as pd
 import pyarrow as pa
 import ray.data
 
-from file_dataset import _frame, _ray_batch, _ray_data, _urls
+from file_dataset import _frame, _function, _ray_batch, _ray_data, _urls
 from file_dataset._errors import Failure, FileDatasetError, InvalidDatasetError, RunStoppedError
 from file_dataset._pipeline import Pipeline
 from file_dataset._progress import Progress, reporting
@@ -250,12 +250,12 @@ def _mapped(  # noqa: PLR0913  # what a task is told
     gives_rows: bool,
 ) -> ray.data.Dataset:
     """Return the Dataset of outcomes."""
-    pipeline = asked.in_tasks(columns)
+    pipeline = _function.dumps(asked.in_tasks(columns))
     job = Job(pipeline, asked.batch_size, frozenset(inputs), ids[0], gives_rows, _ray_data.patience_s())
     how: dict[str, Any] = {
         "batch_size": asked.batch_size,
         "batch_format": "pandas",
-        "compute": _ray_data.pool(asked.concurrency, of_actors=asked.uses_actors),
+        **_ray_data.pool(asked.concurrency, of_actors=asked.uses_actors),
         **asked.remote_args,
     }
     if asked.uses_actors:

@@ -3,13 +3,7 @@
 from __future__ import annotations
 
 import io
-import logging
-import math
 import os
-import pickle
-import subprocess
-import sys
-import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +14,6 @@ from fault_server import Status
 from PIL import Image
 
 import file_dataset
-from file_dataset import _ray_batch
 
 pytestmark = [pytest.mark.xdist_group("ray"), pytest.mark.usefixtures("local_ray"), pytest.mark.timeout(180)]
 
@@ -323,7 +316,7 @@ class TestRunPipeline:
     def test_the_first_failure_stops_the_run_and_tells_what_was_done(self, bucket, options):
         frame = texts(bucket, 30, missing=[4])
         pipeline = pipeline_into(bucket.url("out"), options=options, on_failure="raise")
-        with pytest.raises(file_dataset.RunStoppedError, match="first failure.*'r4'.*NoSuchKey") as stopped:
+        with pytest.raises(file_dataset.RunStoppedError, match=r"first failure.*'r4'.*NoSuchKey") as stopped:
             file_dataset.ray.run_pipeline(pipeline, frame, batch_size=1, concurrency=1)
         result = stopped.value.result
         assert result.failures["id"].tolist() == ["r4"]
@@ -402,7 +395,7 @@ class TestRunPipeline:
         dataset = local_ray.data.from_pandas(frame).repartition(4)
         with pytest.raises(file_dataset.InvalidDatasetError, match="duplicate ids"):
             file_dataset.ray.run_pipeline(pipeline_into(bucket.url("out"), options=options), dataset, batch_size=1)
-        assert not any(key.startswith("out/") for key in bucket.keys())
+        assert not any(key.startswith("out/") for key in list(bucket.keys()))
 
     def test_a_dataset_that_is_no_input_is_refused(self, bucket, options, local_ray):
         dataset = local_ray.data.from_pandas(texts(bucket, 4).drop(columns="id"))
