@@ -81,7 +81,7 @@ class RunBatch:
     def __call__(self, batch: pd.DataFrame) -> pa.Table:
         """Return the outcome of every row."""
         job = self._job
-        pace = _Pace(job.batch_size, job.patience_s)
+        pace = Pace(job.batch_size, job.patience_s)
         try:
             pipeline = self._pipeline()
         except Exception as exc:  # noqa: BLE001  # the user's modules, and their own __reduce__
@@ -111,7 +111,7 @@ def _end(why: str, message: str) -> pa.Table:
     return pa.Table.from_pylist([{why: message}], OUTCOMES)
 
 
-class _Pace:
+class Pace:
     """Warns once, while a batch runs, when a batch of rows as slow as the slowest would outlast Ray's patience."""
 
     def __init__(self, batch_size: int, patience_s: float | None) -> None:

@@ -52,8 +52,8 @@ def blob_reader(  # noqa: PLR0913  # each is a choice of the user's
 
     One HEAD per file of the first batch, now: its mean bytes per row are taken for those of every row, so that Ray
     knows how much memory a task takes. One GET per file later, more side by side for one over 16 MiB. Bytes arrive
-    in Arrow buffers, which Ray copies into its object store once. A task reads some 64 MiB at a time, one row at least, and
-    hands them over: its memory does not grow with `batch_size`.
+    in Arrow buffers, which Ray copies into its object store once. A task reads some 64 MiB at a time, one row at least,
+    and hands them over: its memory does not grow with `batch_size`.
 
     Args:
         frame: columns of `s3://` URLs (or paths that every node can read); `id`, where it has one, comes along.

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
+import pickle
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +19,7 @@ from fault_server import Status
 from PIL import Image
 
 import file_dataset
+from file_dataset import _ray_batch
 
 pytestmark = [pytest.mark.xdist_group("ray"), pytest.mark.usefixtures("local_ray"), pytest.mark.timeout(180)]
 
@@ -465,3 +471,91 @@ class TestMapBatches:
         dataset = local_ray.data.from_pandas(texts(bucket, 8))
         mapped = dataset.map_batches(pipeline, batch_format="pandas", batch_size=1).to_pandas()
         assert len({bucket.get(url.removeprefix(f"s3://{bucket.name}/")) for url in mapped["pid.txt"]}) <= 2
+
+    def test_without_workers_it_warns_once_that_ray_runs_a_crashing_row_again(self, bucket, options, local_ray):
+        @local_ray.remote
+        def told(payload, frame):
+            lines = []
+            handler = logging.Handler()
+            handler.emit = lambda record: lines.append(record.getMessage())
+            logging.getLogger("file_dataset").addHandler(handler)
+            for _ in range(2):
+                pickle.loads(payload)(frame)
+            return [line for line in lines if "again and again" in line]
+
+        frame = texts(bucket, 1)
+        risky = pickle.dumps(pipeline_into(bucket.url("out"), options=options))
+        assert len(local_ray.get(told.options(runtime_env={"env_vars": {"OWN": "1"}}).remote(risky, frame))) == 1
+        safe = pickle.dumps(pipeline_into(bucket.url("out"), options=options, workers=1))
+        assert local_ray.get(told.options(runtime_env={"env_vars": {"OWN": "2"}}).remote(safe, frame)) == []
+
+
+class TestWithoutRay:
+    """What happens before Ray starts, or where it is not installed: in processes of their own."""
+
+    def test_importing_the_package_does_not_load_ray_and_its_name_does(self):
+        code = (
+            "import sys, file_dataset; print('ray' in sys.modules, 'ray' in dir(file_dataset)); "
+            "print(file_dataset.ray.__name__, 'ray' in sys.modules, sys.modules['ray'].__name__)"
+        )
+        assert run_script(code).split() == ["False", "True", "file_dataset.ray", "True", "ray"]
+
+    def test_without_ray_the_error_names_the_extra(self):
+        code = """
+        import sys
+        sys.modules["ray"] = None  # as where it is not installed
+        import file_dataset
+        try:
+            file_dataset.ray
+        except file_dataset.MissingExtraError as exc:
+            print(exc)
+        """
+        assert "pip install 'file-dataset[ray]'" in run_script(code)
+
+    def test_a_bad_frame_is_refused_before_ray_starts(self):
+        code = """
+        import pandas as pd, ray, file_dataset
+        frame = pd.DataFrame({"id": [1, 1], "a.txt": ["s3://b/1", "s3://b/2"]})
+        pipeline = file_dataset.Pipeline(lambda i, o: {}, write_options={"into_path": "s3://b/out"})
+        run, read = file_dataset.ray.run_pipeline, file_dataset.ray.blob_reader
+        for call in (lambda: run(pipeline, frame), lambda: read(frame)):
+            try:
+                call()
+            except file_dataset.InvalidDatasetError as exc:
+                print(exc, ray.is_initialized())
+        """
+        assert (
+            run_script(code).splitlines()
+            == ["duplicate ids: [1] (2 rows in all); every id names one output directory False"] * 2
+        )
+
+
+def run_script(code, **kwargs):
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=False, **kwargs
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def test_a_pace_that_outlasts_rays_patience_is_told_once(caplog):
+    pace = _ray_batch.Pace(batch_size=1000, patience_s=0.000_001)
+    for _ in range(3):
+        pace(file_dataset.Progress(1, 3, 0))
+    (record,) = [record for record in caplog.records if "smaller batch_size" in record.message]
+    assert record.levelno == logging.WARNING
+
+
+def test_a_pace_that_ends_in_time_is_not(caplog):
+    _ray_batch.Pace(batch_size=8, patience_s=1800)(file_dataset.Progress(1, 3, 0))
+    _ray_batch.Pace(batch_size=10**9, patience_s=None)(file_dataset.Progress(1, 3, 0))
+    assert caplog.records == []
+
+
+def test_a_function_that_tasks_cannot_load_stops_the_run_with_the_remedy(bucket, options, monkeypatch, tmp_path):
+    (tmp_path / "only_here.py").write_text("def fn(input_dir, output_dir):\n    return {}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    import only_here
+
+    with pytest.raises(file_dataset.RunStoppedError, match=r"No module named 'only_here'; install .*runtime_env"):
+        file_dataset.ray.run_pipeline(pipeline_into(bucket.url("out"), only_here.fn, options=options), texts(bucket, 1))
