@@ -14,7 +14,7 @@ venv     = $(if $(UV),uv venv --quiet --allow-existing --python "$(or $(PYTHON),
 install  = $(if $(UV),VIRTUAL_ENV=$(1) uv pip install --quiet,$(1)/bin/python -m pip install --quiet)
 has_python = test -n "$(UV)$(PYTHON)" || { echo "Python 3.11 or newer is needed: install it, or make PYTHON=..."; exit 1; }
 
-.PHONY: help demo ui test lint bench bench-quick bench-rows test-all test-lowest format clean
+.PHONY: help demo ui test lint bench bench-quick bench-rows bench-ray test-all test-lowest format clean
 
 help:            ## what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,7 +33,7 @@ ui: $(READY)     ## the demo, and Dagster's web UI on it (PORT=3000)
 	@$(RUN)/python -m example_project.demo --ui --port $(PORT)
 
 test: $(READY)   ## the tests (a few minutes)
-	$(RUN)/python -m pytest -n auto -m "not slow" --cov --cov-report=term:skip-covered
+	$(RUN)/python -m pytest -n auto --dist loadgroup -m "not slow" --cov --cov-report=term:skip-covered
 
 lint: $(READY)   ## ruff, mypy --strict, the import contracts
 	$(RUN)/ruff check .
@@ -53,11 +53,17 @@ bench-quick:     ## the same in two minutes: fewer of them, fewer bytes
 bench-rows: $(READY)  ## what a row costs beside its copies; how rows overlap and workers speed up (three minutes)
 	$(RUN)/python tests/benchmarks/bench.py --rows
 
+bench-ray:       ## blobs in Ray beside its own readers and Daft, Pipelines beside boto3 by hand (half an hour)
+	@$(has_python)
+	@$(call venv,.venv-bench)
+	@$(call install,.venv-bench) -e . --group bench
+	@.venv-bench/bin/python tests/benchmarks/bench_ray.py $(BENCH)
+
 format: $(READY) ## let ruff lay out the code
 	$(RUN)/ruff format .
 	$(RUN)/ruff check --fix .
 
-test-all: test test-lowest  ## and the slow rest: a browser (Debian: chromium), the lowest versions
+test-all: test test-lowest  ## and the slow rest: a browser (Debian: chromium), clusters, the lowest versions
 	$(call install,$(VENV)) --group browser
 	$(RUN)/python -m pytest -m slow
 
@@ -66,7 +72,7 @@ test-lowest:     ## the tests on the lowest versions that pyproject.toml allows
 	@$(call venv,.venv-lowest)
 	.venv-lowest/bin/python tests/lowest.py > .venv-lowest/lowest.txt
 	$(call install,.venv-lowest) -e '.[all]' -e example_project --group dev -r .venv-lowest/lowest.txt
-	.venv-lowest/bin/python -m pytest -n auto -m "not slow" -p no:cacheprovider
+	.venv-lowest/bin/python -m pytest -n auto --dist loadgroup -m "not slow" -p no:cacheprovider
 
 clean:           ## remove what make made
 	rm -rf .venv .venv-lowest .demo build dist

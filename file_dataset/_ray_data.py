@@ -1,0 +1,175 @@
+"""What the library asks of Ray, whose arguments differ from version to version: the only module that looks at them."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import operator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from file_dataset._errors import InvalidDatasetError, MissingExtraError
+
+try:
+    import ray
+    import ray.data
+    from ray.data import ActorPoolStrategy, Datasource
+    from ray.data.block import BlockMetadata
+    from ray.data.datasource import ReadTask
+except ModuleNotFoundError as exc:
+    raise MissingExtraError(f"Ray Data is not installed ({exc}): pip install 'file-dataset[ray]'") from exc
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+    import pandas as pd
+    import pyarrow as pa
+
+
+def connect() -> None:
+    """Start a local Ray, or join the cluster of `RAY_ADDRESS`, unless that is done."""
+    if not ray.is_initialized():
+        ray.init()
+
+
+def is_client() -> bool:
+    """Tell whether this process talks to its cluster through Ray Client (`ray://`), where Ray Data cannot run."""
+    client: Any = ray.util.client.ray
+    return bool(client.is_connected())
+
+
+def checked_count(name: str, value: object, least: int) -> int:
+    """Return a whole number.
+
+    Raises:
+        InvalidDatasetError: it is none, or too small.
+    """
+    if isinstance(value, bool) or not hasattr(value, "__index__") or operator.index(value) < least:
+        raise InvalidDatasetError(f"{name}={value!r}: give a whole number, {least} or more")
+    return operator.index(value)
+
+
+def resources(more: Mapping[str, Any] | None, **named: float | None) -> dict[str, Any]:
+    """Return what a task takes, as `ray.remote` names it.
+
+    Raises:
+        InvalidDatasetError: what Ray would refuse later.
+    """
+    for name, value in named.items():
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or value < 0):
+            raise InvalidDatasetError(f"{name}={value!r}: give a number, 0 or more")
+    return {**{name: value for name, value in named.items() if value is not None}, **(more or {})}
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What one task reads: how, and how much that is as far as is known."""
+
+    read: Callable[[], Iterable[pa.Table | pd.DataFrame]]
+    rows: int | None
+    size_bytes: int | None
+
+
+class BatchDatasource(Datasource):
+    """One read task per batch."""
+
+    def __init__(self, name: str, batches: Sequence[Batch], schema: pa.Schema | None = None) -> None:
+        """Take everything that tasks need: they are made on the driver, several times."""
+        super().__init__()  # type: ignore[no-untyped-call]  # Ray's
+        self._name, self._batches, self._schema = name, batches, schema
+
+    def get_name(self) -> str:
+        """Return what the progress bar shows after "Read"."""
+        return self._name
+
+    def estimate_inmemory_data_size(self) -> int | None:
+        """Return the bytes of all batches, None where those of one are not known."""
+        sizes = [batch.size_bytes for batch in self._batches]
+        return None if None in sizes else sum(size for size in sizes if size is not None)
+
+    def get_read_tasks(
+        self,
+        parallelism: int,  # noqa: ARG002  # as many as there are batches
+        per_task_row_limit: int | None = None,
+        data_context: object = None,  # noqa: ARG002
+    ) -> list[ReadTask]:
+        """Return one task per batch."""
+        known = {"schema": self._schema, "per_task_row_limit": per_task_row_limit}
+        return [
+            ReadTask(batch.read, _metadata(batch, self._schema), **_taken_by(ReadTask, known))
+            for batch in self._batches
+        ]
+
+
+def _metadata(batch: Batch, schema: pa.Schema | None) -> BlockMetadata:
+    known = {"input_files": None, "exec_stats": None, "schema": schema}
+    return BlockMetadata(num_rows=batch.rows, size_bytes=batch.size_bytes, **_taken_by(BlockMetadata, known))
+
+
+def _taken_by(called: Callable[..., Any], known: Mapping[str, Any]) -> dict[str, Any]:
+    parameters = inspect.signature(called).parameters
+    return {name: value for name, value in known.items() if name in parameters}
+
+
+def read(
+    source: BatchDatasource,
+    count: int,
+    *,
+    takes: Mapping[str, Any],
+    concurrency: int | None = None,
+) -> ray.data.Dataset:
+    """Return the Dataset of so many batches, a block each where Ray's `target_max_block_size` allows it.
+
+    Args:
+        source: the batches.
+        count: how many they are; without it Ray would split their blocks again.
+        takes: what each task takes, as `resources` returns it.
+        concurrency: the most tasks at a time.
+    """
+    named = _taken_by(ray.data.read_datasource, takes)
+    if rest := {name: value for name, value in takes.items() if name not in named}:
+        named["ray_remote_args"] = rest
+    dataset: ray.data.Dataset = ray.data.read_datasource(
+        source, override_num_blocks=count, concurrency=concurrency, **named
+    )
+    return dataset
+
+
+def pool(concurrency: int | tuple[int, int] | None, *, of_actors: bool) -> dict[str, Any]:
+    """Return how `map_batches` is told how many tasks or actors there are at a time.
+
+    Args:
+        concurrency: so many; of actors also `(least, most)`; None: as many as there is room for.
+        of_actors: whether they are actors.
+    """
+    if concurrency is None:
+        return {"compute": ActorPoolStrategy(min_size=1, max_size=None)} if of_actors else {}
+    task_pool = getattr(ray.data, "TaskPoolStrategy", None)
+    if task_pool is None:  # Ray deprecates `compute` before 2.51, and `concurrency` from then on
+        return {"concurrency": concurrency}
+    if not of_actors:
+        return {"compute": task_pool(size=concurrency)}
+    least, most = concurrency if isinstance(concurrency, tuple) else (concurrency, concurrency)
+    return {"compute": ActorPoolStrategy(min_size=least, max_size=most)}
+
+
+@contextlib.contextmanager
+def settings(dataset: ray.data.Dataset, *, keeps_order: bool = False) -> Iterator[None]:
+    """Have the Dataset run without a progress bar of Ray's, and with its blocks in order if asked.
+
+    A Dataset can share its settings with the one that it was made from, which is the user's: they are put back.
+    """
+    context = dataset.context
+    order = context.execution_options
+    before = context.enable_progress_bars, order.preserve_order
+    context.enable_progress_bars, order.preserve_order = False, keeps_order
+    try:
+        yield
+    finally:
+        context.enable_progress_bars, order.preserve_order = before
+
+
+def patience_s() -> float | None:
+    """Return how long Ray Data waits for any block before it ends an execution, None: for ever."""
+    limit: float = getattr(ray.data.DataContext.get_current(), "execution_no_progress_timeout_s", -1)
+    return limit if limit > 0 else None
