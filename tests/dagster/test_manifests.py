@@ -8,7 +8,8 @@ import pytest
 
 import file_dataset
 from file_dataset_dagster import FileDatasetResource, ManifestIOManager
-from file_dataset_dagster.io_manager import from_parquet, segment, to_parquet
+from file_dataset_dagster.parquet import from_parquet, to_parquet
+from file_dataset_dagster.partitions import segment
 
 NOTHING = pd.Series([None, None], dtype=object)
 COLUMNS = {
@@ -204,14 +205,6 @@ def failure_of(result):
         told.append(error.message)
         error = error.cause
     return "\n".join(told)
-
-
-def test_many_partitions_at_once_are_refused_with_the_remedy(run, local):
-    days = frame_asset(pd.DataFrame({"id": [1]}), partitions_def=DAYS)
-    for day in DAYS.get_partition_keys():
-        run([days], local, partition_key=day)
-    result = run([days.get_asset_spec(), reader_asset([])], local, selection=["reader"])
-    assert "2 partitions of asset frame at once are not supported yet" in failure_of(result)
 
 
 @pytest.mark.parametrize("where", ["s3", "local"])

@@ -219,21 +219,6 @@ def test_each_partition_has_files_and_a_manifest_of_its_own(run, resource, scans
     assert len(manifest_of(resource, "loud", partition="a/..")) == 1
 
 
-def test_a_run_over_many_partitions_is_refused_with_the_remedy(run, local, scans):
-    @dg.asset(partitions_def=DAYS)
-    def raw_scans() -> pd.DataFrame:
-        return scans(["s1"])
-
-    several = dg.BackfillPolicy.single_run()
-    loud = pipeline_asset(shout, input=raw_scans, name="loud", partitions_def=DAYS, backfill_policy=several)
-    for day in DAYS.get_partition_keys():
-        run([raw_scans], local, partition_key=day)
-    tags = {"dagster/asset_partition_range_start": "2024-01-01", "dagster/asset_partition_range_end": "a/.."}
-    result = run([raw_scans, loud], local, selection=[loud], tags=tags)
-    (event,) = result.filter_events(lambda event: event.is_step_failure)
-    assert "one run per partition" in str(event.step_failure_data.error)
-
-
 def test_beside_the_manifest_lie_its_files_and_failures(run, local, raw_scans):
     run([raw_scans, pipeline_asset(shout, input=raw_scans, name="loud")], local)
     files = manifest_of(local, "loud", of="files")
@@ -342,7 +327,7 @@ def test_a_run_that_cannot_go_on_says_so_and_keeps_the_old_manifest(run, local, 
 
 
 def test_progress_is_logged(run, local, raw_scans, monkeypatch, instance):
-    monkeypatch.setattr("file_dataset_dagster.assets._PROGRESS_S", 0)
+    monkeypatch.setattr("file_dataset_dagster.runs._PROGRESS_S", 0)
     result = run([raw_scans, pipeline_asset(shout, input=raw_scans, name="loud")], local)
     assert "1 of 2 rows done, 0 dropped" in [entry.user_message for entry in instance.all_logs(result.run_id)]
 
