@@ -1,9 +1,11 @@
 """Explicit, eager reads and writes between frames of S3 URLs, local files and Python functions.
 
 `reader(...)` copies a row's files into a temp dir or into memory, `write_files(...)` stores files under an id, and
-`Pipeline(fn)` does both for every row of a frame.
+`Pipeline(fn)` does both for every row of a frame. `file_dataset.ray` has what Ray Data adds, loaded when it is first used.
 """
 
+import importlib as _importlib
+import typing as _typing
 from importlib import metadata as _metadata
 
 from file_dataset._errors import FileDatasetError, InvalidDatasetError, MissingExtraError, RowError, RunStoppedError
@@ -14,6 +16,9 @@ from file_dataset._reader import Reader, reader
 from file_dataset._result import PipelineResult
 from file_dataset._tempdir import TempDir
 from file_dataset._writer import write_files
+
+if _typing.TYPE_CHECKING:
+    from file_dataset import ray as ray
 
 __version__ = _metadata.version("file-dataset")
 
@@ -33,3 +38,13 @@ __all__ = [
     "reader",
     "write_files",
 ]
+
+
+def __getattr__(name: str) -> object:
+    if name == "ray":  # Ray takes seconds to load, and need not be there
+        return _importlib.import_module("file_dataset.ray")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), "ray"})

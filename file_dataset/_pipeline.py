@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import operator
 import os
 import pickle
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from file_dataset import _function, _options, _urls
+from file_dataset import _function, _options, _process, _urls
 from file_dataset._errors import InvalidDatasetError
 from file_dataset._options import Options
 from file_dataset._run import Run, Settings
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from file_dataset._progress import Report
     from file_dataset._result import PipelineResult
     from file_dataset._run import OnFailure
+    from file_dataset._workers import Workers
 
 
 class _RequiredWriteOptions(TypedDict):
@@ -105,6 +107,7 @@ class Pipeline:
         if progress is not None and not isinstance(progress, bool) and not callable(progress):
             raise InvalidDatasetError(f"progress={progress!r}: give None, False or a function that takes a Progress")
         self._contract = _function.contract_of(fn, outputs)
+        self._kept: list[Workers] | None = None
         if on_failure not in ("drop", "raise", "record"):
             raise InvalidDatasetError(f"on_failure={on_failure!r}: give 'drop', 'raise' or 'record'")
         if on_failure == "raise" and max_failures is not None:
@@ -147,7 +150,17 @@ class Pipeline:
                 are given up. Its `result` has what was done, and in `unprocessed_rows` the rest. So has the
                 KeyboardInterrupt of a run that was interrupted, which gives up every row in flight.
         """
-        return Run(self._settings, self._contract, self._style, frame).to_end()
+        return self._run(frame).to_end()
+
+    def _run(self, frame: pd.DataFrame, **changes: Any) -> Run:  # noqa: ANN401  # fields of Settings
+        """Return a run of the frame that has not begun, under settings that are changed for it."""
+        return Run(replace(self._settings, **changes), self._contract, self._style, frame, kept=self._kept)
+
+    def _with(self, **changes: Any) -> Pipeline:  # noqa: ANN401  # fields of Settings
+        """Return a pipeline that is this one but for these settings, which are not checked."""
+        made = object.__new__(type(self))
+        vars(made).update(vars(self), _settings=replace(self._settings, **changes))
+        return made
 
     def __repr__(self) -> str:
         """Show what runs and where outputs go."""
@@ -164,10 +177,20 @@ class Pipeline:
 
 
 def _from_pickle(payload: bytes, contract: _function.Contract | None) -> Pipeline:
-    pipeline = Pipeline(**pickle.loads(payload))  # noqa: S301  # made by __reduce__, inside a pickle already being read
-    # what annotations name does not always come along with a function of __main__
-    pipeline._contract = contract  # noqa: SLF001
-    return pipeline
+    """Return this process's one pipeline of that pickle.
+
+    Ray unpickles what it calls for every task: one pipeline then has one fn, which a process loads once (a class is made
+    once), and worker processes that stay from batch to batch.
+    """
+
+    def make() -> Pipeline:
+        pipeline = Pipeline(**pickle.loads(payload))  # noqa: S301  # made by __reduce__, in a pickle that is being read
+        # what annotations name does not always come along with a function of __main__
+        pipeline._contract = contract  # noqa: SLF001
+        pipeline._kept = []  # noqa: SLF001
+        return pipeline
+
+    return _process.recent(("pipeline", hashlib.sha256(payload).digest(), contract), make)
 
 
 def _check_write_options(write_options: object) -> None:

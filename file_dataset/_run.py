@@ -150,9 +150,22 @@ class Run:
     """One run over one frame, and what it has done so far."""
 
     def __init__(
-        self, settings: Settings, contract: _function.Contract | None, style: _function.Style, frame: pd.DataFrame
+        self,
+        settings: Settings,
+        contract: _function.Contract | None,
+        style: _function.Style,
+        frame: pd.DataFrame,
+        *,
+        kept: list[Workers] | None = None,
     ) -> None:
         """Check the frame against the settings; no request, no file yet.
+
+        Args:
+            settings: what the Pipeline was told.
+            contract: what fn promises to return.
+            style: how fn is called.
+            frame: what to run.
+            kept: workers that earlier runs have left for this one, which leaves its own for the next.
 
         Raises:
             InvalidDatasetError: the frame is refused.
@@ -192,6 +205,7 @@ class Run:
         self.uploads: dict[int, Future[_Done | _Failed]] = {}
         self.in_fn = 0
         self.workers: Workers | None = None
+        self.kept = kept
         # shared with the pool's threads, under the lock: which row is next, and who has files on disk
         self.lock = threading.RLock()
         self.limit = self.total
@@ -258,6 +272,10 @@ class Run:
         if settings.worker_count:
             from file_dataset._workers import Workers
 
+            if self.kept:
+                with contextlib.suppress(IndexError):  # another thread took the last
+                    self.workers = self.kept.pop()
+                    return settings.fn
             try:
                 self.workers = Workers(
                     settings.fn,
@@ -468,7 +486,7 @@ class Run:
             flight.cancelled.set()
         try:
             if self.workers is not None:
-                self.workers.close()
+                self._leave_workers(self.workers)
             begun: list[Future[Any]] = [*(future for _, future in self.ahead), *self.uploads.values()]
             wait(begun, timeout=_GRACE_S)
             for position, upload in self.uploads.items():
@@ -481,6 +499,13 @@ class Run:
                     flight.work.cleanup()
             # an error's traceback refers to this run for as long as somebody keeps it; the threads are not to wait
             self.pool = None
+
+    def _leave_workers(self, workers: Workers) -> None:
+        if self.kept is None or self.judged < self.total:
+            workers.close()
+        else:
+            workers.rest()
+            self.kept.append(workers)
 
     # the threads of the pool, and the calling thread
 

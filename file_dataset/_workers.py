@@ -60,6 +60,7 @@ _COMMAND = (
 _HELLO_S = 120  # a guess: the interpreter and our package from a cold network disk
 _LOOK_S = 1.0  # how often to look for a death that no closed socket tells: a process forked by native code holds it
 _END_S = 1.0  # a guess: what an idle process may take for its `atexit`, a dying one for its death
+_IDLE_S = 60.0  # a guess: how long processes that no run has stay for the next one
 _JOIN_S = 5.0  # a guess: a killed process that waits for a disk is not waited for any longer
 _GROUP_S = 0.2  # a guess: the dead wait for their parent, and init can take longer
 _STEP_S = 0.005
@@ -177,6 +178,10 @@ class Workers:
         self._pool.put(_Job(future, Call(str(input_dir), str(output_dir), payload, Surroundings.here())))
         return future
 
+    def rest(self) -> None:
+        """Keep idle processes for `_IDLE_S` only, until more is submitted: fn holds memory in them."""
+        self._pool.rest()
+
     def close(self) -> None:
         """Kill what runs, with all it has started, and cancel what waits; an idle process may end by itself first."""
         self._pool.close()
@@ -206,6 +211,7 @@ class _Pool:
     def __init__(self, setup: Setup, count: int, timeout_s: float | None, env: dict[str, str]) -> None:
         self.setup, self.count, self.timeout_s, self.env = setup, count, timeout_s, env
         self.is_closed = False
+        self.idle_s: float | None = None
         self._clear()
         _pools.add(self)
 
@@ -220,6 +226,7 @@ class _Pool:
         with self.lock:
             if self.is_closed:
                 raise RuntimeError("these workers are closed")
+            self.idle_s = None
             if not self.idle and len(self.workers) < self.count:
                 try:
                     _Worker(self).start()
@@ -239,6 +246,13 @@ class _Pool:
             if not self.is_closed:
                 self.idle.append(worker)
             return None
+
+    def rest(self) -> None:
+        with self.lock:
+            self.idle_s = _IDLE_S
+            idle, self.idle = self.idle, []
+            for worker in idle:
+                worker.wake()
 
     def close(self) -> None:
         with self.lock:
@@ -343,8 +357,13 @@ class _Worker:
         """Wait to be woken; pass on what the process prints meanwhile, and see it go."""
         while self.process is not None:
             try:
-                if self._woken in self.process.pump(None):
+                idle_s = self.pool.idle_s
+                ready = self.process.pump(idle_s)
+                if self._woken in ready:
                     break
+                if not ready and idle_s is not None and self.pool.idle_s is not None:
+                    self.process.end(grace_s=_END_S)
+                    self.process = None
             except EOFError:
                 logger.debug("an idle worker process ended: %s", self.process.end(grace_s=_END_S))
                 self.process = None

@@ -1,0 +1,187 @@
+"""What runs in Ray's tasks: a run per batch, and its outcomes as Arrow columns of text. Knows nothing of Ray itself.
+
+Outcomes have one schema, whatever fn returns: a batch in which every row fails looks like any other.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from file_dataset import _frame, _urls
+from file_dataset._errors import Failure, InvalidDatasetError, RunStoppedError
+from file_dataset._run import _Done
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import pandas as pd
+
+    from file_dataset._pipeline import Pipeline
+    from file_dataset._progress import Progress
+    from file_dataset._run import Run
+
+logger = logging.getLogger(__name__)
+
+_TEXT = pa.string()
+# One row per row of the batch; where the batch stopped early, a last one that has no id and says why.
+OUTCOMES = pa.schema(
+    {
+        "id": _TEXT,  # as text
+        "outputs": pa.list_(pa.struct({"file": _TEXT, "location": _TEXT})),  # null: nothing is stored
+        "files": pa.list_(
+            pa.struct({"file": _TEXT, "location": _TEXT, "size_bytes": pa.int64(), "etag": _TEXT, "checksum": _TEXT})
+        ),
+        "without_digest": pa.int64(),
+        "failures": pa.list_(
+            pa.struct({name: _TEXT for name in ("stage", "file", "url", "type", "code", "message")}),
+        ),
+        "is_recorded": pa.bool_(),  # the failure is an earlier Pipeline's
+        "refused": _TEXT,  # the message of an InvalidDatasetError
+        "stopped": _TEXT,  # the message of a RunStoppedError
+    }
+)
+# before the names of a Dataset's own columns, which may be any
+GIVEN = "given "
+# A warning while there is time to act; a guess.
+_NEAR = 0.5
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every task is told of the whole run."""
+
+    pipeline: Pipeline
+    batch_size: int
+    inputs: frozenset[str]  # of all batches: what no output may replace
+    first_id: str | None  # whose refused upload stops the run
+    gives_rows: bool  # whether ids and carried columns come back too, which the driver of a Dataset does not have
+    patience_s: float | None  # how long Ray waits for a batch before it ends the job
+
+
+class RunBatch:
+    """Runs the pipeline over one batch after the other, as an instance in tasks or as a class in actors."""
+
+    def __init__(self, job: Job) -> None:
+        """Take what is the same for every batch."""
+        self._job = job
+
+    def __call__(self, batch: pd.DataFrame) -> pa.Table:
+        """Return the outcome of every row."""
+        job = self._job
+        pace = _Pace(job.batch_size, job.patience_s)
+        stopped = None
+        try:
+            run = job.pipeline._run(batch, progress=pace)  # noqa: SLF001  # one package
+            run.inputs |= job.inputs
+            run.is_first_upload = job.first_id in map(str, run.rows.ids or ())
+            run.to_end()
+        except InvalidDatasetError as exc:
+            return _end("refused", str(exc))
+        except RunStoppedError as exc:
+            stopped = str(exc)
+        table = outcomes(run, gives_rows=job.gives_rows)
+        return table if stopped is None else pa.concat_tables([table, _end("stopped", stopped)], promote_options="default")
+
+
+def _end(why: str, message: str) -> pa.Table:
+    return pa.Table.from_pylist([{why: message}], OUTCOMES)
+
+
+class _Pace:
+    """Warns once, while a batch runs, when a batch of rows as slow as the slowest would outlast Ray's patience."""
+
+    def __init__(self, batch_size: int, patience_s: float | None) -> None:
+        self._batch_size, self._patience_s = batch_size, patience_s
+        self._last, self._has_warned = time.monotonic(), False
+
+    def __call__(self, now: Progress) -> None:
+        """Look at the time since the row before."""
+        row_s, self._last = time.monotonic() - self._last, time.monotonic()
+        if self._patience_s is None or self._has_warned or row_s * self._batch_size < _NEAR * self._patience_s:
+            return
+        self._has_warned = True
+        logger.warning(
+            "a row took %.0f s: a batch of %d as slow takes %.0f s, and Ray Data ends an execution in which no batch ends "
+            "for %.0f s: give a smaller batch_size, or set execution_no_progress_timeout_s of ray.data.DataContext",
+            row_s,
+            self._batch_size,
+            row_s * self._batch_size,
+            self._patience_s,
+        )
+
+
+class Survey:
+    """Tells what the driver must know of a Dataset before anything runs: ids, file columns, inputs at risk."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        """Take the pipeline that is to run."""
+        self._pipeline = pipeline
+
+    def __call__(self, batch: pd.DataFrame) -> pa.Table:
+        """Return one row per row: its id as text; the first has what is said of the batch."""
+        try:
+            run = self._pipeline._run(batch)  # noqa: SLF001  # one package
+            ids, columns, inputs, refused = run.rows.ids or [], run.rows.file_columns, sorted(run.inputs), None
+        except InvalidDatasetError as exc:
+            ids, columns, inputs, refused = [None], (), [], str(exc)
+        rest: list[None] = [None] * (len(ids) - 1)
+        return pa.table(
+            {
+                "id": pa.array([None if at is None else str(at) for at in ids], _TEXT),
+                "file_columns": pa.array([list(columns), *rest], pa.list_(_TEXT)),
+                "inputs": pa.array([inputs, *rest], pa.list_(_TEXT)),
+                "refused": pa.array([refused, *rest], _TEXT),
+            }
+        )
+
+
+def outcomes(run: Run, *, gives_rows: bool) -> pa.Table:
+    """Return a row for every row that the run has come to."""
+    known = sorted({*run.stored, *run.failed})
+    rows = []
+    for position in known:
+        done = run.stored.get(position)
+        rows.append(
+            {
+                "id": str(run.rows.id_at(position)),
+                "outputs": None
+                if done is None
+                else [{"file": name, "location": location} for name, location in done.outputs.items()],
+                "files": []
+                if done is None
+                else [{name: getattr(file, name) for name in _frame.FILES_COLUMNS[1:]} for file in done.files],
+                "without_digest": 0 if done is None else done.without_digest,
+                "failures": [
+                    {name.removeprefix("error_"): getattr(one, name.removeprefix("error_")) for name in _frame.ERROR_COLUMNS}
+                    for one in run.failed.get(position, ())
+                ],
+                "is_recorded": position in run.rows.failed,
+            }
+        )
+    table = pa.Table.from_pylist(rows, OUTCOMES)
+    if not gives_rows:
+        return table
+    given = _frame._taken(run.rows, known, [_frame.ID, *run.rows.carried])  # noqa: SLF001  # one package
+    columns = pa.Table.from_pandas(given, preserve_index=False)
+    for name in columns.column_names:
+        table = table.append_column(GIVEN + name, columns[name])
+    return table
+
+
+def put(run: Run, position: int, outcome: Mapping[str, Any]) -> None:
+    """Take what a task says of a row into the run of the whole."""
+    if outcome["outputs"] is not None:
+        run.stored[position] = _Done(
+            {output["file"]: output["location"] for output in outcome["outputs"]},
+            tuple(_frame.StoredFile(position, **file) for file in outcome["files"]),
+            outcome["without_digest"],
+        )
+    if outcome["failures"]:
+        row_id = run.rows.id_at(position)
+        run.failed[position] = tuple(Failure(row_id, **failure) for failure in outcome["failures"])

@@ -1,0 +1,7 @@
+"""Ray Data: blobs of a frame as a Dataset, and a Pipeline over a cluster. Needs the extra `ray`."""
+
+from __future__ import annotations
+
+from file_dataset._ray_run import run_pipeline
+
+__all__ = ["run_pipeline"]
