@@ -13,7 +13,7 @@ import dagster as dg
 
 import file_dataset
 from file_dataset_dagster.checks import DropPolicy, OnExceeded, check_spec
-from file_dataset_dagster.dispatch import RaySettings
+from file_dataset_dagster.dispatch import ray_settings
 from file_dataset_dagster.inputs import INPUT, input_of
 from file_dataset_dagster.partial import PartialRun
 from file_dataset_dagster.runs import PipelineFn, Settings, materialize
@@ -115,14 +115,12 @@ def pipeline_asset(  # noqa: PLR0913 (each is a choice of the user's)
             "pipeline_asset, and write_resource_key names the resource of another store"
         )
     policy = DropPolicy(max_dropped_fraction, on_exceeded, show_ids)
-    on_ray = {"batch_size": batch_size, "concurrency": concurrency, "num_cpus": num_cpus, "num_gpus": num_gpus}
-    given = {name: value for name, value in on_ray.items() if value is not None}
-    runner = runner or ("local" if ray_resource_key is None else "ray")
-    if runner not in {"local", "ray"}:
-        raise file_dataset.InvalidDatasetError(f"runner={runner!r} is unknown: give 'local' or 'ray'")
-    if runner == "local" and (given or ray_resource_key is not None):
-        said = ", ".join([*given, *(["ray_resource_key"] if ray_resource_key else [])])
-        raise file_dataset.InvalidDatasetError(f"{said}: these are Ray's; give runner='ray'")
+    on_ray = ray_settings(
+        runner,
+        ray_resource_key,
+        {"batch_size": batch_size, "concurrency": concurrency, "num_cpus": num_cpus, "num_gpus": num_gpus},
+        workers,
+    )
     if preview is not None and not callable(preview):
         raise file_dataset.InvalidDatasetError("preview: give a function that takes a directory and returns a PNG")
     asset_input = input_of(input)
@@ -141,12 +139,12 @@ def pipeline_asset(  # noqa: PLR0913 (each is a choice of the user's)
             io_manager_key=io_manager_key,
             policy=policy,
             preview=preview,
-            ray=RaySettings(ray_resource_key, given) if runner == "ray" else None,
+            ray=on_ray,
             pipeline_args={
                 "file_columns": file_columns,
                 "outputs": outputs,
                 "prefetch": prefetch,
-                "workers": workers if workers is not None else 0 if runner == "local" else 1,
+                "workers": workers or 0,
                 "fn_timeout_s": fn_timeout_s,
             },
         )

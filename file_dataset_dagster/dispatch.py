@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,32 @@ class RaySettings:
     arguments: Mapping[str, Any]
 
 
+def ray_settings(
+    runner: str | None, resource_key: str | None, arguments: Mapping[str, Any], workers: int | None
+) -> RaySettings | None:
+    """What the arguments of `pipeline_asset` mean: None is a run here.
+
+    Args:
+        runner: "local", "ray", or None: whatever the others mean.
+        resource_key: the resource that connects Ray, where there is one.
+        arguments: Ray's own; None: not given.
+        workers: processes that fn runs in; on Ray None means one, and 0 none.
+
+    Raises:
+        file_dataset.InvalidDatasetError: the arguments contradict each other.
+    """
+    given = {name: value for name, value in arguments.items() if value is not None}
+    runner = runner or ("local" if resource_key is None else "ray")
+    if runner not in {"local", "ray"}:
+        raise file_dataset.InvalidDatasetError(f"runner={runner!r} is unknown: give 'local' or 'ray'")
+    if runner == "ray":
+        return RaySettings(resource_key, given | ({} if workers is None else {"workers": workers}))
+    if given or resource_key is not None:
+        said = ", ".join([*given, *(["ray_resource_key"] if resource_key else [])])
+        raise file_dataset.InvalidDatasetError(f"{said}: for runner='ray' only")
+    return None
+
+
 def run_on_ray(
     pipeline: file_dataset.Pipeline,
     frame: pd.DataFrame,
@@ -38,8 +65,13 @@ def run_on_ray(
     if settings.resource_key is not None:
         getattr(context.resources, settings.resource_key)  # Dagster has set it up: Ray is connected
     with _connected(context):
-        result: file_dataset.PipelineResult = file_dataset.ray.run_pipeline(pipeline, frame, **settings.arguments)  # type: ignore[attr-defined]  # to come
-        return result
+        return file_dataset.ray.run_pipeline(pipeline, frame, **settings.arguments)
+
+
+def is_on_client() -> bool:
+    """Whether Ray is connected over `ray://`."""
+    client = sys.modules.get("ray.util.client")
+    return client is not None and bool(client.ray.is_connected())
 
 
 @contextlib.contextmanager

@@ -288,13 +288,16 @@ class _Run:
     ) -> file_dataset.PipelineResult:
         options = self.source.get_options()
         target_options = None if self.target is self.source else self.target.get_options()
+        on_client = self.settings.ray is not None and dispatch.is_on_client()
+        pipeline = self.settings.pipeline(
+            into_path,
+            options=options,
+            target_options=target_options,
+            # over a Ray Client the driver is another process, and the log of a step does not pickle
+            progress=False if on_client else _log_progress(self.context, partition_key),
+        )
         if self.settings.ray is None:
-            progress = _log_progress(self.context, partition_key)
-            return self.settings.pipeline(
-                into_path, options=options, target_options=target_options, progress=progress
-            ).run(rows)
-        # the log of a step does not pickle
-        pipeline = self.settings.pipeline(into_path, options=options, target_options=target_options, progress=False)
+            return pipeline.run(rows)
         return dispatch.run_on_ray(pipeline, rows, self.settings.ray, self.context)
 
     def _store(self, done: _Finished, partition_key: str) -> dict[str, Any]:
