@@ -14,7 +14,7 @@ venv     = $(if $(UV),uv venv --quiet --allow-existing --python "$(or $(PYTHON),
 install  = $(if $(UV),VIRTUAL_ENV=$(1) uv pip install --quiet,$(1)/bin/python -m pip install --quiet)
 has_python = test -n "$(UV)$(PYTHON)" || { echo "Python 3.11 or newer is needed: install it, or make PYTHON=..."; exit 1; }
 
-.PHONY: help demo ui test lint bench bench-quick test-all test-lowest format clean
+.PHONY: help demo demo-ray ui test lint bench bench-quick test-all test-lowest format clean
 
 help:            ## what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,6 +28,9 @@ $(READY): pyproject.toml example_project/pyproject.toml
 
 demo: $(READY)   ## from a frame of S3 files to materialized Dagster assets, on real images
 	@$(RUN)/python -m example_project.demo
+
+demo-ray: $(READY)  ## the demo's scans measured on Ray, a cluster of this machine's own
+	@$(RUN)/python -m example_project.demo --ray
 
 ui: $(READY)     ## the demo, and Dagster's web UI on it (PORT=3000)
 	@$(RUN)/python -m example_project.demo --ui --port $(PORT)

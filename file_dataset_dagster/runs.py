@@ -347,9 +347,10 @@ class _Run:
         (first, cause), *_ = failed.items()
         rest = len(keys) - len(failed) - done
         not_run = f", {rest} were not run because they would meet the same" if rest else ""
+        why = cause.description if cause.description.startswith(f"{first}: ") else f"{first}: {cause.description}"
         return dg.Failure(
             f"{len(failed)} of {len(keys)} partitions failed: {named}. The manifests of {done} are stored{not_run}. "
-            f"{first}: {cause.description}",
+            f"{why}",
             {"failed_partitions": list(failed)},
             allow_retries=any(one.may_be_retried for one in failed.values()),
         )
