@@ -83,7 +83,7 @@ def materialize_and_time(job: str, what: str) -> dg.ExecuteInProcessResult:
     began = time.monotonic()
     result = materialize(job)
     if not result.success:
-        failed = [event.message for event in result.filter_events(lambda event: event.is_failure)]
+        failed = [str(event.message) for event in result.filter_events(lambda event: event.is_failure)]
         sys.exit("\n".join(["the demo failed; its run is in .demo/dagster:", *failed]))
     print(f"Dagster:    {what} materialized in {time.monotonic() - began:.1f} s")
     return result
@@ -180,10 +180,8 @@ def run(*, ui_port: int | None, on_ray: bool) -> None:
             show_ray(materialize_and_time("on_ray", "raw_scans, resampled and, on Ray, measured_on_ray"))
             return
         show(materialize_and_time("cohort", "raw_scans, resampled, measured and report"), base_path)
-        days = {
-            "dagster/asset_partition_range_start": DAYS.get_first_partition_key(),
-            "dagster/asset_partition_range_end": DAYS.get_last_partition_key(),
-        }
+        first, *_, last = DAYS.get_partition_keys()
+        days = {"dagster/asset_partition_range_start": first, "dagster/asset_partition_range_end": last}
         show_days(materialize("daily", tags=days))
         if ui_port is not None:
             serve(ui_port)

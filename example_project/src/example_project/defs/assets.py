@@ -11,6 +11,7 @@ import pandas as pd
 
 import file_dataset
 from example_project import cohort_store, pipelines
+from example_project.environment import storage
 from example_project.pictures import Tile, montage
 from file_dataset_dagster import FileDatasetResource, ManifestIOManager, build_manifest_checks, pipeline_asset
 
@@ -24,7 +25,12 @@ def raw_scans(store: dg.ResourceParam[FileDatasetResource]) -> pd.DataFrame:
 
 
 resampled = pipeline_asset(
-    pipelines.resample, name="resampled", group_name="cohort", input=raw_scans, resource_key="store"
+    pipelines.resample,
+    name="resampled",
+    group_name="cohort",
+    input=raw_scans,
+    resource_key="store",
+    metadata=storage("resampled"),
 )
 measured = pipeline_asset(
     pipelines.measure,
@@ -33,6 +39,7 @@ measured = pipeline_asset(
     input=resampled,
     resource_key="store",
     preview=pipelines.thumbnail,
+    metadata=storage("measured"),
 )
 measured_checks = build_manifest_checks(measured, resource_key="store", content_unchanged=True)
 cohort = dg.define_asset_job("cohort", selection=dg.AssetSelection.groups("cohort"))
