@@ -36,7 +36,7 @@ ui: $(READY)     ## the demo, and Dagster's web UI on it (PORT=3000)
 	@$(RUN)/python -m example_project.demo --ui --port $(PORT)
 
 test: $(READY)   ## the tests (a few minutes)
-	$(RUN)/python -m pytest -n auto -m "not slow" --cov --cov-report=term:skip-covered
+	$(RUN)/python -m pytest -n auto --dist loadgroup -m "not slow" --cov --cov-report=term:skip-covered
 
 lint: $(READY)   ## ruff, mypy --strict, the import contracts
 	$(RUN)/ruff check .
@@ -71,7 +71,7 @@ test-lowest:     ## the tests on the lowest versions that pyproject.toml allows
 	@$(call venv,.venv-lowest)
 	.venv-lowest/bin/python tests/lowest.py > .venv-lowest/lowest.txt
 	$(call install,.venv-lowest) -e '.[all]' -e example_project --group dev -r .venv-lowest/lowest.txt
-	.venv-lowest/bin/python -m pytest -n auto -m "not slow" -p no:cacheprovider
+	.venv-lowest/bin/python -m pytest -n auto --dist loadgroup -m "not slow" -p no:cacheprovider
 
 clean:           ## remove what make made
 	rm -rf .venv .venv-lowest .demo build dist

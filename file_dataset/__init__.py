@@ -1,7 +1,7 @@
 """Explicit, eager reads and writes between frames of S3 URLs, local files and Python functions.
 
 `reader(...)` copies a row's files into a temp dir or into memory, `write_files(...)` stores files under an id, and
-`Pipeline(fn)` does both for every row of a frame. `file_dataset.ray` has what Ray Data adds, loaded when it is first used.
+`Pipeline(fn)` does both for every row of a frame. `file_dataset.ray`, loaded when it is first used, is for Ray Data.
 """
 
 import importlib as _importlib

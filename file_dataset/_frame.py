@@ -124,7 +124,7 @@ def rows_of_frame(frame: object, file_columns: Sequence[str] | None, *, needs_id
     if recorded and len(recorded) < len(ERROR_COLUMNS):
         missing = sorted(set(ERROR_COLUMNS) - set(recorded))
         raise InvalidDatasetError(f"columns {recorded} are reserved for recorded failures, and {missing} are missing")
-    ids = _ids(frame, needs_id=needs_id, local=local)
+    ids = check_ids(frame, needs_id=needs_id, local=local)
     texts = {
         name: _values(frame[name])
         for name in names
@@ -134,6 +134,31 @@ def rows_of_frame(frame: object, file_columns: Sequence[str] | None, *, needs_id
     carried = tuple(name for name in names if name not in chosen and name not in FAILURE_COLUMNS)
     cells = {name: texts[name] for name in chosen}
     return Rows(frame, ids, cells, carried, _recorded_failures(frame), _working_dir(), len(frame))
+
+
+def with_absolute_paths(rows: Rows) -> pd.DataFrame:
+    """Return the frame for a process in another directory; the caller's own stays as it is.
+
+    A cell that is no location stays too: it costs its row where it is read.
+    """
+    import pandas as pd
+
+    frame = rows.frame
+    assert frame is not None, "a row has no frame"  # noqa: S101
+    absolute: dict[str, pd.Series] = {}
+    for name, cells in rows.cells.items():
+        if all(cell is None or (isinstance(cell, str) and cell.startswith("s3://")) for cell in cells):
+            continue
+        absolute[name] = pd.Series([_absolute(cell, rows.base) for cell in cells], index=frame.index, dtype=object)
+    return frame.assign(**absolute).reset_index(drop=True)
+
+
+def _absolute(cell: Any, base: Path) -> Any:  # noqa: ANN401  # whatever the frame has
+    try:
+        at = None if cell is None else _urls.parse(cell, base=base)
+    except InvalidDatasetError:
+        return cell
+    return at if isinstance(at, Path) else cell
 
 
 def _working_dir() -> Path:
@@ -216,7 +241,12 @@ def _names_files(name: str, values: list[Any]) -> bool:
     return any(map(methodcaller("__contains__", "/"), texts)) or any(map(methodcaller("endswith", extension), texts))
 
 
-def _ids(frame: pd.DataFrame, *, needs_id: bool, local: bool) -> list[Any] | None:
+def check_ids(frame: pd.DataFrame, *, needs_id: bool = True, local: bool) -> list[Any] | None:
+    """Return the ids of a frame, None where it has none.
+
+    Raises:
+        InvalidDatasetError: ids that are missing, null, unsafe, twice there, or no str or integer.
+    """
     import pandas as pd
     from pandas.api import types
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import logging
 import math
 import operator
 import os
 import pickle
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, TypedDict
@@ -23,6 +26,9 @@ if TYPE_CHECKING:
     from file_dataset._result import PipelineResult
     from file_dataset._run import OnFailure
     from file_dataset._workers import Workers
+
+
+logger = logging.getLogger(__name__)
 
 
 class _RequiredWriteOptions(TypedDict):
@@ -150,6 +156,8 @@ class Pipeline:
                 are given up. Its `result` has what was done, and in `unprocessed_rows` the rest. So has the
                 KeyboardInterrupt of a run that was interrupted, which gives up every row in flight.
         """
+        if self._kept is not None and not self._settings.worker_count and _is_ray_task():
+            _warn_of_crashes()
         return self._run(frame).to_end()
 
     def _run(self, frame: pd.DataFrame, **changes: Any) -> Run:  # noqa: ANN401  # fields of Settings
@@ -179,8 +187,8 @@ class Pipeline:
 def _from_pickle(payload: bytes, contract: _function.Contract | None) -> Pipeline:
     """Return this process's one pipeline of that pickle.
 
-    Ray unpickles what it calls for every task: one pipeline then has one fn, which a process loads once (a class is made
-    once), and worker processes that stay from batch to batch.
+    Ray unpickles what it calls for every task: one pipeline has one fn, of which a process makes one instance, and
+    worker processes that stay from batch to batch.
     """
 
     def make() -> Pipeline:
@@ -191,6 +199,20 @@ def _from_pickle(payload: bytes, contract: _function.Contract | None) -> Pipelin
         return pipeline
 
     return _process.recent(("pipeline", hashlib.sha256(payload).digest(), contract), make)
+
+
+def _is_ray_task() -> bool:
+    ray: Any = sys.modules.get("ray")
+    return ray is not None and ray.is_initialized() and ray.get_runtime_context().get_task_id() is not None
+
+
+@functools.cache
+def _warn_of_crashes() -> None:
+    """Say it once per process."""
+    logger.warning(
+        "fn runs in Ray's own process: a row that crashes it (a segfault, no memory) is run by Ray again and again. "
+        "Pipeline(..., workers=1) has it cost the row"
+    )
 
 
 def _check_write_options(write_options: object) -> None:

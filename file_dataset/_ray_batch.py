@@ -6,14 +6,14 @@ Outcomes have one schema, whatever fn returns: a batch in which every row fails 
 from __future__ import annotations
 
 import logging
+import pickle
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from file_dataset import _frame, _urls
+from file_dataset import _frame
 from file_dataset._errors import Failure, InvalidDatasetError, RunStoppedError
 from file_dataset._run import _Done
 
@@ -39,15 +39,21 @@ OUTCOMES = pa.schema(
         ),
         "without_digest": pa.int64(),
         "failures": pa.list_(
-            pa.struct({name: _TEXT for name in ("stage", "file", "url", "type", "code", "message")}),
+            pa.struct(dict.fromkeys(("stage", "file", "url", "type", "code", "message"), _TEXT)),
         ),
         "is_recorded": pa.bool_(),  # the failure is an earlier Pipeline's
         "refused": _TEXT,  # the message of an InvalidDatasetError
         "stopped": _TEXT,  # the message of a RunStoppedError
     }
 )
+# One row per row of a Dataset; the first one of a block has what is said of the block.
+SURVEYED = pa.schema({"id": _TEXT, "file_columns": pa.list_(_TEXT), "inputs": pa.list_(_TEXT), "refused": _TEXT})
 # before the names of a Dataset's own columns, which may be any
 GIVEN = "given "
+_REMEDY = (
+    "install what it imports on every node, in the versions of this process, or send it along: "
+    "ray.init(runtime_env={'working_dir': '.'})"
+)
 # A warning while there is time to act; a guess.
 _NEAR = 0.5
 
@@ -56,7 +62,7 @@ _NEAR = 0.5
 class Job:
     """What every task is told of the whole run."""
 
-    pipeline: Pipeline
+    pipeline: bytes  # pickled: what cannot be loaded is told as what stops the run
     batch_size: int
     inputs: frozenset[str]  # of all batches: what no output may replace
     first_id: str | None  # whose refused upload stops the run
@@ -70,45 +76,57 @@ class RunBatch:
     def __init__(self, job: Job) -> None:
         """Take what is the same for every batch."""
         self._job = job
+        self._loaded: Pipeline | None = None
 
     def __call__(self, batch: pd.DataFrame) -> pa.Table:
         """Return the outcome of every row."""
         job = self._job
-        pace = _Pace(job.batch_size, job.patience_s)
+        pace = Pace(job.batch_size, job.patience_s)
+        try:
+            pipeline = self._pipeline()
+        except Exception as exc:  # noqa: BLE001  # the user's modules, and their own __reduce__
+            return _end("stopped", f"fn cannot be loaded in a Ray task: {type(exc).__name__}: {exc}; {_REMEDY}")
         stopped = None
         try:
-            run = job.pipeline._run(batch, progress=pace)  # noqa: SLF001  # one package
+            run = pipeline._run(batch, progress=pace)  # noqa: SLF001  # one package
             run.inputs |= job.inputs
-            run.is_first_upload = job.first_id in map(str, run.rows.ids or ())
+            run.is_first_upload = job.first_id in {str(row_id) for row_id in run.rows.ids or ()}
             run.to_end()
         except InvalidDatasetError as exc:
             return _end("refused", str(exc))
         except RunStoppedError as exc:
             stopped = str(exc)
         table = outcomes(run, gives_rows=job.gives_rows)
-        return table if stopped is None else pa.concat_tables([table, _end("stopped", stopped)], promote_options="default")
+        return (
+            table if stopped is None else pa.concat_tables([table, _end("stopped", stopped)], promote_options="default")
+        )
+
+    def _pipeline(self) -> Pipeline:
+        if self._loaded is None:
+            self._loaded = pickle.loads(self._job.pipeline)  # noqa: S301  # made by the driver
+        return self._loaded
 
 
 def _end(why: str, message: str) -> pa.Table:
     return pa.Table.from_pylist([{why: message}], OUTCOMES)
 
 
-class _Pace:
+class Pace:
     """Warns once, while a batch runs, when a batch of rows as slow as the slowest would outlast Ray's patience."""
 
     def __init__(self, batch_size: int, patience_s: float | None) -> None:
         self._batch_size, self._patience_s = batch_size, patience_s
         self._last, self._has_warned = time.monotonic(), False
 
-    def __call__(self, now: Progress) -> None:
+    def __call__(self, _: Progress) -> None:
         """Look at the time since the row before."""
         row_s, self._last = time.monotonic() - self._last, time.monotonic()
         if self._patience_s is None or self._has_warned or row_s * self._batch_size < _NEAR * self._patience_s:
             return
         self._has_warned = True
         logger.warning(
-            "a row took %.0f s: a batch of %d as slow takes %.0f s, and Ray Data ends an execution in which no batch ends "
-            "for %.0f s: give a smaller batch_size, or set execution_no_progress_timeout_s of ray.data.DataContext",
+            "a row took %.0f s: a batch of %d as slow takes %.0f s, and Ray Data ends an execution in which no batch "
+            "ends for %.0f s: give a smaller batch_size, or set ray.data.DataContext's execution_no_progress_timeout_s",
             row_s,
             self._batch_size,
             row_s * self._batch_size,
@@ -130,14 +148,17 @@ class Survey:
             ids, columns, inputs, refused = run.rows.ids or [], run.rows.file_columns, sorted(run.inputs), None
         except InvalidDatasetError as exc:
             ids, columns, inputs, refused = [None], (), [], str(exc)
+        if not ids:
+            return SURVEYED.empty_table()
         rest: list[None] = [None] * (len(ids) - 1)
         return pa.table(
-            {
-                "id": pa.array([None if at is None else str(at) for at in ids], _TEXT),
-                "file_columns": pa.array([list(columns), *rest], pa.list_(_TEXT)),
-                "inputs": pa.array([inputs, *rest], pa.list_(_TEXT)),
-                "refused": pa.array([refused, *rest], _TEXT),
-            }
+            [
+                [None if at is None else str(at) for at in ids],
+                [list(columns), *rest],
+                [inputs, *rest],
+                [refused, *rest],
+            ],
+            SURVEYED,
         )
 
 
@@ -158,7 +179,10 @@ def outcomes(run: Run, *, gives_rows: bool) -> pa.Table:
                 else [{name: getattr(file, name) for name in _frame.FILES_COLUMNS[1:]} for file in done.files],
                 "without_digest": 0 if done is None else done.without_digest,
                 "failures": [
-                    {name.removeprefix("error_"): getattr(one, name.removeprefix("error_")) for name in _frame.ERROR_COLUMNS}
+                    {
+                        name.removeprefix("error_"): getattr(one, name.removeprefix("error_"))
+                        for name in _frame.ERROR_COLUMNS
+                    }
                     for one in run.failed.get(position, ())
                 ],
                 "is_recorded": position in run.rows.failed,

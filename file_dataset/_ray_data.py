@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+import operator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,14 +13,14 @@ from file_dataset._errors import InvalidDatasetError, MissingExtraError
 try:
     import ray
     import ray.data
-    from ray.data import ActorPoolStrategy, Datasource, TaskPoolStrategy
+    from ray.data import ActorPoolStrategy, Datasource
     from ray.data.block import BlockMetadata
     from ray.data.datasource import ReadTask
 except ModuleNotFoundError as exc:
     raise MissingExtraError(f"Ray Data is not installed ({exc}): pip install 'file-dataset[ray]'") from exc
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     import pandas as pd
     import pyarrow as pa
@@ -32,7 +34,31 @@ def connect() -> None:
 
 def is_client() -> bool:
     """Tell whether this process talks to its cluster through Ray Client (`ray://`), where Ray Data cannot run."""
-    return bool(ray.util.client.ray.is_connected())
+    client: Any = ray.util.client.ray
+    return bool(client.is_connected())
+
+
+def checked_count(name: str, value: object, least: int) -> int:
+    """Return a whole number.
+
+    Raises:
+        InvalidDatasetError: it is none, or too small.
+    """
+    if isinstance(value, bool) or not hasattr(value, "__index__") or operator.index(value) < least:
+        raise InvalidDatasetError(f"{name}={value!r}: give a whole number, {least} or more")
+    return operator.index(value)
+
+
+def resources(more: Mapping[str, Any] | None, **named: float | None) -> dict[str, Any]:
+    """Return what a task takes, as `ray.remote` names it.
+
+    Raises:
+        InvalidDatasetError: what Ray would refuse later.
+    """
+    for name, value in named.items():
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or value < 0):
+            raise InvalidDatasetError(f"{name}={value!r}: give a number, 0 or more")
+    return {**{name: value for name, value in named.items() if value is not None}, **(more or {})}
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +70,12 @@ class Batch:
     size_bytes: int | None
 
 
-class BatchDatasource(Datasource):  # type: ignore[misc]  # Ray's classes have no types
+class BatchDatasource(Datasource):
     """One read task per batch."""
 
     def __init__(self, name: str, batches: Sequence[Batch], schema: pa.Schema | None = None) -> None:
         """Take everything that tasks need: they are made on the driver, several times."""
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # Ray's
         self._name, self._batches, self._schema = name, batches, schema
 
     def get_name(self) -> str:
@@ -86,25 +112,64 @@ def _taken_by(called: Callable[..., Any], known: Mapping[str, Any]) -> dict[str,
 
 
 def read(
-    source: BatchDatasource, count: int, remote_args: Mapping[str, Any], concurrency: int | None = None
+    source: BatchDatasource,
+    count: int,
+    *,
+    takes: Mapping[str, Any],
+    concurrency: int | None = None,
 ) -> ray.data.Dataset:
-    """Return the Dataset of so many batches, which Ray neither joins nor splits by number."""
-    return ray.data.read_datasource(
-        source, override_num_blocks=count, concurrency=concurrency, ray_remote_args=dict(remote_args)
+    """Return the Dataset of so many batches, a block each where Ray's `target_max_block_size` allows it.
+
+    Args:
+        source: the batches.
+        count: how many they are; without it Ray would split their blocks again.
+        takes: what each task takes, as `resources` returns it.
+        concurrency: the most tasks at a time.
+    """
+    named = _taken_by(ray.data.read_datasource, takes)
+    if rest := {name: value for name, value in takes.items() if name not in named}:
+        named["ray_remote_args"] = rest
+    dataset: ray.data.Dataset = ray.data.read_datasource(
+        source, override_num_blocks=count, concurrency=concurrency, **named
     )
+    return dataset
 
 
-def tasks(concurrency: int | tuple[int, int] | None) -> TaskPoolStrategy:
-    """Return how tasks are scheduled: at most `concurrency` at a time."""
-    if isinstance(concurrency, tuple):
-        raise InvalidDatasetError(f"concurrency={concurrency!r} is of actors: give a number for tasks")
-    return TaskPoolStrategy(size=concurrency)
+def pool(concurrency: int | tuple[int, int] | None, *, of_actors: bool) -> dict[str, Any]:
+    """Return how `map_batches` is told how many tasks or actors there are at a time.
 
-
-def actors(concurrency: int | tuple[int, int] | None) -> ActorPoolStrategy:
-    """Return how actors are scheduled: so many, between so many, or as many as there is room for."""
+    Args:
+        concurrency: so many; of actors also `(least, most)`; None: as many as there is room for.
+        of_actors: whether they are actors.
+    """
     if concurrency is None:
-        return ActorPoolStrategy(min_size=1, max_size=None)
-    if isinstance(concurrency, tuple):
-        return ActorPoolStrategy(min_size=concurrency[0], max_size=concurrency[1])
-    return ActorPoolStrategy(size=concurrency)
+        return {"compute": ActorPoolStrategy(min_size=1, max_size=None)} if of_actors else {}
+    task_pool = getattr(ray.data, "TaskPoolStrategy", None)
+    if task_pool is None:  # Ray deprecates `compute` before 2.51, and `concurrency` from then on
+        return {"concurrency": concurrency}
+    if not of_actors:
+        return {"compute": task_pool(size=concurrency)}
+    least, most = concurrency if isinstance(concurrency, tuple) else (concurrency, concurrency)
+    return {"compute": ActorPoolStrategy(min_size=least, max_size=most)}
+
+
+@contextlib.contextmanager
+def settings(dataset: ray.data.Dataset, *, keeps_order: bool = False) -> Iterator[None]:
+    """Have the Dataset run without a progress bar of Ray's, and with its blocks in order if asked.
+
+    A Dataset can share its settings with the one that it was made from, which is the user's: they are put back.
+    """
+    context = dataset.context
+    order = context.execution_options
+    before = context.enable_progress_bars, order.preserve_order
+    context.enable_progress_bars, order.preserve_order = False, keeps_order
+    try:
+        yield
+    finally:
+        context.enable_progress_bars, order.preserve_order = before
+
+
+def patience_s() -> float | None:
+    """Return how long Ray Data waits for any block before it ends an execution, None: for ever."""
+    limit: float = getattr(ray.data.DataContext.get_current(), "execution_no_progress_timeout_s", -1)
+    return limit if limit > 0 else None

@@ -13,15 +13,16 @@ import contextlib
 import dataclasses
 import inspect
 import logging
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pandas as pd
 import pyarrow as pa
 import ray.data
 
-from file_dataset import _frame, _plan, _ray_batch, _ray_data, _urls
-from file_dataset._errors import InvalidDatasetError, RunStoppedError
+from file_dataset import _frame, _function, _ray_batch, _ray_data, _urls
+from file_dataset._errors import Failure, FileDatasetError, InvalidDatasetError, RunStoppedError
 from file_dataset._pipeline import Pipeline
 from file_dataset._progress import Progress, reporting
 from file_dataset._ray_batch import GIVEN, Job, RunBatch, Survey
@@ -29,12 +30,17 @@ from file_dataset._ray_data import Batch, BatchDatasource
 from file_dataset._run import allowed_failures
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
+    from file_dataset._progress import Report
     from file_dataset._result import PipelineResult
     from file_dataset._run import Run
 
 logger = logging.getLogger(__name__)
+
+_LOOK_S = 1.0  # how often a driver behind Ray Client asks how far its run is; a guess
+
+_Outcomes: TypeAlias = "dict[str, dict[str, Any]]"
 
 
 def run_pipeline(  # noqa: PLR0913  # each is a choice of the user's
@@ -50,76 +56,129 @@ def run_pipeline(  # noqa: PLR0913  # each is a choice of the user's
     workers: int | None = None,
     ray_remote_args: Mapping[str, Any] | None = None,
 ) -> PipelineResult:
-    """Run a Pipeline on a Ray cluster and return what `pipeline.run(frame)` returns here."""
+    """Run a Pipeline on a Ray cluster and return what `pipeline.run(frame)` returns here.
+
+    Rows go to Ray tasks, a batch each; a frame's order, ids and dtypes are those of the result. What the Pipeline was
+    told (`on_failure`, `max_failures`, `progress`, ...) holds for the whole: the first failure, or one too many, stops
+    all tasks. A task that dies with its node is run again by Ray, on the same rows into the same places.
+
+    Ray is the one that `ray.init()` has reached, else that of `RAY_ADDRESS`, else a new one on this machine. Through
+    Ray Client (`ray://`), where Ray Data does not run, one task on the cluster, which takes no CPU, runs all of it.
+    file_dataset and what fn imports must be installed on the nodes (or be in the `runtime_env`), in the same versions.
+
+    Args:
+        pipeline: what to run. Options that were not given are those of this process, frozen.
+        data: a frame as `run` takes it, or a Dataset with such columns. A Dataset does not pass through this process,
+            but for its ids and carried columns; it is executed twice, first for its ids: `materialize()` one that is
+            costly or differs from time to time.
+        batch_size: rows per task. A batch must end within Ray Data's `execution_no_progress_timeout_s` (30 minutes);
+            a warning says when rows are too slow for that.
+        num_cpus: CPUs that each task or actor takes; None: Ray's default, 1.
+        num_gpus: GPUs that each task or actor takes.
+        memory: bytes of heap that each task or actor takes.
+        concurrency: the most tasks at a time; of actors: how many, or `(least, most)`. None: as many as there is room
+            for.
+        actors: True: in actors, each of which loads fn once; None: when fn is a class.
+        workers: processes that fn runs in, inside each task. None: the Pipeline's own `workers`, at least one, so that
+            an fn that crashes costs its row; 0: fn runs in the task's own process, and Ray runs a batch that crashes
+            it again and again.
+        ray_remote_args: more of `ray.remote`'s arguments, such as `{"resources": {"disk": 1}}` or `runtime_env`.
+
+    Returns:
+        The result of all rows. Of a Dataset `input` is not known, nor `failed_rows`; `failures` names them.
+
+    Raises:
+        InvalidDatasetError: an argument, or the input, is refused before any row is run.
+        RunStoppedError: as of `run`; its `result` has what was done. So has the KeyboardInterrupt of a run that was
+            interrupted, whose tasks are cancelled, and the error of Ray that ended it.
+    """
     asked = _Asked(
-        pipeline=pipeline,
-        batch_size=batch_size,
-        resources={"num_cpus": num_cpus, "num_gpus": num_gpus, "memory": memory},
+        pipeline=_checked_pipeline(pipeline),
+        batch_size=_ray_data.checked_count("batch_size", batch_size, 1),
+        remote_args=_ray_data.resources(ray_remote_args, num_cpus=num_cpus, num_gpus=num_gpus, memory=memory),
+        uses_actors=inspect.isclass(pipeline._settings.fn) if actors is None else bool(actors),  # noqa: SLF001
         concurrency=concurrency,
-        uses_actors=inspect.isclass(pipeline._settings.fn) if actors is None else actors,  # noqa: SLF001
-        workers=workers,
-        ray_remote_args=dict(ray_remote_args or {}),
+        workers=None if workers is None else _ray_data.checked_count("workers", workers, 0),
     )
+    asked.check()
     if isinstance(data, ray.data.Dataset):
-        return _run_dataset(asked, data)
-    return _run_frame(asked, data)
+        _ray_data.connect()
+        return _on_cluster(asked, data) if _ray_data.is_client() else _run_dataset(asked, data)
+    # refuses the frame before Ray starts anything
+    run = pipeline._run(data)  # noqa: SLF001  # one package
+    _ray_data.connect()
+    if _ray_data.is_client():
+        return _on_cluster(asked, data, run)
+    return _run_frame(asked, run)
 
 
-@dataclasses.dataclass(frozen=True)
+def _checked_pipeline(pipeline: object) -> Pipeline:
+    if not isinstance(pipeline, Pipeline):
+        raise InvalidDatasetError(f"pipeline is a {type(pipeline).__name__}: give a file_dataset.Pipeline")
+    return pipeline
+
+
+@dataclass(frozen=True)
 class _Asked:
     """The arguments of `run_pipeline`."""
 
     pipeline: Pipeline
     batch_size: int
-    resources: Mapping[str, float | None]
-    concurrency: int | tuple[int, int] | None
+    remote_args: Mapping[str, Any]
     uses_actors: bool
+    concurrency: int | tuple[int, int] | None
     workers: int | None
-    ray_remote_args: Mapping[str, Any]
 
-    @property
-    def remote_args(self) -> dict[str, Any]:
-        return {name: value for name, value in self.resources.items() if value is not None} | self.ray_remote_args
+    def check(self) -> None:
+        """Refuse numbers that Ray would refuse later, or never."""
+        if isinstance(self.concurrency, tuple):
+            if not self.uses_actors:
+                raise InvalidDatasetError(f"concurrency={self.concurrency!r} is for actors: give a number for tasks")
+            least, most = self.concurrency if len(self.concurrency) == 2 else (0, 0)  # noqa: PLR2004  # a pair
+            if _ray_data.checked_count("concurrency", least, 1) > _ray_data.checked_count("concurrency", most, 1):
+                raise InvalidDatasetError(f"concurrency={self.concurrency!r}: give (least, most)")
+        elif self.concurrency is not None:
+            _ray_data.checked_count("concurrency", self.concurrency, 1)
+        if self.workers == 0 and self.pipeline._settings.fn_timeout_s is not None:  # noqa: SLF001  # one package
+            raise InvalidDatasetError("fn_timeout_s takes worker processes: leave workers=0 out")
+
+    def elsewhere(self, **changes: Any) -> Pipeline:  # noqa: ANN401  # settings
+        """Return the pipeline for another process, whose working directory is another."""
+        settings = self.pipeline._settings  # noqa: SLF001  # one package
+        into = _urls.parse_prefix(settings.write_options["into_path"])
+        places = {
+            "write_options": {
+                **settings.write_options,
+                "into_path": str(into.absolute() if isinstance(into, Path) else into),
+            },
+            "temp_dir": None if settings.temp_dir is None else Path(settings.temp_dir).absolute(),
+        }
+        return self.pipeline._with(**places, progress=False, **changes)  # noqa: SLF001  # one package
 
     def in_tasks(self, columns: Iterable[str]) -> Pipeline:
-        """Return the pipeline as tasks run it: each a part of the whole, which the driver judges, in a place of its own."""
-        settings = self.pipeline._settings  # noqa: SLF001  # one package
-        workers = settings.workers or 1 if self.workers is None else self.workers
-        into = _urls.parse_prefix(settings.write_options["into_path"])
-        return self.pipeline._with(  # noqa: SLF001  # one package
-            file_columns=list(columns),
-            on_failure="drop",
-            max_failures=None,
-            progress=False,
-            workers=workers,
-            # relative to the driver's working directory
-            write_options={**settings.write_options, "into_path": str(into.absolute() if isinstance(into, Path) else into)},
-            temp_dir=None if settings.temp_dir is None else Path(settings.temp_dir).absolute(),
-        )
+        """Return the pipeline as tasks run it, each a part of the whole, which the driver judges."""
+        workers = self.pipeline._settings.workers or 1 if self.workers is None else self.workers  # noqa: SLF001
+        return self.elsewhere(file_columns=list(columns), on_failure="drop", max_failures=None, workers=workers)
 
 
-def _run_frame(asked: _Asked, frame: pd.DataFrame) -> PipelineResult:
-    run = asked.pipeline._run(frame)  # noqa: SLF001  # one package
-    _ray_data.connect()
+def _run_frame(asked: _Asked, run: Run) -> PipelineResult:
+    """Run a frame that is checked."""
     ids = [str(row_id) for row_id in run.rows.ids or ()]
 
-    def result(outcomes: Mapping[str, Mapping[str, Any]]) -> PipelineResult:
-        for position, row_id in enumerate(ids):
-            if row_id in outcomes:
-                _ray_batch.put(run, position, outcomes[row_id])
-        return run.result()
+    def result(outcomes: _Outcomes, _: list[pa.Table]) -> PipelineResult:
+        return _filled(run, outcomes)
 
-    ledger = _Ledger(ids, allowed_failures(run.settings, run.total), result)
-    whole = _with_absolute_paths(run)
-    slices = [whole.iloc[start : start + asked.batch_size] for start in range(0, len(whole), asked.batch_size)]
-    batches = [Batch(_reading(part), len(part), int(part.memory_usage(deep=True).sum())) for part in slices]
+    ledger = _Ledger(ids, asked.pipeline, result)
+    frame = _frame.with_absolute_paths(run.rows)
+    parts = [frame.iloc[start : start + asked.batch_size] for start in range(0, len(frame), asked.batch_size)]
     with reporting(run.settings.progress, run.total) as report:
-        if batches:
-            source = BatchDatasource("Rows", batches)
-            dataset = _ray_data.read(source, len(batches), asked.remote_args)
-            job = _job(asked, run.rows.file_columns, run.inputs, ids, gives_rows=False)
-            _collect(_mapped(asked, dataset, job), ledger, report)
-    return ledger.result()
+        if parts:
+            batches = [Batch(_reading(part), len(part), int(part.memory_usage(deep=True).sum())) for part in parts]
+            # beside actors, which may hold every CPU for as long as they live
+            resources = {"num_cpus": 0} if asked.uses_actors else asked.remote_args
+            dataset = _ray_data.read(BatchDatasource("Rows", batches), len(batches), takes=resources)
+            ledger.collect(_mapped(asked, dataset, ids, run.rows.file_columns, run.inputs, gives_rows=False), report)
+    return ledger.whole()
 
 
 def _reading(part: pd.DataFrame) -> Callable[[], list[pd.DataFrame]]:
@@ -127,112 +186,250 @@ def _reading(part: pd.DataFrame) -> Callable[[], list[pd.DataFrame]]:
     return lambda: [part]
 
 
-def _job(asked: _Asked, columns: Iterable[str], inputs: Iterable[str], ids: list[str], *, gives_rows: bool) -> Job:
-    patience_s = getattr(ray.data.DataContext.get_current(), "execution_no_progress_timeout_s", -1)
-    return Job(
-        asked.in_tasks(columns),
-        asked.batch_size,
-        frozenset(inputs),
-        ids[0] if ids else None,
-        gives_rows,
-        patience_s if patience_s > 0 else None,
+def _run_dataset(asked: _Asked, dataset: ray.data.Dataset) -> PipelineResult:
+    """Ask a Dataset for its ids, check them, and run it."""
+    ask: Any = Survey(asked.elsewhere())
+    survey = dataset.map_batches(ask, batch_format="pandas", batch_size=None)
+    with _ray_data.settings(survey, keeps_order=True):
+        tables = [_ray_batch.SURVEYED.empty_table()]
+        tables += survey.iter_batches(batch_size=None, batch_format="pyarrow")
+    surveyed = pa.concat_tables(tables)
+    if refused := surveyed["refused"].drop_null().to_pylist():
+        raise InvalidDatasetError(refused[0])
+    ids: list[str] = surveyed["id"].to_pylist()
+    columns = dict.fromkeys(name for names in surveyed["file_columns"].drop_null().to_pylist() for name in names)
+    inputs = {url for urls in surveyed["inputs"].drop_null().to_pylist() for url in urls}
+    is_local = isinstance(_urls.parse_prefix(asked.pipeline._settings.write_options["into_path"]), Path)  # noqa: SLF001
+    _frame.check_ids(pd.DataFrame({_frame.ID: ids}, dtype=object), local=is_local)
+    places = dict(zip(ids, range(len(ids)), strict=True))
+
+    def result(outcomes: _Outcomes, given: list[pa.Table]) -> PipelineResult:
+        frame = _given_frame(given, dataset)
+        # as Ray's tasks end, not as the rows came
+        order = sorted(range(len(frame)), key=[places[str(row_id)] for row_id in frame[_frame.ID].tolist()].__getitem__)
+        frame = frame.iloc[order].reset_index(drop=True)
+        stand_in = frame.assign(**{name: pd.Series([None] * len(frame), dtype=object) for name in columns})
+        run = asked.pipeline._run(stand_in, file_columns=list(columns) or None)  # noqa: SLF001  # one package
+        return dataclasses.replace(_filled(run, outcomes), input=None)
+
+    ledger = _Ledger(ids, asked.pipeline, result)
+    with reporting(asked.pipeline._settings.progress, len(ids)) as report:  # noqa: SLF001  # one package
+        if ids:
+            ledger.collect(_mapped(asked, dataset, ids, columns, inputs, gives_rows=True), report)
+    return ledger.whole()
+
+
+def _given_frame(given: list[pa.Table], dataset: ray.data.Dataset) -> pd.DataFrame:
+    """Return ids and carried columns of the rows that came back, with the Arrow types that they have in the Dataset."""
+    if given:
+        table = pa.concat_tables(given, promote_options="permissive")
+    else:
+        schema = dataset.schema()
+        names, types = (schema.names, schema.types) if schema is not None else ([_frame.ID], [pa.string()])
+        table = pa.table({name: pa.array([], kind) for name, kind in zip(names, types, strict=True)})
+    frame: pd.DataFrame = table.to_pandas(
+        types_mapper=lambda kind: None if isinstance(kind, pa.BaseExtensionType) else pd.ArrowDtype(kind)
     )
+    return frame
 
 
-def _mapped(asked: _Asked, dataset: ray.data.Dataset, job: Job) -> ray.data.Dataset:
-    how: dict[str, Any] = {"batch_size": asked.batch_size, "batch_format": "pandas", **asked.remote_args}
+def _filled(run: Run, outcomes: _Outcomes) -> PipelineResult:
+    for position, row_id in enumerate(run.rows.ids or ()):
+        if (outcome := outcomes.get(str(row_id))) is not None:
+            _ray_batch.put(run, position, outcome)
+    return run.result()
+
+
+def _mapped(  # noqa: PLR0913  # what a task is told
+    asked: _Asked,
+    dataset: ray.data.Dataset,
+    ids: Sequence[str],
+    columns: Iterable[str],
+    inputs: Iterable[str],
+    *,
+    gives_rows: bool,
+) -> ray.data.Dataset:
+    """Return the Dataset of outcomes."""
+    pipeline = _function.dumps(asked.in_tasks(columns))
+    job = Job(pipeline, asked.batch_size, frozenset(inputs), ids[0], gives_rows, _ray_data.patience_s())
+    how: dict[str, Any] = {
+        "batch_size": asked.batch_size,
+        "batch_format": "pandas",
+        **_ray_data.pool(asked.concurrency, of_actors=asked.uses_actors),
+        **asked.remote_args,
+    }
     if asked.uses_actors:
-        return dataset.map_batches(
-            RunBatch, fn_constructor_args=(job,), compute=_ray_data.actors(asked.concurrency), **how
-        )
-    return dataset.map_batches(RunBatch(job), compute=_ray_data.tasks(asked.concurrency), **how)
-
-
-def _collect(dataset: ray.data.Dataset, ledger: _Ledger, report: Callable[[Progress], object]) -> None:
-    """Take the outcomes as they come, and stop Ray's tasks at what stops a run."""
-    dataset.context.enable_progress_bars = False  # rows are told, not tasks
-    try:
-        batches = iter(dataset.iter_batches(batch_size=None, batch_format="pyarrow"))
-        with contextlib.closing(batches):
-            for table in batches:
-                ledger.add(table)
-                report(ledger.progress)
-                ledger.check()
-        ledger.check_whole()
-    except BaseException as exc:
-        exc.result = ledger.result()  # type: ignore[attr-defined]  # as that of a run here
-        raise
+        return dataset.map_batches(RunBatch, fn_constructor_args=(job,), **how)
+    run_batch: Any = RunBatch(job)
+    return dataset.map_batches(run_batch, **how)
 
 
 class _Ledger:
-    """The outcomes that have come, by id."""
+    """The outcomes that have come, by the text of the id, judged as those of one run."""
 
     def __init__(
-        self,
-        ids: list[str],
-        allowed: int | None,
-        result: Callable[[Mapping[str, Mapping[str, Any]]], PipelineResult],
+        self, ids: Sequence[str], pipeline: Pipeline, result: Callable[[_Outcomes, list[pa.Table]], PipelineResult]
     ) -> None:
-        self._ids, self._allowed, self._result = set(ids), allowed, result
-        self._outcomes: dict[str, dict[str, Any]] = {}
+        """Expect the outcome of every id.
+
+        Args:
+            ids: texts of the ids, in input order.
+            pipeline: how many failures it allows.
+            result: makes the result of outcomes, and of the rows themselves where they came along.
+        """
+        self._ids, self._result = ids, result
+        self._settings = pipeline._settings  # noqa: SLF001  # one package
+        self._allowed = allowed_failures(self._settings, len(ids))
+        self._outcomes: _Outcomes = {}
+        self._given: list[pa.Table] = []
         self._failed: set[str] = set()
-        self._failed_here: set[str] = set()
-        self._end: dict[str, Any] | None = None
-        self.given: list[pa.Table] = []
+        self._failing: list[str] = []  # those that no earlier Pipeline recorded, as they came
 
-    @property
-    def progress(self) -> Progress:
-        return Progress(len(self._outcomes), len(self._ids), len(self._failed))
+    def collect(self, outcomes: ray.data.Dataset, report: Callable[[Progress], object]) -> None:
+        """Take outcomes as they come.
 
-    def add(self, table: pa.Table) -> None:
+        Raises:
+            RunStoppedError: at what stops a run. No task of Ray's goes on then, as after any other error.
+        """
+        try:
+            with _ray_data.settings(outcomes):  # rows are told, not tasks
+                batches: Any = iter(outcomes.iter_batches(batch_size=None, batch_format="pyarrow"))
+                with contextlib.closing(batches):
+                    for table in batches:
+                        self._take(table, report)
+        except BaseException as exc:
+            exc.result = self.result()  # type: ignore[attr-defined]  # as of a run here
+            raise
+
+    def _take(self, table: pa.Table, report: Callable[[Progress], object]) -> None:
+        end: Mapping[str, str | None] = {}
         for outcome in table.select(_ray_batch.OUTCOMES.names).to_pylist():
             row_id = outcome["id"]
             if row_id is None:
-                self._end = outcome
+                end = outcome
                 continue
             self._outcomes[row_id] = outcome
             if outcome["failures"]:
                 self._failed.add(row_id)
                 if not outcome["is_recorded"]:
-                    self._failed_here.add(row_id)
-        names = [name for name in table.column_names if name.startswith(GIVEN)]
-        if names:
-            known = table.filter(table["id"].is_valid()).select(names)
-            self.given.append(known.rename_columns([name.removeprefix(GIVEN) for name in names]))
+                    self._failing.append(row_id)
+        given = [name for name in table.column_names if name.startswith(GIVEN)]
+        if given:
+            rows = table.filter(table["id"].is_valid()).select(given)
+            self._given.append(rows.rename_columns([name.removeprefix(GIVEN) for name in given]))
+        report(Progress(len(self._outcomes), len(self._ids), len(self._failed)))
+        if (message := end.get("refused")) is not None:
+            raise InvalidDatasetError(message)
+        if (message := end.get("stopped")) is not None:
+            raise RunStoppedError(message)
+        if self._allowed is not None and len(self._failing) > self._allowed:
+            raise RunStoppedError(self._why_stopped())
 
-    def check(self) -> None:
-        """Raise what stops the run."""
-        if self._end is not None:
-            if self._end["refused"] is not None:
-                raise InvalidDatasetError(self._end["refused"])
-            raise RunStoppedError(self._end["stopped"])
-        if self._allowed is not None and len(self._failed_here) > self._allowed:
-            raise RunStoppedError("more failures")
-
-    def check_whole(self) -> None:
-        if missing := self._ids - self._outcomes.keys():
-            raise RunStoppedError(f"{len(missing)} rows came back from no task")
+    def _why_stopped(self) -> str:
+        if self._settings.on_failure == "raise":
+            return f"stopped at the first failure (on_failure='raise'): {_told(self._outcomes[self._failing[0]])}"
+        return (
+            f"{len(self._failing)} of {len(self._ids)} rows failed, max_failures={self._settings.max_failures!r} "
+            f"allows {self._allowed}; the last: {_told(self._outcomes[self._failing[-1]])}"
+        )
 
     def result(self) -> PipelineResult:
-        return self._result(self._outcomes)
+        """Return the result of what has come."""
+        return self._result(self._outcomes, self._given)
+
+    def whole(self) -> PipelineResult:
+        """Return the result.
+
+        Raises:
+            RunStoppedError: rows are missing: Ray was told to do without blocks that fail (`max_errored_blocks`), or a
+                Dataset has other rows than it had when it was asked for its ids.
+        """
+        result = self.result()
+        missing = [row_id for row_id in self._ids if row_id not in self._outcomes]
+        if missing or len(self._outcomes) > len(self._ids):
+            raise RunStoppedError(
+                f"{len(missing)} of {len(self._ids)} rows came back from no task, such as {missing[:5]}: Ray's "
+                "max_errored_blocks drops batches, and a Dataset that differs from time to time needs materialize()",
+                result,
+            )
+        if self._ids and len(self._failed) == len(self._ids):
+            logger.error("all %d rows failed; the first: %s", len(self._ids), _told(self._outcomes[self._ids[0]]))
+        return result
 
 
-def _with_absolute_paths(run: Run) -> pd.DataFrame:
-    """Return the frame as tasks in other directories can read it; the caller's own stays as it is."""
-    rows = run.rows
-    frame = rows.frame
-    assert frame is not None, "a run has one"  # noqa: S101
-    absolute: dict[str, pd.Series] = {}
-    for name, cells in rows.cells.items():
-        if all(cell is None or (isinstance(cell, str) and cell.startswith("s3://")) for cell in cells):
-            continue
-        absolute[name] = pd.Series([_absolute(cell, rows.base) for cell in cells], index=frame.index, dtype=object)
-    return frame.assign(**absolute).reset_index(drop=True)
+def _told(outcome: Mapping[str, Any]) -> str:
+    return f"row {outcome['id']!r}: {Failure(outcome['id'], **outcome['failures'][0])}"
 
 
-def _absolute(cell: object, base: Path) -> object:
+def _on_cluster(asked: _Asked, data: pd.DataFrame | ray.data.Dataset, run: Run | None = None) -> PipelineResult:
+    """Run it from a task on the cluster: Ray Data does not run through Ray Client."""
+    away = dataclasses.replace(asked, pipeline=asked.elsewhere())
+    line: Any = ray.remote(num_cpus=0)(_Line)
+    line = line.remote()
+    task: Any = ray.remote(num_cpus=0)(_in_task)
+    task = task.remote(away, data if run is None else _frame.with_absolute_paths(run.rows), line)
     try:
-        at = None if cell is None else _urls.parse(cell, base=base)
-    except InvalidDatasetError:
-        return cell  # costs its row where it is read
-    return cell if at is None or isinstance(at, _urls.ObjectUrl) else at
+        _relay(task, line, asked.pipeline._settings.progress)  # noqa: SLF001  # one package
+        result: PipelineResult | None
+        result, error = ray.get(task)
+    except BaseException as exc:
+        ray.cancel(task)
+        if run is not None:
+            exc.result = run.result()  # type: ignore[attr-defined]  # nothing is known here of what was done
+        raise
+    finally:
+        ray.kill(line)
+    if result is not None and run is not None:  # the frame that went there has other paths
+        result = dataclasses.replace(result, input=run.rows.frame)
+    if error is not None:
+        error.result = result
+        raise error
+    assert result is not None, "a result or an error"  # noqa: S101
+    return result
+
+
+def _relay(task: Any, line: Any, progress: Report) -> None:  # noqa: ANN401  # Ray's
+    """Tell here how far the run is there, until it ends."""
+    report: Callable[[Progress], object] | None = None
+    told: Progress | None = None
+    with contextlib.ExitStack() as stack:
+        is_done = False
+        while not is_done:
+            is_done = bool(ray.wait([task], timeout=_LOOK_S)[0])
+            now: Progress | None = ray.get(line.heard.remote())
+            if now is None or now == told:
+                continue
+            # how many rows a Dataset has is known by then
+            report = report or stack.enter_context(reporting(progress, now.total))
+            told = now
+            report(now)
+
+
+def _in_task(
+    asked: _Asked,
+    data: pd.DataFrame | ray.data.Dataset,
+    line: Any,  # noqa: ANN401  # an actor
+) -> tuple[PipelineResult | None, FileDatasetError | None]:
+    """Be the driver, on the cluster; errors of ours are handed back whole, not as Ray's."""
+    asked = dataclasses.replace(asked, pipeline=asked.pipeline._with(progress=line.tell.remote))  # noqa: SLF001
+    try:
+        if isinstance(data, ray.data.Dataset):
+            return _run_dataset(asked, data), None
+        return _run_frame(asked, asked.pipeline._run(data)), None  # noqa: SLF001  # one package
+    except FileDatasetError as exc:
+        return getattr(exc, "result", None), exc
+
+
+class _Line:
+    """An actor between the task on the cluster and the driver behind Ray Client: how far the run is."""
+
+    def __init__(self) -> None:
+        self._now: Progress | None = None
+
+    def tell(self, now: Progress) -> None:
+        """Take what the task tells."""
+        self._now = now
+
+    def heard(self) -> Progress | None:
+        """Return the latest."""
+        return self._now

@@ -356,15 +356,15 @@ class _Worker:
     def _rest(self) -> None:
         """Wait to be woken; pass on what the process prints meanwhile, and see it go."""
         while self.process is not None:
+            idle_s = self.pool.idle_s
             try:
-                idle_s = self.pool.idle_s
                 ready = self.process.pump(idle_s)
                 if self._woken in ready:
                     break
-                if not ready and idle_s is not None and self.pool.idle_s is not None:
-                    self.process.end(grace_s=_END_S)
-                    self.process = None
+                is_over = not ready and idle_s is not None and self.pool.idle_s is not None
             except EOFError:
+                is_over = True
+            if is_over:
                 logger.debug("an idle worker process ended: %s", self.process.end(grace_s=_END_S))
                 self.process = None
         os.read(self._woken, 1)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import itertools
 import logging
 import os
+import tempfile
 import uuid
+from pathlib import Path
 
 import pytest
 from botocore.config import Config
@@ -48,6 +50,24 @@ def moto(nobodys_machine):
     host, port = server.get_host_and_port()
     yield f"http://{host}:{port}"
     server.stop()
+
+
+@pytest.fixture(scope="session")
+def local_ray(nobodys_machine):
+    """A Ray of two CPUs on this machine; tests that use it are of one `xdist_group("ray")`, so that there is one."""
+    import ray
+
+    # a Unix socket's path is short (108 bytes, unix(7)), and pytest's are long
+    with tempfile.TemporaryDirectory(prefix="ray") as short, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+        patch.setenv("RAY_TMPDIR", short)
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent))  # for tasks that load a function of a test module
+        ray.init(
+            num_cpus=2, include_dashboard=False, object_store_memory=256 << 20, log_to_driver=False, _temp_dir=short
+        )
+        yield ray
+        ray.shutdown()
 
 
 def options_for(url, *, config=None, **kwargs):

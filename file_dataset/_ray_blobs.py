@@ -1,0 +1,241 @@
+"""`blob_reader`: the files of a frame as a Ray Dataset of blobs, one read task per batch of rows."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+
+import pyarrow as pa
+
+from file_dataset import _frame, _options, _ray_data
+from file_dataset._errors import CREDENTIAL_CODES, InvalidDatasetError, RowError
+from file_dataset._options import Options
+from file_dataset._ray_data import Batch, BatchDatasource
+from file_dataset._reader import reader
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    import pandas as pd
+    import ray.data
+
+    from file_dataset._errors import Failure
+    from file_dataset._frame import Rows
+
+logger = logging.getLogger(__name__)
+
+OnFailure: TypeAlias = Literal["raise", "drop", "record"]
+
+# What a task holds beside what it has handed over: rows are read so many bytes at a time, one row at least. A guess.
+_HELD_BYTES = 64 << 20
+_BINARY_BYTES = 2**31 - 1
+
+
+def blob_reader(  # noqa: PLR0913  # each is a choice of the user's
+    frame: pd.DataFrame,
+    batch_size: int = 4,
+    options: Options | None = None,
+    *,
+    file_columns: Sequence[str] | None = None,
+    carry: bool = False,
+    on_failure: OnFailure = "raise",
+    large: bool = False,
+    num_cpus: float | None = None,
+    memory: float | None = None,
+    concurrency: int | None = None,
+    ray_remote_args: Mapping[str, Any] | None = None,
+) -> ray.data.Dataset:
+    """Return a Ray Dataset of the frame's files, read when it is consumed: `batch_size` rows per task.
+
+    One HEAD per file of the first batch, now: its mean bytes per row are taken for those of every row, so that Ray
+    knows how much memory a task takes. One GET per file later, more side by side for one over 16 MiB. Bytes arrive
+    in Arrow buffers, which Ray copies into its object store once. A task reads some 64 MiB at a time, one row at least,
+    and hands them over: its memory does not grow with `batch_size`.
+
+    Args:
+        frame: columns of `s3://` URLs (or paths that every node can read); `id`, where it has one, comes along.
+        batch_size: rows per task. A block has at most so many rows, fewer where they exceed Ray's
+            `target_max_block_size` (128 MiB): then a task makes several.
+        options: how S3 is reached; None: `Options.default()`, read now.
+        file_columns: decides alone which columns name files; without it their names and values do.
+        carry: have all other columns in the Dataset too.
+        on_failure: a file that cannot be read (or a cell that is no location) raises, which ends the job; or its row is
+            `"drop"`ped, with a warning in the task's log; or it is kept by `"record"`: null blobs, and why in the
+            columns `error_stage`, `error_file`, `error_url`, `error_type`, `error_code`, `error_message` (text, null
+            for good rows). Refused credentials raise always.
+        large: `large_binary` instead of `binary` columns: for blobs, and batches that somebody concatenates, of 2 GiB
+            and more.
+        num_cpus: CPUs that a task takes; None: Ray's default, 1. Reading is mostly waiting: 0.25 is plenty for large
+            files.
+        memory: bytes of heap that a task takes.
+        concurrency: the most tasks at a time; None: as many as there is room for.
+        ray_remote_args: more of `ray.remote`'s arguments.
+
+    Returns:
+        A Dataset with the frame's `id` and file columns in the frame's order, then carried ones. Blobs are `binary`,
+        null where a row has no such file. Blocks come in the frame's order only if
+        `ray.data.DataContext`'s `execution_options.preserve_order` is set.
+
+    Raises:
+        InvalidDatasetError: the frame or an argument is refused; or this is Ray Client, where Ray Data does not run.
+        RowError: with `on_failure="raise"`, files of the first batch that could not be found.
+    """
+    _options.check(options)
+    if on_failure not in get_args(OnFailure):
+        raise InvalidDatasetError(f"on_failure={on_failure!r}: give 'raise', 'drop' or 'record'")
+    batch_size = _ray_data.checked_count("batch_size", batch_size, 1)
+    if concurrency is not None:
+        _ray_data.checked_count("concurrency", concurrency, 1)
+    resources = _ray_data.resources(ray_remote_args, num_cpus=num_cpus, memory=memory)
+    rows = _frame.rows_of_frame(frame, file_columns, needs_id=False)
+    frame = _frame.with_absolute_paths(rows)
+    options = options or Options.default()
+    schema = _schema(frame, rows, carry=carry, large=large, on_failure=on_failure)
+    _ray_data.connect()
+    if _ray_data.is_client():
+        raise InvalidDatasetError(
+            "Ray Data does not run through Ray Client (ray://): call blob_reader in a task or job on the cluster "
+            "(ray job submit), or connect by ray.init('auto') on one of its nodes"
+        )
+    bytes_per_row = _bytes_per_row(frame.iloc[:batch_size], rows, options, on_failure)
+    if not large and bytes_per_row * batch_size > _BINARY_BYTES:
+        logger.warning(
+            "a batch of %d rows has some %.1f GiB, and whatever concatenates its blobs needs large=True over 2 GiB: "
+            "give it, or a smaller batch_size",
+            batch_size,
+            bytes_per_row * batch_size / 2**30,
+        )
+    rows_at_once = max(1, int(_HELD_BYTES // bytes_per_row)) if bytes_per_row else batch_size
+    what = _What(rows.file_columns, options, on_failure, large, min(rows_at_once, batch_size), schema)
+    wanted = frame[[name for name in frame.columns if name in schema.names]]
+    batches = [
+        Batch(
+            _reading(part, what),
+            len(part) if on_failure != "drop" else None,
+            int(bytes_per_row * len(part)),
+        )
+        for part in (wanted.iloc[start : start + batch_size] for start in range(0, max(1, len(wanted)), batch_size))
+    ]
+    source = BatchDatasource("Blobs", batches, schema)
+    return _ray_data.read(source, len(batches), takes=resources, concurrency=concurrency)
+
+
+def _schema(frame: pd.DataFrame, rows: Rows, *, carry: bool, large: bool, on_failure: OnFailure) -> pa.Schema:
+    """Return the columns of every block, so that one with nulls alone is like the others."""
+    kind = pa.large_binary() if large else pa.binary()
+    plain = [name for name in frame.columns if name == _frame.ID or (carry and name in rows.carried)]
+    try:
+        known = pa.Schema.from_pandas(frame[plain], preserve_index=False)
+    except (pa.ArrowException, OverflowError) as exc:
+        raise InvalidDatasetError(f"a column has no Arrow type ({exc}): make all its values text, say") from exc
+    named = {field.name: field for field in known} | {name: pa.field(name, kind) for name in rows.file_columns}
+    first = [name for name in frame.columns if name == _frame.ID or name in rows.file_columns]
+    carried = [name for name in rows.carried if carry]
+    errors = [pa.field(name, pa.string()) for name in _frame.ERROR_COLUMNS] if on_failure == "record" else []
+    return pa.schema([named[name] for name in (*first, *carried)] + errors)
+
+
+def _bytes_per_row(first: pd.DataFrame, rows: Rows, options: Options, on_failure: OnFailure) -> float:
+    """Return the mean bytes of the first rows' files: one HEAD per file.
+
+    Raises:
+        RowError: files that could not be found, unless they cost their rows alone.
+    """
+    parts = [first] if on_failure == "raise" else [first.iloc[at : at + 1] for at in range(len(first))]
+    sizes: list[int] = []
+    for part in parts:
+        try:
+            table = reader(part, file_columns=rows.file_columns, options=options).into_size_table()
+        except (RowError, InvalidDatasetError) as exc:
+            _raise_if_hopeless(exc, on_failure)
+            continue
+        columns = [table[name].to_pylist() for name in rows.file_columns]
+        sizes += [sum(size or 0 for size in row) for row in zip(*columns, strict=True)]
+    return math.fsum(sizes) / len(sizes) if sizes else 0.0
+
+
+def _raise_if_hopeless(error: RowError | InvalidDatasetError, on_failure: OnFailure) -> None:
+    is_refused = isinstance(error, RowError) and any(one.code in CREDENTIAL_CODES for one in error.failures)
+    if on_failure == "raise" or is_refused:
+        raise error
+
+
+@dataclass(frozen=True)
+class _What:
+    """What is the same for every batch."""
+
+    file_columns: tuple[str, ...]
+    options: Options
+    on_failure: OnFailure
+    large: bool
+    rows_at_once: int
+    schema: pa.Schema
+
+
+def _reading(part: pd.DataFrame, what: _What) -> Callable[[], Iterator[pa.Table]]:
+    # a closure over the part alone: Ray pickles it for its task
+    return lambda: read_blobs(part, what)
+
+
+def read_blobs(part: pd.DataFrame, what: _What) -> Iterator[pa.Table]:
+    """Yield the rows of a batch, some at a time."""
+    if not len(part):
+        yield what.schema.empty_table()
+    for start in range(0, len(part), what.rows_at_once):
+        yield _table(part.iloc[start : start + what.rows_at_once], what)
+
+
+def _table(part: pd.DataFrame, what: _What) -> pa.Table:
+    """Read these rows; where files fail, their rows are dropped or recorded, and the others read again without them."""
+    ids = part[_frame.ID].tolist() if _frame.ID in part else [None] * len(part)
+    # positions name the rows, which may have no ids
+    cells = part[list(what.file_columns)].astype(object).assign(**{_frame.ID: range(len(part))})
+    failed = {} if what.on_failure == "raise" else _failures_of_cells(cells, what)
+    blobs = None
+    while blobs is None:
+        if what.on_failure == "drop":
+            cells = cells[~cells[_frame.ID].isin(failed)]
+        else:
+            cells.loc[cells[_frame.ID].isin(failed), list(what.file_columns)] = None
+        try:
+            blobs = reader(cells, file_columns=what.file_columns, options=what.options).into_blob_table(
+                large=what.large
+            )
+        except RowError as exc:
+            told = RowError([dataclasses.replace(one, id=ids[_position(one)]) for one in exc.failures])
+            if what.on_failure == "raise" or any(one.code in CREDENTIAL_CODES for one in told.failures):
+                raise told from exc.__cause__
+            logger.warning("%s", told)
+            for one in reversed(exc.failures):
+                failed[_position(one)] = one
+    kept = part.iloc[cells[_frame.ID].tolist()]
+    plain = [name for name in what.schema.names if name in part and name not in what.file_columns]
+    columns = {name: blobs[name] for name in what.file_columns}
+    known = pa.schema([what.schema.field(name) for name in plain])
+    columns |= zip(plain, pa.Table.from_pandas(kept[plain], known, preserve_index=False).columns, strict=True)
+    if what.on_failure == "record":
+        for name in _frame.ERROR_COLUMNS:
+            field = name.removeprefix("error_")
+            columns[name] = pa.array([getattr(failed.get(at), field, None) for at in range(len(part))], pa.string())
+    return pa.Table.from_arrays([columns[name] for name in what.schema.names], schema=what.schema)
+
+
+def _position(failure: Failure) -> int:
+    assert isinstance(failure.id, int), "the id that `_table` gave it"  # noqa: S101
+    return failure.id
+
+
+def _failures_of_cells(cells: pd.DataFrame, what: _What) -> dict[int, Failure]:
+    """Return the first failure of each row that has cells which are no location, by position."""
+    rows = _frame.rows_of_frame(cells, what.file_columns, needs_id=True)
+    failed: dict[int, Failure] = {}
+    for position in range(len(rows)):
+        try:
+            rows.row(position)
+        except RowError as exc:
+            logger.warning("%s", exc)
+            failed[position] = exc.failures[0]
+    return failed
