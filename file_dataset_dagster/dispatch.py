@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -65,13 +64,8 @@ def run_on_ray(
     if settings.resource_key is not None:
         getattr(context.resources, settings.resource_key)  # Dagster has set it up: Ray is connected
     with _connected(context):
-        return file_dataset.ray.run_pipeline(pipeline, frame, **settings.arguments)
-
-
-def is_on_client() -> bool:
-    """Whether Ray is connected over `ray://`."""
-    client = sys.modules.get("ray.util.client")
-    return client is not None and bool(client.ray.is_connected())
+        result: file_dataset.PipelineResult = file_dataset.ray.run_pipeline(pipeline, frame, **settings.arguments)
+        return result
 
 
 @contextlib.contextmanager

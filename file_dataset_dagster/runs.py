@@ -288,14 +288,8 @@ class _Run:
     ) -> file_dataset.PipelineResult:
         options = self.source.get_options()
         target_options = None if self.target is self.source else self.target.get_options()
-        on_client = self.settings.ray is not None and dispatch.is_on_client()
-        pipeline = self.settings.pipeline(
-            into_path,
-            options=options,
-            target_options=target_options,
-            # over a Ray Client the driver is another process, and the log of a step does not pickle
-            progress=False if on_client else _log_progress(self.context, partition_key),
-        )
+        progress = _log_progress(self.context, partition_key)
+        pipeline = self.settings.pipeline(into_path, options=options, target_options=target_options, progress=progress)
         if self.settings.ray is None:
             return pipeline.run(rows)
         return dispatch.run_on_ray(pipeline, rows, self.settings.ray, self.context)
