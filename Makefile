@@ -14,7 +14,7 @@ venv     = $(if $(UV),uv venv --quiet --allow-existing --python "$(or $(PYTHON),
 install  = $(if $(UV),VIRTUAL_ENV=$(1) uv pip install --quiet,$(1)/bin/python -m pip install --quiet)
 has_python = test -n "$(UV)$(PYTHON)" || { echo "Python 3.11 or newer is needed: install it, or make PYTHON=..."; exit 1; }
 
-.PHONY: help demo demo-ray ui test lint bench bench-quick test-all test-lowest screenshots format clean
+.PHONY: help demo demo-ray ui test lint bench bench-quick test-all test-lowest bench-dagster screenshots format clean
 
 help:            ## what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -52,6 +52,9 @@ bench:           ## what it costs, beside boto3, awscrt, obstore, s5cmd, s3fs, p
 
 bench-quick:     ## the same in two minutes: fewer of them, fewer bytes
 	@$(MAKE) --no-print-directory bench BENCH=--quick
+
+bench-dagster: $(READY)  ## what a pipeline_asset costs beside Pipeline.run (a minute)
+	@$(RUN)/python tests/benchmarks/bench_dagster.py
 
 screenshots: $(READY)  ## docs/images: Dagster's UI on the demo, in a browser (Debian: chromium)
 	$(call install,$(VENV)) --group browser
