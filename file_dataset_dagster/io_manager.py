@@ -155,8 +155,9 @@ class ManifestIOManager(dg.ConfigurableIOManager):
                 f"{of} returned a {type(odd[0]).__name__}, and ManifestIOManager "
                 "stores pandas DataFrames: return one, give the asset another io_manager_key, or annotate it `-> None`"
             )
-        for frame in frames.values():
-            to_parquet(frame)  # refused before the first is stored
+        if len(frames) > 1:
+            for frame in frames.values():
+                to_parquet(frame)  # refused before the first is stored
         for key, frame in frames.items():
             partition_key = key if keys else None
             uri = self.uri(context.asset_key, partition_key)

@@ -106,10 +106,9 @@ class _NotStoredError(Exception):
 def materialize(context: dg.AssetExecutionContext, given: Any, settings: Settings) -> Iterator[Any]:  # noqa: ANN401
     """Yield what Dagster is told, as it happens. `given` is what the IO manager loaded."""
     run = _Run(context, settings)
-    if not settings.is_partitioned:
-        yield from run.alone(frame_of_all(context, given), None)
-    elif len(context.partition_keys) == 1:
-        yield from run.alone(frame_of(context, given, context.partition_keys[0]), str(context.partition_keys[0]))
+    keys = list(context.partition_keys) if settings.is_partitioned else [None]
+    if len(keys) == 1:
+        yield from run.alone(given, keys[0])
     else:
         yield from run.one_by_one(given)
 
@@ -135,10 +134,10 @@ class _Run:
                 "no ManifestIOManager, whose stored manifest their rows could be merged into: run all rows"
             )
 
-    def alone(self, frame: pd.DataFrame, partition_key: str | None) -> Iterator[Any]:
+    def alone(self, given: Any, partition_key: str | None) -> Iterator[Any]:  # noqa: ANN401
         """Run a single partition, or an asset without partitions; the IO manager stores it."""
         try:
-            done = self._run(frame, partition_key)
+            done = self._run(self._input(given, partition_key), None if partition_key is None else str(partition_key))
         except _NotStoredError as exc:
             if exc.check is not None:
                 yield exc.check
@@ -201,12 +200,22 @@ class _Run:
             yield dg.MaterializeResult(asset_key=self.asset_key)
         yield from events.values()
 
-    def _input(self, given: Any, partition_key: str) -> pd.DataFrame:  # noqa: ANN401
+    def _input(self, given: Any, partition_key: str | None) -> pd.DataFrame:  # noqa: ANN401
         try:
+            if partition_key is None:
+                return frame_of_all(self.context, given)
             return frame_of(self.context, given, partition_key)
+        except file_dataset.InvalidDatasetError as exc:
+            told, cause = self._told(exc)
+            raise _NotStoredError(told, may_be_retried=False, cause=cause) from exc
         except file_dataset.FileDatasetError as exc:
-            may_be_retried = not isinstance(exc, file_dataset.InvalidDatasetError)
-            raise _NotStoredError(str(exc), may_be_retried=may_be_retried, cause=exc) from exc
+            raise _NotStoredError(str(exc), cause=exc) from exc  # what is missing is a partition, no id
+
+    def _told(self, exc: file_dataset.FileDatasetError) -> tuple[str, BaseException | None]:
+        """What Dagster may be told of an error, and whether it may see the error itself: both may name ids."""
+        if self.settings.policy.show_ids:
+            return str(exc), exc
+        return f"{type(exc).__name__} (show_ids=False: no details here)", None
 
     def _run(self, frame: pd.DataFrame, partition_key: str | None) -> _Finished:
         """Run the rows that are wanted, merge and judge them."""
@@ -219,14 +228,14 @@ class _Run:
             result, rows_run = self._rows(frame, partition_key, into_path)
         except file_dataset.FileDatasetError as exc:
             stopped = exc.result if isinstance(exc, file_dataset.RunStoppedError) else None
-            told = str(exc) if policy.show_ids else f"{type(exc).__name__} (show_ids=False: no details here)"
+            told, cause = self._told(exc)
             raise _NotStoredError(
                 f"the pipeline stopped: {told}",
                 metadata={} if stopped is None else self._keep(stopped.failures, partition_key),
                 # the same frame and arguments are refused again
                 may_be_retried=not isinstance(exc, file_dataset.InvalidDatasetError),
                 stops=isinstance(exc, file_dataset.RunStoppedError),
-                cause=exc if policy.show_ids else None,
+                cause=cause,
             ) from exc
         dropped = DroppedRows(result, policy, partition_key)
         self.context.log.info("%s; %.1f s", dropped, time.monotonic() - started)
@@ -300,8 +309,8 @@ class _Run:
         try:
             return self.manifests.store_result(done.result, self.asset_key, partition_key)
         except file_dataset.FileDatasetError as exc:
-            told = str(exc) if self.settings.policy.show_ids else type(exc).__name__
-            raise _NotStoredError(f"the manifest could not be stored: {told}", cause=exc) from exc
+            told, cause = self._told(exc)
+            raise _NotStoredError(f"the manifest could not be stored: {told}", cause=cause) from exc
 
     def _keep(self, failures: pd.DataFrame, partition_key: str | None) -> dict[str, str]:
         """Store the failures of a run whose manifest is not stored; return where, as metadata."""

@@ -65,7 +65,7 @@ copied = pipeline_asset(copy, name="copied", input=raw_scans, partitions_def=DAY
 copied_each = pipeline_asset(copy, name="copied_each", input=raw_scans, partitions_def=DAYS, resource_key="literal")
 
 
-@dg.asset(partitions_def=DAYS)
+@dg.asset(partitions_def=DAYS, backfill_policy=ONE_RUN)
 def counted(copied: pd.DataFrame, nested: FileDatasetResource) -> dg.MaterializeResult:
     assert nested.get_options().session_kwargs["aws_access_key_id"] == "AKID"
     return dg.MaterializeResult(metadata={"rows": len(copied)})

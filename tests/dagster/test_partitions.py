@@ -329,6 +329,16 @@ def test_ids_repeated_across_partitions_are_refused_with_the_remedy(run, local, 
     assert isinstance(read_by(run, local, [raw_scans], dict[str, pd.DataFrame]), dict)
 
 
+@pytest.mark.parametrize("show_ids", [True, False])
+def test_repeated_ids_are_named_only_where_ids_may_be(run, local, daily, scans, instance, show_ids):
+    raw_scans = daily(**{KEYS[0]: scans(["patient-x"]), KEYS[1]: scans(["patient-x"])})
+    run([raw_scans], local, tags=range_tags())
+    result = run([raw_scans, pipeline_asset(copied, input=raw_scans, show_ids=show_ids)], local, selection=["copied"])
+    told = "\n".join(entry.to_json() for entry in instance.all_logs(result.run_id))
+    assert ("patient-x" in told) is show_ids
+    assert "InvalidDatasetError" in told
+
+
 def test_a_column_partition_of_its_own_is_not_replaced(run, local, daily, scans):
     raw_scans = daily(**{KEYS[1]: scans(["x"]).assign(partition="mine")})
     run([raw_scans], local, tags=range_tags())

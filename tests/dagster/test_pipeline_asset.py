@@ -1,6 +1,7 @@
 """pipeline_asset: a function of local files as an asset, from definition to stored manifest."""
 
 import functools
+import os
 import pickle
 import types
 
@@ -332,6 +333,18 @@ def test_a_run_that_cannot_go_on_says_so_and_keeps_the_old_manifest(run, local, 
     assert "NoSuchBucket" in failure.description
     assert len(io_manager.load(failure.metadata["failures_uri"].value)) == 1
     assert len(manifest_of(local, "loud")) == 2
+
+
+def dies_on_one_row(input_dir, output_dir):
+    if "s1" in (input_dir / "scan.txt").read_text():
+        os._exit(7)
+    return shout(input_dir, output_dir)
+
+
+def test_a_process_of_fn_that_dies_costs_its_row(run, local, raw_scans):
+    assert run([raw_scans, pipeline_asset(dies_on_one_row, input=raw_scans, name="loud", workers=1)], local).success
+    assert manifest_of(local, "loud")["id"].tolist() == ["s2"]
+    assert manifest_of(local, "loud", of="failures")["error_type"].tolist() == ["WorkerDiedError"]
 
 
 def test_progress_is_logged(run, local, raw_scans, monkeypatch, instance):
