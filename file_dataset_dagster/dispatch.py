@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.machinery
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+import cloudpickle
 
 import file_dataset
 
@@ -47,6 +51,20 @@ def ray_settings(
         said = ", ".join([*given, *(["ray_resource_key"] if resource_key else [])])
         raise file_dataset.InvalidDatasetError(f"{said}: for runner='ray' only")
     return None
+
+
+def make_portable(fn: object) -> None:
+    """Have fn go to other processes whole when they would not find its module.
+
+    Dagster loads a code location by its file as well (`dagster dev -f defs.py`), under a name that no other process
+    can import.
+    """
+    name = getattr(fn, "__module__", None)
+    module = None if name in {None, "__main__"} else sys.modules.get(str(name))
+    if module is None or getattr(module, "__file__", None) is None:
+        return
+    if importlib.machinery.PathFinder.find_spec(module.__name__.partition(".")[0]) is None:
+        cloudpickle.register_pickle_by_value(module)
 
 
 def run_on_ray(

@@ -298,6 +298,7 @@ class _Run:
         options = self.source.get_options()
         target_options = None if self.target is self.source else self.target.get_options()
         progress = _log_progress(self.context, partition_key)
+        dispatch.make_portable(self.settings.fn)
         pipeline = self.settings.pipeline(into_path, options=options, target_options=target_options, progress=progress)
         if self.settings.ray is None:
             return pipeline.run(rows)

@@ -1,8 +1,10 @@
 """pipeline_asset: a function of local files as an asset, from definition to stored manifest."""
 
 import functools
+import importlib.util
 import os
 import pickle
+import sys
 import types
 
 import dagster as dg
@@ -345,6 +347,22 @@ def test_a_process_of_fn_that_dies_costs_its_row(run, local, raw_scans):
     assert run([raw_scans, pipeline_asset(dies_on_one_row, input=raw_scans, name="loud", workers=1)], local).success
     assert manifest_of(local, "loud")["id"].tolist() == ["s2"]
     assert manifest_of(local, "loud", of="failures")["error_type"].tolist() == ["WorkerDiedError"]
+
+
+def test_a_function_of_a_file_that_dagster_loaded_goes_to_a_worker(run, local, raw_scans, tmp_path, monkeypatch):
+    """`dagster dev -f defs.py` loads a module that no other process can import by its name."""
+    path = tmp_path / "defs_of_a_user.py"
+    path.write_text(
+        "def same(input_dir, output_dir):\n    return helper(input_dir)\n\n\n"
+        "def helper(input_dir):\n    return {'scan.txt': input_dir / 'scan.txt'}\n"
+    )
+    spec = importlib.util.spec_from_file_location("defs_of_a_user", path)
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "defs_of_a_user", module)
+    spec.loader.exec_module(module)
+    asset = pipeline_asset(module.same, input=raw_scans, workers=1)
+    assert run([raw_scans, asset], local).success
+    assert manifest_of(local, "same")["id"].tolist() == ["s1", "s2"]
 
 
 def test_progress_is_logged(run, local, raw_scans, monkeypatch, instance):
