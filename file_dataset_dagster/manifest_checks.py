@@ -105,8 +105,9 @@ def _check(
 
 def _partitions(context: dg.AssetCheckExecutionContext, asset_key: dg.AssetKey) -> list[str | None]:
     """The partition of the run; else all that are materialized; [None] of an asset without partitions."""
-    if context.has_partition_key or context.has_partition_key_range:
-        return [str(key) for key in context.partition_keys]
+    step = context.op_execution_context  # Dagster 1.12 tells a check's own context of no partition
+    if step.has_partition_key or step.has_partition_key_range:
+        return [str(key) for key in step.partition_keys]
     materialized = sorted(context.instance.get_materialized_partitions(asset_key))
     return list(materialized) or [None]
 
