@@ -14,7 +14,8 @@ venv     = $(if $(UV),uv venv --quiet --allow-existing --python "$(or $(PYTHON),
 install  = $(if $(UV),VIRTUAL_ENV=$(1) uv pip install --quiet,$(1)/bin/python -m pip install --quiet)
 has_python = test -n "$(UV)$(PYTHON)" || { echo "Python 3.11 or newer is needed: install it, or make PYTHON=..."; exit 1; }
 
-.PHONY: help demo ui test lint bench bench-quick bench-rows bench-ray test-all test-lowest format clean
+.PHONY: help demo demo-ray ui test lint bench bench-quick bench-rows bench-ray bench-dagster test-all test-lowest \
+        screenshots format clean
 
 help:            ## what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,6 +29,9 @@ $(READY): pyproject.toml example_project/pyproject.toml
 
 demo: $(READY)   ## from a frame of S3 files to materialized Dagster assets, on real images
 	@$(RUN)/python -m example_project.demo
+
+demo-ray: $(READY)  ## the demo's scans measured on Ray, a cluster of this machine's own
+	@$(RUN)/python -m example_project.demo --ray
 
 ui: $(READY)     ## the demo, and Dagster's web UI on it (PORT=3000)
 	@$(RUN)/python -m example_project.demo --ui --port $(PORT)
@@ -58,6 +62,14 @@ bench-ray:       ## blobs in Ray beside its own readers and Daft, Pipelines besi
 	@$(call venv,.venv-bench)
 	@$(call install,.venv-bench) -e . --group bench
 	@.venv-bench/bin/python tests/benchmarks/bench_ray.py $(BENCH)
+
+bench-dagster: $(READY)  ## what a pipeline_asset costs beside Pipeline.run (a minute)
+	@$(RUN)/python tests/benchmarks/bench_dagster.py
+
+screenshots: $(READY)  ## docs/images: Dagster's UI on the demo, in a browser (Debian: chromium)
+	$(call install,$(VENV)) --group browser
+	@mkdir -p docs/images
+	FILE_DATASET_SCREENSHOTS=docs/images $(RUN)/python -m pytest -m slow example_project/tests/test_ui.py
 
 format: $(READY) ## let ruff lay out the code
 	$(RUN)/ruff format .

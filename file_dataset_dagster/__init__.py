@@ -14,6 +14,7 @@ except ImportError as exc:
 
 from file_dataset_dagster.assets import pipeline_asset
 from file_dataset_dagster.io_manager import ManifestIOManager
+from file_dataset_dagster.manifest_checks import build_manifest_checks
 from file_dataset_dagster.resource import FileDatasetResource
 
-__all__ = ["FileDatasetResource", "ManifestIOManager", "pipeline_asset"]
+__all__ = ["FileDatasetResource", "ManifestIOManager", "build_manifest_checks", "pipeline_asset"]

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
 import dagster as dg
+import pandas as pd
 
 import file_dataset
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping
 
 CHECK_NAME = "no_dropped_rows"
 OnExceeded: TypeAlias = Literal["fail", "block", "check"]
@@ -54,6 +55,12 @@ class DroppedRows:
 
     result: file_dataset.PipelineResult
     policy: DropPolicy
+    partition_key: str | None = None
+
+    @property
+    def not_run(self) -> int:
+        """Rows of the input that no run has come to yet: those that partial runs left out."""
+        return self.result.input_rows - self.result.dropped_rows - len(self.result.manifest)
 
     @property
     def fraction(self) -> float:
@@ -63,7 +70,7 @@ class DroppedRows:
     @property
     def is_every_row(self) -> bool:
         """A non-empty input of which nothing is left."""
-        return 0 < self.result.input_rows == self.result.dropped_rows
+        return self.result.dropped_rows > 0 and self.result.manifest.empty
 
     @property
     def is_too_many(self) -> bool:
@@ -83,7 +90,9 @@ class DroppedRows:
 
     def __str__(self) -> str:
         """Return one line: "3 of 12 rows dropped (25.0%; allowed 50.0%): 2 at download, 1 at fn"."""
-        return self.result.summary(allowed_fraction=self.policy.max_dropped_fraction)
+        where = "" if self.partition_key is None else f"{self.partition_key}: "
+        not_run = f"; {self.not_run} not run yet" if self.not_run else ""
+        return f"{where}{self.result.summary(allowed_fraction=self.policy.max_dropped_fraction)}{not_run}"
 
     def check_result(self, asset_key: dg.AssetKey, failures_uri: str | None) -> dg.AssetCheckResult:
         """Return the result of `no_dropped_rows`: WARN when rows were dropped, ERROR when too many."""
@@ -92,6 +101,10 @@ class DroppedRows:
             "dropped_rows": self.result.dropped_rows,
             "dropped_fraction": round(self.fraction, 4),
         }
+        if self.partition_key is not None:
+            metadata["partition"] = self.partition_key
+        if self.not_run:
+            metadata["rows_not_run"] = self.not_run
         if self.result.dropped_rows:
             metadata["dropped"] = self._table()
         if failures_uri is not None:
@@ -99,20 +112,15 @@ class DroppedRows:
         return dg.AssetCheckResult(
             check_name=CHECK_NAME,
             asset_key=asset_key,
-            passed=not self.result.dropped_rows,
+            passed=not self.result.dropped_rows and not self.not_run,
             severity=dg.AssetCheckSeverity.ERROR if self.is_too_many else dg.AssetCheckSeverity.WARN,
             description=str(self),
             metadata=metadata,
         )
 
     def _table(self) -> dg.TableMetadataValue:
-        columns: Sequence[str] = [name for name in _COLUMNS if self.policy.show_ids or name not in _NAMING_COLUMNS]
-        head = self.result.failures[list(columns)].head(_TABLE_ROWS).astype(object)
-        rows = head.where(head.notna(), "").to_dict("records")
-        records = [dg.TableRecord({str(name): _cell(value) for name, value in row.items()}) for row in rows]
-        return dg.MetadataValue.table(
-            records=records, schema=dg.TableSchema([dg.TableColumn(name, "string") for name in columns])
-        )
+        columns = [name for name in _COLUMNS if self.policy.show_ids or name not in _NAMING_COLUMNS]
+        return table(self.result.failures[columns])
 
 
 def check_spec(asset_key: dg.AssetKey, policy: DropPolicy) -> dg.AssetCheckSpec:
@@ -123,6 +131,43 @@ def check_spec(asset_key: dg.AssetKey, policy: DropPolicy) -> dg.AssetCheckSpec:
         blocking=policy.on_exceeded == "block",
         description="Every row of the input is in the manifest.",
     )
+
+
+def of_partitions(checks: Mapping[str, dg.AssetCheckResult], asset_key: dg.AssetKey, asked: int) -> dg.AssetCheckResult:
+    """Return `no_dropped_rows` of a run over many partitions, of those that came to it: as bad as the worst of them."""
+    bad = {key: check for key, check in checks.items() if not check.passed}
+    total, dropped = (
+        sum(cast("int", check.metadata[name].value) for check in checks.values())
+        for name in ("input_rows", "dropped_rows")
+    )
+    errors = [check for check in bad.values() if check.severity is dg.AssetCheckSeverity.ERROR]
+    metadata: dict[str, Any] = {
+        "input_rows": total,
+        "dropped_rows": dropped,
+        "dropped_fraction": round(dropped / total, 4) if total else 0.0,
+        "partitions": len(checks),
+    }
+    if bad:
+        told = [{"partition": key, "told": check.description} for key, check in bad.items()]
+        metadata["partitions_with_dropped_rows"] = table(pd.DataFrame(told))
+    unknown = f"; {asked - len(checks)} partitions came to no result" if asked > len(checks) else ""
+    return dg.AssetCheckResult(
+        check_name=CHECK_NAME,
+        asset_key=asset_key,
+        passed=not bad and not unknown,
+        severity=dg.AssetCheckSeverity.ERROR if errors or unknown else dg.AssetCheckSeverity.WARN,
+        description=f"{dropped} of {total} rows dropped, in {len(bad)} of {asked} partitions{unknown}",
+        metadata=metadata,
+    )
+
+
+def table(frame: pd.DataFrame) -> dg.TableMetadataValue:
+    """Return the head of a frame as a table that Dagster's UI can show: at most 20 rows, 120 characters a cell."""
+    head = frame.head(_TABLE_ROWS).astype(object)
+    rows = head.where(head.notna(), "").to_dict("records")
+    records = [dg.TableRecord({str(name): _cell(value) for name, value in row.items()}) for row in rows]
+    columns = [dg.TableColumn(str(name), "string") for name in frame.columns]
+    return dg.MetadataValue.table(records=records, schema=dg.TableSchema(columns))
 
 
 def _cell(value: object) -> str:

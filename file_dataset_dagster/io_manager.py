@@ -9,135 +9,29 @@ failures of a later run whose manifest was not stored.
 
 # no `from __future__ import annotations` here: Dagster reads an IO manager's annotations as types
 
-import json
+import contextlib
 import tempfile
-from pathlib import Path, PurePath
-from typing import Any
-from urllib.parse import quote
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_origin
 
 import dagster as dg
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import Field, PrivateAttr
 
 import file_dataset
+from file_dataset_dagster.parquet import from_parquet, notes_of, to_parquet
+from file_dataset_dagster.partial import Stored
+from file_dataset_dagster.partitions import check_keys, joined, segment, split
 from file_dataset_dagster.resource import FileDatasetResource
+from file_dataset_dagster.versions import version_of_frames
 
-_VERSION_KEY = b"file_dataset.format_version"
-_DTYPES_KEY = b"file_dataset.dtypes"
-_VERSION = 1
-_JSON_TYPES = {"string", "integer", "floating", "boolean", "empty"}  # as pandas infers them
-
-
-def segment(text: str) -> str:
-    """One part of a key or path for any text: no two texts share one, and none leaves its directory.
-
-    Dots are encoded too: `..` stays below, and a partition `x.failures` is not the failures of `x`.
-    """
-    return quote(text, safe="", errors="surrogatepass").replace(".", "%2E") or "%"
-
-
-def to_parquet(frame: pd.DataFrame) -> pa.Buffer:
-    """The frame with all its dtypes, also those that pyarrow's own pandas metadata loses or cannot parse.
-
-    Raises:
-        file_dataset.InvalidDatasetError: a column holds what Parquet cannot, such as a Path or several types.
-    """
-    try:
-        table = pa.Table.from_pandas(frame)
-    except (pa.ArrowException, TypeError, ValueError):
-        # pyarrow's own message has values in it, ids perhaps
-        columns = [str(name) for name in frame.columns if not _is_storable(frame[[name]])]
-        raise file_dataset.InvalidDatasetError(
-            f"the frame cannot be stored as Parquet because of columns {columns}: one type a column, paths as str"
-        ) from None
-    dtypes = [_dtype_note(dtype) for dtype in frame.dtypes]
-    metadata = dict(table.schema.metadata)
-    about = json.loads(metadata[b"pandas"])
-    for column, note in zip(about["columns"], dtypes, strict=False):  # index levels come after the columns
-        if note == "arrow":
-            column["numpy_type"] = "object"  # pandas cannot parse "list<item: int64>[pyarrow]"
-    metadata |= {
-        b"pandas": json.dumps(about).encode(),
-        _DTYPES_KEY: json.dumps(dtypes).encode(),
-        _VERSION_KEY: str(_VERSION).encode(),
-    }
-    sink = pa.BufferOutputStream()
-    pq.write_table(table.replace_schema_metadata(metadata), sink)
-    return sink.getvalue()
-
-
-def check_storable(frame: pd.DataFrame) -> None:
-    """Refuse a frame whose ids or carried columns no manifest can hold; columns of Paths are files, and not carried.
-
-    Raises:
-        file_dataset.InvalidDatasetError: naming the columns.
-    """
-    kept = [name for name in frame.columns if not any(isinstance(value, PurePath) for value in frame[name])]
-    to_parquet(frame[kept])
-
-
-def _is_storable(frame: pd.DataFrame) -> bool:
-    try:
-        pa.Table.from_pandas(frame)
-    except (pa.ArrowException, TypeError, ValueError):
-        return False
-    return True
-
-
-def from_parquet(content: pa.Buffer, uri: str) -> pd.DataFrame:
-    """The frame that `to_parquet` was given. `uri` is for the messages.
-
-    Raises:
-        file_dataset.InvalidDatasetError: `to_parquet` did not write this, or a later version of it did.
-    """
-    try:
-        table = pq.read_table(pa.BufferReader(content))
-    except pa.ArrowInvalid as exc:
-        raise file_dataset.InvalidDatasetError(
-            f"{uri} is no Parquet file ({exc}); materialize the asset again"
-        ) from exc
-    metadata = table.schema.metadata or {}
-    version = metadata.get(_VERSION_KEY, b"").decode()
-    if not version.isdigit():
-        raise file_dataset.InvalidDatasetError(
-            f"{uri} was not written by ManifestIOManager (no {_VERSION_KEY.decode()} in its metadata); it is left as "
-            "it is. Read it with pandas.read_parquet in an asset that returns the frame"
-        )
-    if int(version) > _VERSION:
-        raise file_dataset.InvalidDatasetError(
-            f"{uri} has format version {version}, this file_dataset reads up to {_VERSION}: upgrade file-dataset"
-        )
-    frame: pd.DataFrame = table.to_pandas()
-    for index, note in enumerate(json.loads(metadata[_DTYPES_KEY])):
-        if note is not None:
-            frame.isetitem(index, _series(table.column(index), note, frame.index))
-    return frame
-
-
-def _dtype_note(dtype: Any) -> Any:  # noqa: ANN401 (JSON)
-    """What pyarrow's pandas metadata does not restore about a column's dtype; None where it restores all."""
-    if isinstance(dtype, pd.ArrowDtype):
-        return "arrow"
-    if isinstance(dtype, pd.CategoricalDtype) and dtype.categories.inferred_type in _JSON_TYPES:
-        # Parquet has dictionaries of strings only, and none in an empty column
-        return {"categories": dtype.categories.tolist(), "of": str(dtype.categories.dtype), "ordered": dtype.ordered}
-    if isinstance(dtype, pd.StringDtype):
-        return f"string[{dtype.storage}]" if dtype.na_value is pd.NA else None
-    return str(dtype) if str(dtype) in {"object", "datetime64[s]"} else None
-
-
-def _series(column: pa.ChunkedArray, note: Any, index: pd.Index) -> Any:  # noqa: ANN401 (JSON; a Series)
-    if note == "arrow":
-        return pd.Series(pd.arrays.ArrowExtensionArray(column), index=index)
-    values: Any = pd.Series(column.to_pylist(), dtype=object, index=index)
-    if note == "object":
-        return values
-    if isinstance(note, str):
-        return values.astype(note)
-    categories = pd.Index(note["categories"], dtype=note["of"])
-    return values.astype(pd.CategoricalDtype(categories, ordered=note["ordered"]))
+# which run a frame belongs to: a manifest, its files and its failures have the same stamp
+_STAMP = "stamp"
+_AGAINST = "against"  # the stamp of the manifest that a rejected run left in place
+_WITHOUT_DIGEST = "files_without_digest"
 
 
 class ManifestIOManager(dg.ConfigurableIOManager):
@@ -167,8 +61,13 @@ class ManifestIOManager(dg.ConfigurableIOManager):
         parts = [base.rstrip("/"), "manifests", *map(segment, asset_key.path), f"{name}{suffix}.parquet"]
         return "/".join(parts)
 
-    def store(self, frame: pd.DataFrame, uri: str) -> None:
+    def store(self, frame: pd.DataFrame, uri: str, notes: Mapping[str, Any] | None = None) -> None:
         """Write the frame as a whole or not at all, over what is there.
+
+        Args:
+            frame: what to store.
+            uri: where; as `uri` tells it.
+            notes: what else is known of it, as JSON.
 
         Raises:
             file_dataset.InvalidDatasetError: the frame cannot be stored as Parquet.
@@ -177,57 +76,158 @@ class ManifestIOManager(dg.ConfigurableIOManager):
         into_path, directory, name = uri.rsplit("/", 2)
         with tempfile.TemporaryDirectory() as scratch:
             path = Path(scratch, "frame.parquet")
-            path.write_bytes(to_parquet(frame))
+            path.write_bytes(to_parquet(frame, notes))
             file_dataset.write_files({name: path}, into_path=into_path, id=directory, options=self._get_options())
 
-    def load(self, uri: str) -> pd.DataFrame:
-        """The frame at `uri`.
+    def load(self, uri: str, columns: Sequence[str] | None = None) -> pd.DataFrame:
+        """The frame at `uri`, or some of its columns.
 
         Raises:
-            file_dataset.InvalidDatasetError: what is there was not written by `store`, or by a later version of it.
+            file_dataset.InvalidDatasetError: what is there was not written by `store`, or by a later version of it; or
+                it has no such column.
             file_dataset.RowError: it cannot be read.
         """
         blobs = file_dataset.reader({"frame.parquet": uri}, options=self._get_options()).into_blob_table(large=True)
-        return from_parquet(blobs["frame.parquet"][0].as_buffer(), uri)
+        return from_parquet(blobs["frame.parquet"][0].as_buffer(), uri, columns)
 
-    def handle_output(self, context: dg.OutputContext, obj: object) -> None:
-        """Store the frame; for a PipelineResult its files and failures first, so that a manifest always has both."""
-        partition_key = _partition_key(context)
-        frame = obj
-        if isinstance(obj, file_dataset.PipelineResult):
-            self.store(obj.files, self.uri(context.asset_key, partition_key, of="files"))
-            self.store(obj.failures, self.uri(context.asset_key, partition_key, of="failures"))
-            frame = obj.manifest
-        if not isinstance(frame, pd.DataFrame):
-            raise file_dataset.InvalidDatasetError(
-                f"asset {context.asset_key.to_user_string()} returned a {type(obj).__name__}, and ManifestIOManager "
-                "stores pandas DataFrames: return one, give the asset another io_manager_key, or annotate it `-> None`"
-            )
-        uri = self.uri(context.asset_key, partition_key)
-        self.store(frame, uri)
-        columns = [dg.TableColumn(str(name), str(dtype)) for name, dtype in frame.dtypes.items()]
-        context.add_output_metadata(
-            {
-                "dagster/row_count" if partition_key is None else "dagster/partition_row_count": len(frame),
-                "dagster/column_schema": dg.TableSchema(columns),
-                "dagster/uri": uri,
-            }
+    def store_result(
+        self, result: file_dataset.PipelineResult, asset_key: dg.AssetKey, partition_key: str | None
+    ) -> dict[str, Any]:
+        """Store files and failures, then the manifest, so that a manifest always has both; return its metadata."""
+        stamp = {_STAMP: uuid.uuid4().hex}
+        for frame, of in ((result.files, "files"), (result.failures, "failures")):
+            self.store(frame, self.uri(asset_key, partition_key, of=of), stamp)
+        uri = self.uri(asset_key, partition_key)
+        self.store(result.manifest, uri, stamp | {_WITHOUT_DIGEST: result.files_without_digest})
+        return _metadata(result.manifest, uri, partition_key)
+
+    def store_rejected(self, failures: pd.DataFrame, asset_key: dg.AssetKey, partition_key: str | None) -> str:
+        """Store the failures of a run whose manifest is not stored; return where. One GET to see what they follow."""
+        at = self.uri(asset_key, partition_key)
+        found = self._blobs({"manifest": at})
+        against = notes_of(found["manifest"], at).get(_STAMP) if found else None
+        uri = self.uri(asset_key, partition_key, of="rejected")
+        self.store(failures, uri, {_AGAINST: against})
+        return uri
+
+    def stored(self, asset_key: dg.AssetKey, partition_key: str | None) -> Stored | None:
+        """What is stored of the last run, in four GETs at once; None when that is no whole manifest of a pipeline."""
+        uris = {of: self.uri(asset_key, partition_key, of=of) for of in ("manifest", "failures", "files", "rejected")}
+        found = self._blobs(uris)
+        if {"manifest", "failures", "files"} - set(found):
+            return None
+        notes = {of: notes_of(blob, uris[of]) for of, blob in found.items()}
+        frames = {of: from_parquet(blob, uris[of]) for of, blob in found.items()}
+        stamp = notes["manifest"].get(_STAMP)
+        if any(notes[of].get(_STAMP) != stamp for of in ("failures", "files")):
+            return None  # a run ended between its frames
+        rejected = frames.get("rejected", frames["failures"])
+        is_later = "rejected" in notes and notes["rejected"].get(_AGAINST) == stamp
+        return Stored(
+            frames["manifest"],
+            frames["failures"],
+            frames["files"],
+            notes["manifest"].get(_WITHOUT_DIGEST, 0),
+            rejected if is_later else rejected.head(0),
         )
 
-    def load_input(self, context: dg.InputContext) -> pd.DataFrame:
-        """The manifest, or whatever frame the upstream asset returned."""
-        partition_key = _partition_key(context)
-        uri = self.uri(context.asset_key, partition_key)
+    def handle_output(self, context: dg.OutputContext, obj: object) -> None:
+        """Store a frame, a PipelineResult, or in a run over many partitions a dict of frames by partition key.
+
+        A frame for many partitions is split by its column `partition`.
+        """
+        of = f"asset {context.asset_key.to_user_string()}"
+        keys = [str(key) for key in context.asset_partition_keys] if context.has_asset_partitions else []
+        if isinstance(obj, file_dataset.PipelineResult):
+            own_key = keys[0] if keys else None  # of several, each is stored as it finishes
+            context.add_output_metadata(self.store_result(obj, context.asset_key, own_key))
+            return
+        frames: dict[str, Any]
+        if isinstance(obj, Mapping) and keys:
+            frames = {str(key): frame for key, frame in obj.items()}
+            check_keys(set(frames), keys, of)
+        elif len(keys) > 1 and isinstance(obj, pd.DataFrame):
+            frames = dict(split(obj, keys, of))
+        else:
+            frames = dict.fromkeys(keys or [""], obj)
+        if odd := [frame for frame in frames.values() if not isinstance(frame, pd.DataFrame)]:
+            raise file_dataset.InvalidDatasetError(
+                f"{of} returned a {type(odd[0]).__name__}, and ManifestIOManager "
+                "stores pandas DataFrames: return one, give the asset another io_manager_key, or annotate it `-> None`"
+            )
+        if len(frames) > 1:
+            for frame in frames.values():
+                to_parquet(frame)  # refused before the first is stored
+        for key, frame in frames.items():
+            partition_key = key if keys else None
+            uri = self.uri(context.asset_key, partition_key)
+            self.store(frame, uri, {_STAMP: uuid.uuid4().hex})
+            metadata = _metadata(frame, uri, partition_key)
+            if len(frames) > 1:
+                context.step_context.add_asset_metadata(metadata, context.asset_key, partition_key)
+            else:
+                context.add_output_metadata(metadata)
+        # there is no step where a test calls this; an asset that states its own data version keeps it
+        with contextlib.suppress(dg.DagsterInvariantViolationError):
+            context.step_context.set_data_version(context.asset_key, version_of_frames(frames))
+
+    def load_input(self, context: dg.InputContext) -> Any:  # noqa: ANN401 (what the annotation asks for)
+        """The manifest, or whatever frame the upstream asset returned; of many partitions as the annotation says.
+
+        `dict[str, pd.DataFrame]`: always a dict by partition key. `pd.DataFrame`: the frame of the partition that has
+        the key of the run's own, else all rows with a column `partition`. Anything else: a dict for many partitions,
+        the frame for one. Metadata of the input: `columns` reads only these, `allow_missing_partitions` leaves out
+        partitions that have no manifest.
+        """
+        metadata = context.definition_metadata or {}
+        columns = metadata.get("columns")
+        of = f"asset {context.asset_key.to_user_string()}"
+        keys = list(context.asset_partition_keys) if context.has_asset_partitions else [None]
+        uris = {key: self.uri(context.asset_key, None if key is None else str(key)) for key in keys}
+        found = self._blobs({str(number): uri for number, uri in enumerate(uris.values())})
+        missing = [key for number, key in enumerate(keys) if str(number) not in found]
+        may_lack = bool(metadata.get("allow_missing_partitions")) and keys != [None]
+        if missing and not may_lack:
+            raise file_dataset.FileDatasetError(_told_missing(of, missing, uris))
+        if missing:
+            context.log.warning(
+                "%d of %d partitions of %s have no manifest and are left out, the first: %r",
+                len(missing),
+                len(keys),
+                of,
+                str(missing[0]),
+            )
+        frames = {
+            key: from_parquet(found[str(number)], uris[key], columns)
+            for number, key in enumerate(keys)
+            if str(number) in found
+        }
+        if keys == [None]:
+            return frames[None]
+        annotation = context.dagster_type.typing_type
+        wanted = get_origin(annotation) or annotation
+        if isinstance(wanted, type) and issubclass(wanted, Mapping):
+            return frames
+        own_key = context.partition_key if context.has_partition_key else None
+        if wanted is pd.DataFrame and keys != [own_key]:
+            return joined({str(key): frame for key, frame in frames.items()}, of)
+        return frames if len(keys) != 1 else frames.get(keys[0])
+
+    def _blobs(self, uris: Mapping[str, str]) -> dict[str, pa.Buffer]:
+        """What lies at these places, all at once; those where nothing is are left out.
+
+        Raises:
+            file_dataset.RowError: one cannot be read.
+        """
+        frame = pd.DataFrame({"id": list(uris), "frame.parquet": list(uris.values())})
         try:
-            return self.load(uri)
+            blobs = _read(frame, self._get_options())
         except file_dataset.RowError as exc:
-            if exc.failures[0].type != "FileNotFoundError":
+            if any(failure.type != "FileNotFoundError" or failure.code == "NoSuchBucket" for failure in exc.failures):
                 raise
-            partition = "" if partition_key is None else f", partition {partition_key!r},"
-            raise file_dataset.FileDatasetError(
-                f"no manifest of asset {context.asset_key.to_user_string()}{partition} at {uri}: "
-                "materialize it first, or correct base_path"
-            ) from exc
+            there = frame[~frame["id"].isin([failure.id for failure in exc.failures])]
+            blobs = _read(there, self._get_options()) if len(there) else {}
+        return blobs
 
     def _get_options(self) -> file_dataset.Options:
         if self._options is None:
@@ -235,18 +235,23 @@ class ManifestIOManager(dg.ConfigurableIOManager):
         return self._options
 
 
-def _partition_key(context: dg.InputContext | dg.OutputContext) -> str | None:
-    if not context.has_asset_partitions:
-        return None
-    keys = list(context.asset_partition_keys)
-    if len(keys) != 1:
-        remedy = "launch one run per partition (BackfillPolicy.multi_run())"
-        if isinstance(context, dg.InputContext):
-            remedy = (
-                "map each partition to one of them (AssetIn(partition_mapping=...)), or launch one run per partition"
-            )
-        raise file_dataset.InvalidDatasetError(
-            f"{len(keys)} partitions of asset {context.asset_key.to_user_string()} at once are not supported yet: "
-            f"{remedy}"
-        )
-    return str(keys[0])
+def _read(frame: pd.DataFrame, options: file_dataset.Options) -> dict[str, pa.Buffer]:
+    table = file_dataset.reader(frame, options=options, file_columns=["frame.parquet"]).into_blob_table(large=True)
+    return {key: blob.as_buffer() for key, blob in zip(table["id"].to_pylist(), table["frame.parquet"], strict=True)}
+
+
+def _metadata(frame: pd.DataFrame, uri: str, partition_key: str | None) -> dict[str, Any]:
+    columns = [dg.TableColumn(str(name), str(dtype)) for name, dtype in frame.dtypes.items()]
+    return {
+        "dagster/row_count" if partition_key is None else "dagster/partition_row_count": len(frame),
+        "dagster/column_schema": dg.TableSchema(columns),
+        "dagster/uri": uri,
+    }
+
+
+def _told_missing(of: str, missing: Sequence[str | None], uris: Mapping[str | None, str]) -> str:
+    first = missing[0]
+    partition = "" if first is None else f", partition {str(first)!r},"
+    more = f" (and of {len(missing) - 1} more partitions)" if len(missing) > 1 else ""
+    allowed = "" if first is None else '; or allow it: dg.AssetIn(metadata={"allow_missing_partitions": True})'
+    return f"no manifest of {of}{partition} at {uris[first]}{more}: materialize it first, or correct base_path{allowed}"

@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+import tempfile
+from datetime import UTC, datetime
 from pathlib import Path
 
 import dagster as dg
@@ -12,6 +14,7 @@ from PIL import Image
 
 from example_project.cohort import MISSING_ID, TRUNCATED_ID
 from example_project.definitions import defs
+from example_project.environment import STORES, storage, store
 
 
 @pytest.fixture(scope="module")
@@ -46,12 +49,64 @@ def test_the_montage_is_a_picture(demo: tuple[str, Path]) -> None:
 def test_dagster_keeps_the_run_for_the_ui(demo: tuple[str, Path]) -> None:
     home = str(demo[1] / ".demo/dagster")
     with dg.DagsterInstance.from_config(home) as instance:
-        (run,) = instance.get_runs()
-        assert run.status == dg.DagsterRunStatus.SUCCESS
+        statuses = {run.job_name: run.status for run in instance.get_runs()}
+        assert statuses == {"cohort": dg.DagsterRunStatus.SUCCESS, "daily": dg.DagsterRunStatus.FAILURE}
         for name in ("raw_scans", "resampled", "measured", "report"):
             assert instance.get_latest_materialization_event(dg.AssetKey(name))
 
 
 def test_the_definitions_load_without_a_store() -> None:
     keys = {key.to_user_string() for key in dg.Definitions.merge(defs()).resolve_all_asset_keys()}
-    assert keys == {"raw_scans", "resampled", "measured", "report"}
+    assert keys == {"raw_scans", "resampled", "measured", "report", "arrivals", "pictures", "measured_on_ray"}
+
+
+def test_of_six_days_one_is_empty_and_one_all_bad(demo: tuple[str, Path]) -> None:
+    printed, directory = demo
+    days = printed.partition("Pictures of six days, one run:")[2]
+    assert "2026-01-07: 0 of 0 rows dropped\n" in days
+    assert "2026-01-08: 2 of 2 rows dropped (100.0%): 1 at download, 1 at fn  (ERROR)" in days
+    assert "1 of 6 partitions failed: 2026-01-08. The manifests of 5 are stored." in days
+    with dg.DagsterInstance.from_config(str(directory / ".demo/dagster")) as instance:
+        stored = instance.get_materialized_partitions(dg.AssetKey("pictures"))
+    assert sorted(stored) == [f"2026-01-{day:02}" for day in (5, 6, 7, 9, 10)]
+
+
+def test_the_schedule_runs_the_day_before_at_two() -> None:
+    schedule = dg.Definitions.merge(defs()).resolve_schedule_def("nightly")
+    at = datetime(2026, 1, 10, 2, tzinfo=UTC)
+    with dg.DagsterInstance.ephemeral() as instance:
+        tick = schedule.evaluate_tick(dg.build_schedule_context(instance=instance, scheduled_execution_time=at))
+    assert tick.run_requests is not None
+    assert [request.partition_key for request in tick.run_requests] == ["2026-01-09"]
+    assert schedule.cron_schedule == "0 2 * * *"
+
+
+@pytest.mark.parametrize(
+    ("environment", "variable"),
+    [("demo", "FILE_DATASET_DEMO_S3"), ("s3", "SCANS_BASE_PATH"), ("s3_compatible", "SCANS_BASE_PATH")],
+)
+def test_the_environment_says_where_manifests_lie(
+    monkeypatch: pytest.MonkeyPatch, environment: str, variable: str
+) -> None:
+    monkeypatch.setenv("EXAMPLE_PROJECT_ENV", environment)
+    monkeypatch.setenv(variable, "s3://bucket/prefix/")
+    assert storage("measured") == {"dagster/uri": "s3://bucket/prefix/manifests/measured/manifest.parquet"}
+    assert store() is STORES[environment]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_the_demo_on_ray_measures_the_same_scans(tmp_path: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "FILE_DATASET_DEMO_S3"}
+    with tempfile.TemporaryDirectory(prefix="ray") as short:  # the paths of Ray's sockets are short
+        done = subprocess.run(
+            [sys.executable, "-m", "example_project.demo", "--ray"],
+            cwd=tmp_path,
+            env=environment | {"RAY_TMPDIR": short},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "0 of 10 rows dropped" in done.stdout
+    assert "s3://demo/cohort/files/measured_on_ray/case-12/measures.json" in done.stdout

@@ -1,4 +1,7 @@
-"""`make ui` in a real browser: the page of the check shows the dropped rows, and nothing stays behind after Ctrl-C."""
+"""`make ui` in a real browser: what a person sees of assets, checks and partitions; nothing stays behind after Ctrl-C.
+
+`make screenshots` keeps the pictures in docs/images.
+"""
 
 import os
 import shutil
@@ -10,6 +13,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -60,18 +64,100 @@ def _wait_until_gone(group: int) -> None:
         time.sleep(0.5)
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
-def test_the_check_shows_the_dropped_rows(ui: str, tmp_path: Path) -> None:
+class Browser:
+    """A page of the UI: opens a view, waits for what must be on it, and keeps a picture of it."""
+
+    def __init__(self, page: Any, url: str, pictures: Path) -> None:  # playwright is for slow tests alone
+        self.page, self.url, self.pictures = page, url, pictures
+
+    def open(self, path: str, *awaited: str) -> None:
+        self.page.goto(f"{self.url}{path}")
+        self.wait(*awaited)
+
+    def wait(self, *awaited: str) -> None:
+        for text in awaited:
+            self.page.get_by_text(text).first.wait_for(timeout=60_000)
+
+    def click(self, text: str) -> None:
+        self.page.get_by_text(text, exact=True).first.click()
+
+    def keep(self, name: str) -> str:
+        """Keep a picture and return the text of the page, which must not be wider than the window."""
+        self.page.wait_for_timeout(2000)  # icons, plots
+        self.page.screenshot(path=self.pictures / f"{name}.png")
+        assert not self.page.evaluate("document.documentElement.scrollWidth > document.documentElement.clientWidth")
+        return str(self.page.inner_text("body"))
+
+
+@pytest.fixture
+def browser(ui: str, tmp_path: Path) -> Iterator[Browser]:
+    if CHROMIUM is None:
+        pytest.skip("no Chromium is installed")
     playwright = pytest.importorskip("playwright.sync_api")
+    pictures = Path(os.environ.get("FILE_DATASET_SCREENSHOTS") or tmp_path).absolute()
     with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=QUIET)
-        page = browser.new_page(viewport={"width": 1500, "height": 1000})
-        page.goto(f"{ui}/assets/resampled?view=checks")
-        page.get_by_text("2 of 12 rows dropped (16.7%): 1 at download, 1 at fn").first.wait_for(timeout=60_000)
-        page.screenshot(path=tmp_path / "check.png")
-        shown = page.inner_text("body")
-        overflow = page.evaluate("document.documentElement.scrollWidth > document.documentElement.clientWidth")
-        browser.close()
-    for text in ("case-07", "case-10", "NoSuchKey", "damaged or cut short", "dropped_fraction"):
+        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+        yield Browser(chromium.new_page(viewport={"width": 1500, "height": 1000}), ui, pictures)
+        chromium.close()
+
+
+def test_the_check_shows_the_dropped_rows_and_plots(browser: Browser) -> None:
+    browser.page.set_viewport_size({"width": 1500, "height": 1400})  # the plots are below the table
+    browser.open("/assets/resampled?view=checks", "2 of 12 rows dropped (16.7%): 1 at download, 1 at fn")
+    shown = browser.keep("check")
+    for text in ("case-07", "case-10", "NoSuchKey", "damaged or cut short", "dropped_fraction", "Plots"):
         assert text in shown
-    assert not overflow
+
+
+def test_the_overview_shows_rows_columns_and_storage(browser: Browser) -> None:
+    browser.open("/assets/measured?view=overview", "Row count", "slices.png")
+    shown = browser.keep("overview")
+    for text in ("Row count\n10", "measures.json", "foreground", "manifests/measured/manifest.parquet"):
+        assert text in shown
+
+
+def test_a_materialization_from_the_ui_shows_thumbnails(browser: Browser) -> None:
+    browser.open("/assets/measured?view=events", "stored_bytes")
+    events = browser.page.get_by_text("Materialized in run")
+    before = events.first.inner_text()
+    browser.page.locator("button", has_text="Materialize").first.click()
+    browser.wait("targets this asset")  # the launch would be given up with the page
+    deadline = time.monotonic() + 120
+    while True:
+        browser.open("/assets/measured?view=events", "stored_bytes")
+        if events.first.inner_text() != before:
+            break
+        assert time.monotonic() < deadline, "no new materialization appeared"
+        time.sleep(3)
+    browser.click("[Show Markdown]")
+    browser.page.locator("img[alt=preview]").nth(2).wait_for(timeout=60_000)
+    shown = browser.keep("thumbnails")
+    assert "case-03" in shown
+    widths = browser.page.locator("img[alt=preview]").evaluate_all("all => all.map(one => one.naturalWidth)")
+    assert len(widths) == 3
+    assert min(widths) > 100  # pixels: they are pictures, not broken links
+
+
+def test_the_partitions_show_the_bad_day_and_the_empty_one(browser: Browser) -> None:
+    browser.open("/assets/pictures?view=partitions", "Failed (1)", "Materialized (5)")
+    browser.click("2026-01-07")
+    browser.wait("dagster/partition_row_count")
+    shown = browser.keep("partitions")
+    assert "partition=2026-01-07.parquet" in shown
+
+
+def test_the_lineage_shows_every_asset(browser: Browser) -> None:
+    browser.open("/locations/example_project/asset-groups/cohort/lineage", "raw_scans", "3 / 3 Passed", "0 / 1 Passed")
+    shown = browser.keep("lineage")
+    for text in ("resampled", "measured", "report", "arrivals", "measured_on_ray"):
+        assert text in shown
+
+
+def test_the_resource_shows_no_secret(browser: Browser) -> None:
+    browser.open("/locations/example_project/resources/store", "base_path", "FILE_DATASET_DEMO_S3")
+    shown = browser.keep("resource")
+    assert shown.count("********") == 3
+
+
+def test_the_schedule_runs_at_two(browser: Browser) -> None:
+    browser.open("/locations/example_project/schedules/nightly", "At 02:00 AM")

@@ -7,7 +7,7 @@ import dagster as dg
 import pandas as pd
 import pytest
 
-from file_dataset_dagster import FileDatasetResource, ManifestIOManager
+from file_dataset_dagster import FileDatasetResource, ManifestIOManager, pipeline_asset
 
 SECRET = "Zs3cr3tZ"
 
@@ -91,9 +91,53 @@ def scans(tmp_path):
         for row_id in ids:
             path = Path(tmp_path, "input", str(row_id), "scan.txt")
             path.parent.mkdir(parents=True, exist_ok=True)
-            if row_id not in missing:
+            if row_id in missing:
+                path.unlink(missing_ok=True)
+            else:
                 path.write_text("bad" if row_id in broken else f"scan {row_id}")
             paths.append(str(path))
         return pd.DataFrame({"id": list(ids), "scan.txt": pd.Series(paths, dtype="object")})
+
+    return frame
+
+
+def copy_scan(input_dir, output_dir):
+    text = (input_dir / "scan.txt").read_text()
+    if text == "bad":
+        message = "a bad scan"
+        raise ValueError(message)
+    (output_dir / "copy.txt").write_text(text)
+    return {"copy.txt": output_dir / "copy.txt"}
+
+
+@pytest.fixture
+def copy():
+    """A function of a pipeline: copy.txt of scan.txt; a scan that says bad raises."""
+    return copy_scan
+
+
+@pytest.fixture
+def chain(run, local):
+    """Run raw_scans -> copied on a frame, on one instance; `told` is what the asset told of it."""
+
+    def materialize(frame, resource=local, *, config=None, **arguments):
+        @dg.asset
+        def raw_scans() -> pd.DataFrame:
+            return frame
+
+        arguments = {"name": "copied", "input": raw_scans} | arguments
+        extra = {} if config is None else {"run_config": {"ops": {"copied": {"config": config}}}}
+        return run([raw_scans, pipeline_asset(copy_scan, **arguments)], resource, **extra)
+
+    return materialize
+
+
+@pytest.fixture
+def stored(local):
+    """Return a frame of the asset `copied`."""
+
+    def frame(of="manifest", resource=local, partition=None):
+        manifests = ManifestIOManager(resource=resource)
+        return manifests.load(manifests.uri(dg.AssetKey("copied"), partition, of=of))
 
     return frame

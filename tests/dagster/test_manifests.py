@@ -8,7 +8,8 @@ import pytest
 
 import file_dataset
 from file_dataset_dagster import FileDatasetResource, ManifestIOManager
-from file_dataset_dagster.io_manager import from_parquet, segment, to_parquet
+from file_dataset_dagster.parquet import from_parquet, notes_of, to_parquet
+from file_dataset_dagster.partitions import segment
 
 NOTHING = pd.Series([None, None], dtype=object)
 COLUMNS = {
@@ -206,14 +207,6 @@ def failure_of(result):
     return "\n".join(told)
 
 
-def test_many_partitions_at_once_are_refused_with_the_remedy(run, local):
-    days = frame_asset(pd.DataFrame({"id": [1]}), partitions_def=DAYS)
-    for day in DAYS.get_partition_keys():
-        run([days], local, partition_key=day)
-    result = run([days.get_asset_spec(), reader_asset([])], local, selection=["reader"])
-    assert "2 partitions of asset frame at once are not supported yet" in failure_of(result)
-
-
 @pytest.mark.parametrize("where", ["s3", "local"])
 def test_a_missing_manifest_is_told_with_the_remedy(run, where, request):
     resource = request.getfixturevalue("resource" if where == "s3" else "local")
@@ -250,6 +243,24 @@ def test_a_manifest_of_a_later_version_is_refused_with_the_remedy():
     pq.write_table(table.replace_schema_metadata(table.schema.metadata | {b"file_dataset.format_version": b"2"}), sink)
     with pytest.raises(file_dataset.InvalidDatasetError, match=r"format version 2.*upgrade file-dataset"):
         from_parquet(sink.getvalue(), "somewhere")
+
+
+def test_a_manifest_of_an_earlier_version_is_read(monkeypatch):
+    """As this version wrote it, read by the next one; and as one without notes of dtypes might have."""
+    frame = pd.DataFrame({"id": [1, 2], "label": pd.Series(["a", None], dtype="string")})
+    written = to_parquet(frame)
+    bare = pa.BufferOutputStream()
+    pq.write_table(pa.table({"id": [1, 2]}).replace_schema_metadata({b"file_dataset.format_version": b"1"}), bare)
+    monkeypatch.setattr("file_dataset_dagster.parquet._VERSION", 2)
+    pd.testing.assert_frame_equal(from_parquet(written, "somewhere"), frame)
+    assert from_parquet(bare.getvalue(), "somewhere")["id"].tolist() == [1, 2]
+    assert notes_of(bare.getvalue(), "somewhere") == {}
+
+
+def test_some_columns_come_with_their_dtypes_in_the_order_asked_for():
+    frame = pd.DataFrame({name: column for name, column in COLUMNS.items()})  # noqa: C416 (a copy, by column)
+    names = list(COLUMNS)[::-1][:9]
+    pd.testing.assert_frame_equal(from_parquet(to_parquet(frame), "somewhere", names), frame[names])
 
 
 @pytest.mark.parametrize("value", [[1], {"id": [1]}, None], ids=["list", "dict", "None"])

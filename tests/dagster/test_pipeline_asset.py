@@ -1,7 +1,10 @@
 """pipeline_asset: a function of local files as an asset, from definition to stored manifest."""
 
 import functools
+import importlib.util
+import os
 import pickle
+import sys
 import types
 
 import dagster as dg
@@ -131,6 +134,14 @@ def test_an_asset_is_of_kind_s3_where_its_files_are(into_path, kinds):
         ({"input": "a", "on_exceeded": "block"}, "needs max_dropped_fraction"),
         ({"input": "a", "key": "x", "name": "y"}, "not both"),
         ({"input": "a", "into_path": "gs://bucket"}, "s3://"),
+        ({"input": "a", "config_schema": {}}, "only_missing, limit, ids"),
+        ({"input": "a", "runner": "dask"}, "'local' or 'ray'"),
+        ({"input": "a", "num_gpus": 1, "concurrency": 2}, "concurrency, num_gpus: for runner='ray' only"),
+        ({"input": "a", "runner": "local", "ray_resource_key": "ray"}, "ray_resource_key: for runner='ray' only"),
+        ({"input": "a", "workers": -1}, "workers=-1"),
+        ({"input": "a", "prefetch": -1}, "prefetch=-1"),
+        ({"input": "a", "fn_timeout_s": 0}, "fn_timeout_s=0"),
+        ({"input": dg.AssetIn()}, "needs its key"),
     ],
     ids=lambda value: value if isinstance(value, str) else None,
 )
@@ -217,21 +228,6 @@ def test_each_partition_has_files_and_a_manifest_of_its_own(run, resource, scans
         "base/files/loud/a%2F%2E%2E/s1/loud.txt",
     ]
     assert len(manifest_of(resource, "loud", partition="a/..")) == 1
-
-
-def test_a_run_over_many_partitions_is_refused_with_the_remedy(run, local, scans):
-    @dg.asset(partitions_def=DAYS)
-    def raw_scans() -> pd.DataFrame:
-        return scans(["s1"])
-
-    several = dg.BackfillPolicy.single_run()
-    loud = pipeline_asset(shout, input=raw_scans, name="loud", partitions_def=DAYS, backfill_policy=several)
-    for day in DAYS.get_partition_keys():
-        run([raw_scans], local, partition_key=day)
-    tags = {"dagster/asset_partition_range_start": "2024-01-01", "dagster/asset_partition_range_end": "a/.."}
-    result = run([raw_scans, loud], local, selection=[loud], tags=tags)
-    (event,) = result.filter_events(lambda event: event.is_step_failure)
-    assert "one run per partition" in str(event.step_failure_data.error)
 
 
 def test_beside_the_manifest_lie_its_files_and_failures(run, local, raw_scans):
@@ -341,8 +337,36 @@ def test_a_run_that_cannot_go_on_says_so_and_keeps_the_old_manifest(run, local, 
     assert len(manifest_of(local, "loud")) == 2
 
 
+def dies_on_one_row(input_dir, output_dir):
+    if "s1" in (input_dir / "scan.txt").read_text():
+        os._exit(7)
+    return shout(input_dir, output_dir)
+
+
+def test_a_process_of_fn_that_dies_costs_its_row(run, local, raw_scans):
+    assert run([raw_scans, pipeline_asset(dies_on_one_row, input=raw_scans, name="loud", workers=1)], local).success
+    assert manifest_of(local, "loud")["id"].tolist() == ["s2"]
+    assert manifest_of(local, "loud", of="failures")["error_type"].tolist() == ["WorkerDiedError"]
+
+
+def test_a_function_of_a_file_that_dagster_loaded_goes_to_a_worker(run, local, raw_scans, tmp_path, monkeypatch):
+    """`dagster dev -f defs.py` loads a module that no other process can import by its name."""
+    path = tmp_path / "defs_of_a_user.py"
+    path.write_text(
+        "def same(input_dir, output_dir):\n    return helper(input_dir)\n\n\n"
+        "def helper(input_dir):\n    return {'scan.txt': input_dir / 'scan.txt'}\n"
+    )
+    spec = importlib.util.spec_from_file_location("defs_of_a_user", path)
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "defs_of_a_user", module)
+    spec.loader.exec_module(module)
+    asset = pipeline_asset(module.same, input=raw_scans, workers=1)
+    assert run([raw_scans, asset], local).success
+    assert manifest_of(local, "same")["id"].tolist() == ["s1", "s2"]
+
+
 def test_progress_is_logged(run, local, raw_scans, monkeypatch, instance):
-    monkeypatch.setattr("file_dataset_dagster.assets._PROGRESS_S", 0)
+    monkeypatch.setattr("file_dataset_dagster.runs._PROGRESS_S", 0)
     result = run([raw_scans, pipeline_asset(shout, input=raw_scans, name="loud")], local)
     assert "1 of 2 rows done, 0 dropped" in [entry.user_message for entry in instance.all_logs(result.run_id)]
 

@@ -1,15 +1,12 @@
 """FileDatasetResource: Dagster config in, Options out, and no secret anywhere else."""
 
-import sqlite3
-import zlib
-from pathlib import Path
-
 import dagster as dg
 import pandas as pd
 import pytest
 from botocore import UNSIGNED
 from dagster_aws.s3 import S3Resource
 from dagster_aws.s3.resources import ResourceWithS3Configuration
+from dagster_home import stored_text
 from pydantic import ValidationError
 
 import file_dataset
@@ -170,23 +167,6 @@ def test_a_misspelt_field_is_refused():
 def test_secrets_are_masked_in_the_config_schema(field):
     schema = FileDatasetResource().get_resource_definition().config_schema.as_field()
     assert schema.config_type.fields[field].is_secret
-
-
-def stored_text(home: Path) -> str:
-    """Everything below a DAGSTER_HOME, snapshots inflated."""
-    texts = []
-    for path in filter(Path.is_file, home.rglob("*")):
-        texts.append(path.read_bytes())
-        if path.suffix != ".db":
-            continue
-        with sqlite3.connect(path) as database:
-            for (table,) in database.execute("select name from sqlite_master where type = 'table'").fetchall():
-                rows = database.execute(f'select * from "{table}"')  # noqa: S608 (a name out of the schema)
-                for row in rows:
-                    for cell in row:
-                        blob = str(cell).encode() if not isinstance(cell, bytes) else cell
-                        texts.append(zlib.decompress(blob) if blob.startswith(b"x\x9c") else blob)
-    return b"\n".join(texts).decode(errors="replace")
 
 
 @pytest.fixture

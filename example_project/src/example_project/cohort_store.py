@@ -8,9 +8,19 @@ import pandas as pd
 import file_dataset
 from example_project.cohort import build_cohort
 
+# When each scan came in. Nothing came on the 7th, and nothing that can be read on the 8th.
+ARRIVALS = {
+    "2026-01-05": ("case-01", "case-02", "case-03"),
+    "2026-01-06": ("case-04", "case-05", "case-06"),
+    "2026-01-08": ("case-07", "case-10"),
+    "2026-01-09": ("case-08", "case-09"),
+    "2026-01-10": ("case-11", "case-12"),
+}
+_ARRIVED = {case: day for day, cases in ARRIVALS.items() for case in cases}
+
 
 def table_url(base_path: str) -> str:
-    """Return where the cohort's table lies: id, image.mha, and what is known of each scan."""
+    """Return where the cohort's table lies: id, image.mha, the day of arrival, and what is known of each scan."""
     return f"{base_path.rstrip('/')}/raw/cohort/scans.csv"
 
 
@@ -24,7 +34,14 @@ def upload(base_path: str) -> tuple[int, int]:
     count = size_bytes = 0
     with tempfile.TemporaryDirectory() as scratch:
         for case in build_cohort(Path(scratch)):
-            rows.append({"id": case.id, "image.mha": f"{into_path}/{case.id}/image.mha", **case.labels})
+            rows.append(
+                {
+                    "id": case.id,
+                    "image.mha": f"{into_path}/{case.id}/image.mha",
+                    "arrived": _ARRIVED[case.id],
+                    **case.labels,
+                }
+            )
             if case.path is not None:
                 file_dataset.write_files({"image.mha": case.path}, into_path=into_path, id=case.id)
                 count, size_bytes = count + 1, size_bytes + case.path.stat().st_size

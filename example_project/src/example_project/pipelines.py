@@ -18,6 +18,7 @@ SPACING_MM = 2.0
 # functional syntax: a file name is no Python identifier
 Resampled = TypedDict("Resampled", {"image.mha": Path})
 Measured = TypedDict("Measured", {"measures.json": Path, "slices.png": Path})
+Pictured = TypedDict("Pictured", {"slices.png": Path})
 
 
 def resample(input_dir: Path, output_dir: Path) -> Resampled:
@@ -99,6 +100,22 @@ def measure(input_dir: Path, output_dir: Path) -> Measured:
     numbers.write_text(json.dumps(measures, indent=2) + "\n", encoding="utf-8")
     picture.write_bytes(slices_png(image))
     return {"measures.json": numbers, "slices.png": picture}
+
+
+def picture(input_dir: Path, output_dir: Path) -> Pictured:
+    """Picture the three middle slices of `image.mha`, as `pictures.slices_png` does.
+
+    Raises:
+        ValueError: the file is damaged, cut short or not 3-D.
+    """
+    path = output_dir / "slices.png"
+    path.write_bytes(slices_png(_read(input_dir / "image.mha")))
+    return {"slices.png": path}
+
+
+def thumbnail(output_dir: Path) -> bytes:
+    """Return the picture that `measure` or `picture` made, for Dagster to show."""
+    return (output_dir / "slices.png").read_bytes()
 
 
 def _statistics(values: npt.NDArray[Any]) -> dict[str, float]:

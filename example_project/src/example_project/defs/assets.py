@@ -11,8 +11,9 @@ import pandas as pd
 
 import file_dataset
 from example_project import cohort_store, pipelines
+from example_project.environment import storage
 from example_project.pictures import Tile, montage
-from file_dataset_dagster import FileDatasetResource, ManifestIOManager, pipeline_asset
+from file_dataset_dagster import FileDatasetResource, ManifestIOManager, build_manifest_checks, pipeline_asset
 
 
 @dg.asset(group_name="cohort", kinds={"s3", "csv"})
@@ -24,11 +25,24 @@ def raw_scans(store: dg.ResourceParam[FileDatasetResource]) -> pd.DataFrame:
 
 
 resampled = pipeline_asset(
-    pipelines.resample, name="resampled", group_name="cohort", input=raw_scans, resource_key="store"
+    pipelines.resample,
+    name="resampled",
+    group_name="cohort",
+    input=raw_scans,
+    resource_key="store",
+    metadata=storage("resampled"),
 )
 measured = pipeline_asset(
-    pipelines.measure, name="measured", group_name="cohort", input=resampled, resource_key="store"
+    pipelines.measure,
+    name="measured",
+    group_name="cohort",
+    input=resampled,
+    resource_key="store",
+    preview=pipelines.thumbnail,
+    metadata=storage("measured"),
 )
+measured_checks = build_manifest_checks(measured, resource_key="store", content_unchanged=True)
+cohort = dg.define_asset_job("cohort", selection=dg.AssetSelection.groups("cohort"))
 
 
 @dg.asset(group_name="cohort", kinds={"s3", "png"})

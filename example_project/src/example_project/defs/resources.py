@@ -1,12 +1,13 @@
-"""How the assets reach S3: the default chain of credentials and endpoint, and one place for everything."""
+"""How the assets reach S3."""
 
 import dagster as dg
 
-from file_dataset_dagster import FileDatasetResource, ManifestIOManager
+from example_project import environment
+from file_dataset_dagster import ManifestIOManager
 
 
 @dg.definitions
 def resources() -> dg.Definitions:
-    """Return the S3 resource and the IO manager, both below `$FILE_DATASET_DEMO_S3`."""
-    store = FileDatasetResource(base_path=dg.EnvVar("FILE_DATASET_DEMO_S3"))
+    """Return the S3 resource and the IO manager of this environment."""
+    store = environment.store()
     return dg.Definitions(resources={"store": store, "io_manager": ManifestIOManager(resource=store)})

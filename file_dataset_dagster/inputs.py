@@ -1,0 +1,97 @@
+"""What a run of a `pipeline_asset` reads: of all that the IO manager loaded, the frame of each partition."""
+
+# no `from __future__ import annotations` here: Dagster reads the annotations of an asset's function
+
+from collections.abc import Mapping
+from typing import Any
+
+import dagster as dg
+import pandas as pd
+
+import file_dataset
+from file_dataset_dagster.partitions import joined
+
+INPUT = "frame"  # the name of the input, in code and in Dagster's UI
+
+
+def input_of(given: Any) -> dg.AssetIn:  # noqa: ANN401 (whatever names an asset)
+    """What Dagster is told of the input: an asset, its key or name, or `dg.AssetIn` with a key for all the rest."""
+    if isinstance(given, dg.AssetDep):
+        given = dg.AssetIn(key=given.asset_key, partition_mapping=given.partition_mapping)
+    if isinstance(given, dg.AssetIn):
+        if given.key is None:
+            raise file_dataset.InvalidDatasetError("input=dg.AssetIn(...) needs its key: the asset that is read")
+    else:
+        given = dg.AssetIn(key=given.key if hasattr(given, "key") else dg.AssetKey.from_coercible(given))
+    # a partition that is not there fails alone, and is named
+    allowed = {"allow_missing_partitions": True, **(given.metadata or {})}
+    return dg.AssetIn(**{**given._asdict(), "metadata": allowed})
+
+
+def frame_of_all(context: dg.AssetExecutionContext, given: Any) -> pd.DataFrame:  # noqa: ANN401
+    """The input of an asset without partitions: all partitions of what is read, joined."""
+    if not _is_partitioned(context):
+        return _checked(given, context)
+    return _joined(context, given, list(context.asset_partition_keys_for_input(INPUT)))
+
+
+def frame_of(context: dg.AssetExecutionContext, given: Any, partition_key: str) -> pd.DataFrame:  # noqa: ANN401
+    """The input of one partition of the run: the partition of what is read that it maps to; several are joined.
+
+    What has no partitions is the input of each.
+
+    Raises:
+        file_dataset.FileDatasetError: there is no manifest, or the partitions cannot be joined.
+    """
+    if not _is_partitioned(context):
+        return _checked(given, context)
+    upstream_key = context.asset_key_for_input(INPUT)
+    upstream = context.asset_partitions_def_for_input(INPUT)
+    own = context.assets_def.partitions_def
+    mapping = context.assets_def.infer_partition_mapping(context.asset_key, upstream_key, upstream)
+    subset = None if own is None else own.subset_with_partition_keys([partition_key])
+    mapped = mapping.get_upstream_mapped_partitions_result_for_partitions(
+        subset, own, upstream, dynamic_partitions_store=context.instance
+    )
+    keys = list(mapped.partitions_subset.get_partition_keys())
+    if len(keys) == 1:
+        return _checked(_by_key(context, given, keys)[keys[0]], context)
+    return _joined(context, given, keys)
+
+
+def _joined(context: dg.AssetExecutionContext, given: Any, keys: list[str]) -> pd.DataFrame:  # noqa: ANN401
+    of = f"asset {context.asset_key_for_input(INPUT).to_user_string()}"
+    by_key = _by_key(context, given, keys)
+    return joined({str(key): _checked(by_key[key], context) for key in keys}, of)
+
+
+def _by_key(context: dg.AssetExecutionContext, given: Any, keys: list[str]) -> Mapping[str, Any]:  # noqa: ANN401
+    """IO managers give a dict for many partitions, and the value itself for one."""
+    loaded = context.asset_partition_keys_for_input(INPUT)
+    by_key = dict(given) if isinstance(given, Mapping) else dict(zip(loaded, [given], strict=False))
+    if missing := [key for key in keys if by_key.get(key) is None]:
+        upstream = context.asset_key_for_input(INPUT).to_user_string()
+        more = f" (and of {len(missing) - 1} more)" if len(missing) > 1 else ""
+        raise file_dataset.FileDatasetError(
+            f"no manifest of asset {upstream}, partition {str(missing[0])!r}{more}: materialize it first, or correct "
+            "base_path"
+        )
+    return by_key
+
+
+def _checked(given: Any, context: dg.AssetExecutionContext) -> pd.DataFrame:  # noqa: ANN401
+    if not isinstance(given, pd.DataFrame):
+        raise file_dataset.InvalidDatasetError(
+            f"the input of asset {context.asset_key.to_user_string()} is a {type(given).__name__}: a pipeline_asset "
+            "reads an asset whose value is a pandas DataFrame"
+        )
+    return given
+
+
+def _is_partitioned(context: dg.AssetExecutionContext) -> bool:
+    """Whether what is read has partitions; not where a test calls the asset directly with its frame."""
+    try:
+        step = context.get_step_execution_context()
+    except dg.DagsterError:
+        return False
+    return bool(step.has_asset_partitions_for_input(INPUT))

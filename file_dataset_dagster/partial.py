@@ -1,0 +1,111 @@
+"""Runs over a part of the input: which rows run, and what of the last run stays. Pure: no I/O, no context."""
+
+# no `from __future__ import annotations` here: Dagster reads a config's annotations as types
+
+from dataclasses import dataclass
+from typing import Any
+
+import dagster as dg
+import pandas as pd
+from pydantic import Field
+
+import file_dataset
+
+_SHOWN = 5  # ids in a message; a guess
+
+
+class PartialRun(dg.Config):
+    """Run config of every `pipeline_asset`: without it all rows of the input run."""
+
+    only_missing: bool = Field(
+        default=False,
+        description="Run only the rows of the input that the manifest does not have: failed ones and new ones.",
+    )
+    limit: int | None = Field(default=None, description="With only_missing: run at most so many rows.")
+    ids: list[str] | None = Field(default=None, description="Run only these rows of the input.")
+
+    def check(self) -> None:
+        """Refuse what has no meaning together.
+
+        Raises:
+            file_dataset.InvalidDatasetError: with the remedy.
+        """
+        if self.ids is not None and (self.only_missing or self.limit is not None):
+            raise file_dataset.InvalidDatasetError("run config has ids and only_missing or limit: give one of the two")
+        if self.limit is not None and not self.only_missing:
+            raise file_dataset.InvalidDatasetError("run config has limit alone: it goes with only_missing: true")
+        if self.limit is not None and self.limit < 1:
+            raise file_dataset.InvalidDatasetError(f"limit={self.limit}: give the number of rows to run, 1 or more")
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether some rows are left out."""
+        return self.only_missing or self.ids is not None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Stored:
+    """What is stored of the last run.
+
+    `rejected`: failures of a later run, whose manifest was not stored.
+    """
+
+    manifest: pd.DataFrame
+    failures: pd.DataFrame
+    files: pd.DataFrame
+    files_without_digest: int
+    rejected: pd.DataFrame
+
+    def of_input(self, frame: pd.DataFrame) -> file_dataset.PipelineResult:
+        """What is known of the rows of this input: ids that left it leave, and rows that failed later are failed.
+
+        A rejected run proves that its failed rows do not succeed any more: kept, their old rows would turn the check
+        green.
+        """
+        known = set(_texts(frame))
+        failed = set(_texts(self.rejected)) & known
+        failures = [_with_ids(self.failures, known - failed), _with_ids(self.rejected, failed)]
+        filled = [part for part in failures if len(part)] or failures[:1]
+        return file_dataset.PipelineResult(
+            frame,
+            _with_ids(self.manifest, known - failed),
+            pd.concat(filled, ignore_index=True),
+            _with_ids(self.files, known - failed),
+            self.files_without_digest,
+        )
+
+
+def rows_to_run(frame: pd.DataFrame, wanted: PartialRun, known: file_dataset.PipelineResult | None) -> pd.DataFrame:
+    """The rows of the input that run, in its order. `known` is what the last run left of them.
+
+    Raises:
+        file_dataset.InvalidDatasetError: ids are not in the input, or there is no manifest to merge them into.
+    """
+    if not wanted.is_partial or "id" not in frame:  # a frame without ids is refused by the Pipeline
+        return frame
+    texts = pd.Series(_texts(frame), dtype=object)
+    if same := texts[texts.duplicated()].unique().tolist():
+        raise file_dataset.InvalidDatasetError(f"duplicate ids: {same[:_SHOWN]} ({len(same)} in all)")
+    if wanted.ids is not None:
+        if known is None:
+            raise file_dataset.InvalidDatasetError(
+                "run config has ids, and there is no manifest to merge their rows into: run all rows first, or "
+                "only_missing with a limit"
+            )
+        if unknown := sorted(set(wanted.ids) - set(texts)):
+            raise file_dataset.InvalidDatasetError(
+                f"run config has ids that are not in the input: {unknown[:_SHOWN]} ({len(unknown)} in all)"
+            )
+        return _with_ids(frame, set(wanted.ids))
+    done = set() if known is None else set(_texts(known.manifest))
+    missing = _with_ids(frame, set(texts) - done)
+    return missing if wanted.limit is None else missing.head(wanted.limit)
+
+
+def _texts(frame: pd.DataFrame) -> list[str]:
+    return [str(row_id) for row_id in frame["id"].tolist()] if "id" in frame else []
+
+
+def _with_ids(frame: pd.DataFrame, ids: set[str]) -> pd.DataFrame:
+    is_wanted: Any = [text in ids for text in _texts(frame)]
+    return frame[is_wanted] if len(frame) else frame

@@ -1,0 +1,423 @@
+"""What a run of a `pipeline_asset` does: one Pipeline run per partition, each stored and told as it finishes.
+
+    input -> rows to run -> Pipeline (here, or on Ray) -> merged with what is stored -> judged -> stored, told
+
+`partial`, `checks`, `versions` and `partitions` decide; this module does.
+"""
+
+# no `from __future__ import annotations` here: Dagster reads the annotations of an asset's function
+
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import dagster as dg
+import pandas as pd
+
+import file_dataset
+from file_dataset_dagster import dispatch
+from file_dataset_dagster.checks import CHECK_NAME, DroppedRows, DropPolicy, of_partitions
+from file_dataset_dagster.inputs import frame_of, frame_of_all
+from file_dataset_dagster.io_manager import ManifestIOManager
+from file_dataset_dagster.parquet import check_storable
+from file_dataset_dagster.partial import PartialRun, rows_to_run
+from file_dataset_dagster.partitions import segment
+from file_dataset_dagster.previews import previews
+from file_dataset_dagster.resource import FileDatasetResource
+from file_dataset_dagster.versions import version_of_result
+
+PipelineFn: TypeAlias = Callable[..., Mapping[str, object]] | type
+
+_PROGRESS_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What `pipeline_asset` was told, checked. `pipeline_args` are those of `file_dataset.Pipeline`."""
+
+    fn: PipelineFn
+    is_partitioned: bool
+    into_path: str | None
+    extra_args: Mapping[str, Any] | None
+    resource_key: str
+    write_resource_key: str | None
+    io_manager_key: str | None
+    policy: DropPolicy
+    preview: Callable[[Path], bytes] | None
+    ray: dispatch.RaySettings | None
+    pipeline_args: Mapping[str, Any] = field(default_factory=dict)
+
+    def pipeline(
+        self,
+        into_path: str,
+        *,
+        options: file_dataset.Options | None = None,
+        target_options: file_dataset.Options | None = None,
+        progress: Callable[[file_dataset.Progress], object] | Literal[False] | None = None,
+    ) -> file_dataset.Pipeline:
+        """The Pipeline of a run that writes there."""
+        write_options: file_dataset.WriteOptions = {"into_path": into_path, "extra_args": self.extra_args}
+        if target_options is not None:
+            write_options["options"] = target_options
+        return file_dataset.Pipeline(
+            self.fn, write_options=write_options, options=options, progress=progress, **self.pipeline_args
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Finished:
+    """One partition, or an asset without any, whose manifest may be stored."""
+
+    result: file_dataset.PipelineResult
+    check: dg.AssetCheckResult
+    metadata: Mapping[str, Any]
+    version: dg.DataVersion
+
+
+class _NotStoredError(Exception):
+    """One partition, or an asset without any, whose previous manifest stays. `cause` is what Dagster may be told of.
+
+    `stops`: the partitions after it would meet the same.
+    """
+
+    def __init__(  # noqa: PLR0913 (what dg.Failure takes, and what a range needs)
+        self,
+        description: str,
+        *,
+        metadata: Mapping[str, Any] | None = None,
+        check: dg.AssetCheckResult | None = None,
+        may_be_retried: bool = True,
+        stops: bool = False,
+        cause: BaseException | None = None,
+    ) -> None:
+        super().__init__(description)
+        self.description = f"{description.rstrip('.')}. The previous manifest, if any, stays"
+        self.metadata = metadata or {}
+        self.check = check
+        self.may_be_retried = may_be_retried
+        self.stops = stops
+        self.cause = cause
+
+
+def materialize(context: dg.AssetExecutionContext, given: Any, settings: Settings) -> Iterator[Any]:  # noqa: ANN401
+    """Yield what Dagster is told, as it happens. `given` is what the IO manager loaded."""
+    run = _Run(context, settings)
+    keys = list(context.partition_keys) if settings.is_partitioned else [None]
+    if len(keys) == 1:
+        yield from run.alone(given, keys[0])
+    else:
+        yield from run.one_by_one(given)
+
+
+class _Run:
+    """One run of the asset: its resources, and each of its partitions in turn."""
+
+    def __init__(self, context: dg.AssetExecutionContext, settings: Settings) -> None:
+        self.context = context
+        self.settings = settings
+        self.source = _resource(context, settings.resource_key)
+        key = settings.write_resource_key
+        self.target = self.source if key is None else _resource(context, key)
+        # not the key of the definition: loading assets under a key_prefix changes it
+        self.asset_key = context.asset_key
+        found = None if settings.io_manager_key is None else getattr(context.resources, settings.io_manager_key)
+        self.manifests = found if isinstance(found, ManifestIOManager) else None
+        self.wanted = PartialRun(**(context.op_execution_context.op_config or {}))
+        self.wanted.check()
+        if self.wanted.is_partial and self.manifests is None:
+            raise file_dataset.InvalidDatasetError(
+                f"run config asks for a part of the rows, and the IO manager of {self.asset_key.to_user_string()} is "
+                "no ManifestIOManager, whose stored manifest their rows could be merged into: run all rows"
+            )
+
+    def alone(self, given: Any, partition_key: str | None) -> Iterator[Any]:  # noqa: ANN401
+        """Run a single partition, or an asset without partitions; the IO manager stores it."""
+        try:
+            done = self._run(self._input(given, partition_key), None if partition_key is None else str(partition_key))
+        except _NotStoredError as exc:
+            if exc.check is not None:
+                yield exc.check
+            # Dagster stores the cause's text as well
+            raise dg.Failure(exc.description, exc.metadata, allow_retries=exc.may_be_retried) from exc.cause
+        yield dg.MaterializeResult(
+            asset_key=self.asset_key,
+            # other IO managers know frames, not PipelineResult
+            value=done.result.manifest if self.manifests is None else done.result,
+            metadata=done.metadata,
+            data_version=done.version,
+        )
+        yield done.check
+
+    def one_by_one(self, given: Any) -> Iterator[Any]:  # noqa: ANN401
+        """Run each partition of a range; store and tell each as it finishes, and at the end which failed.
+
+        Dagster tells an output once, for all partitions and with one data version, and tells none when the step
+        fails: so each is told by an event of its own, and after the output once more, because the last one counts.
+        """
+        keys = [str(key) for key in self.context.partition_keys]
+        provenance = _provenance(self.context)
+        events: dict[str, dg.AssetMaterialization] = {}
+        manifests: dict[str, pd.DataFrame] = {}
+        checks: dict[str, dg.AssetCheckResult] = {}
+        failed: dict[str, _NotStoredError] = {}
+        for number, key in enumerate(self.context.partition_keys):
+            self.context.log.info("partition %s, %d of %d", key, number + 1, len(keys))
+            try:
+                done = self._run(self._input(given, key), str(key))
+                stored = self._store(done, str(key))
+            except _NotStoredError as exc:
+                failed[key] = exc
+                self.context.log.error("partition %s: %s", key, exc.description)  # noqa: TRY400 (no bug: a sentence)
+                if exc.check is not None:
+                    checks[key] = exc.check
+                    yield self._evaluation(exc.check)
+                if exc.stops:
+                    break
+                continue
+            checks[key] = done.check
+            manifests[key] = done.result.manifest
+            events[key] = dg.AssetMaterialization(
+                self.asset_key,
+                partition=key,
+                metadata={**done.metadata, **stored},
+                tags=provenance | _tags(key, done.version),
+            )
+            yield self._evaluation(done.check)
+            if self.manifests is not None:
+                yield events[key]
+        yield of_partitions(checks, self.asset_key, len(keys))
+        if failed:
+            raise self._failure(failed, keys, done=len(events))
+        for key, event in events.items():
+            self.context.add_asset_metadata(event.metadata, self.asset_key, key)
+        if self.manifests is None:
+            yield dg.MaterializeResult(asset_key=self.asset_key, value=manifests)
+        else:
+            yield dg.MaterializeResult(asset_key=self.asset_key)
+        yield from events.values()
+
+    def _input(self, given: Any, partition_key: str | None) -> pd.DataFrame:  # noqa: ANN401
+        try:
+            if partition_key is None:
+                return frame_of_all(self.context, given)
+            return frame_of(self.context, given, partition_key)
+        except file_dataset.InvalidDatasetError as exc:
+            told, cause = self._told(exc)
+            raise _NotStoredError(told, may_be_retried=False, cause=cause) from exc
+        except file_dataset.FileDatasetError as exc:
+            raise _NotStoredError(str(exc), cause=exc) from exc  # what is missing is a partition, no id
+
+    def _told(self, exc: file_dataset.FileDatasetError) -> tuple[str, BaseException | None]:
+        """What Dagster may be told of an error, and whether it may see the error itself: both may name ids."""
+        if self.settings.policy.show_ids:
+            return str(exc), exc
+        return f"{type(exc).__name__} (show_ids=False: no details here)", None
+
+    def _run(self, frame: pd.DataFrame, partition_key: str | None) -> _Finished:
+        """Run the rows that are wanted, merge and judge them."""
+        started = time.monotonic()
+        policy = self.settings.policy
+        into_path = self._into_path(partition_key)
+        try:
+            if self.manifests is not None:
+                check_storable(frame)  # not after hours of rows
+            result, rows_run = self._rows(frame, partition_key, into_path)
+        except file_dataset.FileDatasetError as exc:
+            stopped = exc.result if isinstance(exc, file_dataset.RunStoppedError) else None
+            told, cause = self._told(exc)
+            raise _NotStoredError(
+                f"the pipeline stopped: {told}",
+                metadata={} if stopped is None else self._keep(stopped.failures, partition_key),
+                # the same frame and arguments are refused again
+                may_be_retried=not isinstance(exc, file_dataset.InvalidDatasetError),
+                stops=isinstance(exc, file_dataset.RunStoppedError),
+                cause=cause,
+            ) from exc
+        dropped = DroppedRows(result, policy, partition_key)
+        self.context.log.info("%s; %.1f s", dropped, time.monotonic() - started)
+        if dropped.fails_the_run:
+            kept = self._keep(result.failures, partition_key)
+            raise _NotStoredError(
+                str(dropped),
+                metadata=kept,
+                check=dropped.check_result(self.asset_key, kept.get("failures_uri")),
+                may_be_retried=dropped.may_be_retried,
+            )
+        pictures: dict[str, Any] = {}
+        if self.settings.preview is not None:
+            pictures = previews(
+                result,
+                self.settings.preview,
+                self.target.get_options(),
+                self.context.log,
+                show_ids=policy.show_ids,
+            )
+        failures_uri = None
+        if self.manifests is not None:
+            failures_uri = self.manifests.uri(self.asset_key, partition_key, of="failures")
+        metadata = {
+            "input_rows": result.input_rows,
+            "dropped_rows": result.dropped_rows,
+            "stored_bytes": int(result.files["size_bytes"].sum()),
+            "files_without_digest": result.files_without_digest,
+            "seconds": round(time.monotonic() - started, 1),
+            "into_path": into_path,
+            **({"rows_run": rows_run} if self.wanted.is_partial else {}),
+            **pictures,
+        }
+        check = dropped.check_result(self.asset_key, failures_uri)
+        return _Finished(result, check, metadata, version_of_result(result))
+
+    def _rows(
+        self, frame: pd.DataFrame, partition_key: str | None, into_path: str
+    ) -> tuple[file_dataset.PipelineResult, int]:
+        """Run the rows that are wanted; return the result of the whole input, and how many ran."""
+        known = None
+        if self.wanted.is_partial and self.manifests is not None and "id" in frame:
+            stored = self.manifests.stored(self.asset_key, partition_key)
+            known = None if stored is None else stored.of_input(frame)
+        rows = rows_to_run(frame, self.wanted, known)
+        with contextlib.nullcontext() if self.settings.policy.show_ids else _quiet():
+            result = self._pipeline_run(rows, partition_key, into_path)
+        if known is not None:
+            result = known.merge(result)
+        elif self.wanted.is_partial:
+            nothing = file_dataset.PipelineResult(
+                frame, result.manifest.head(0), result.failures.head(0), result.files.head(0)
+            )
+            result = nothing.merge(result)
+        return result, len(rows)
+
+    def _pipeline_run(
+        self, rows: pd.DataFrame, partition_key: str | None, into_path: str
+    ) -> file_dataset.PipelineResult:
+        options = self.source.get_options()
+        target_options = None if self.target is self.source else self.target.get_options()
+        progress = _log_progress(self.context, partition_key)
+        dispatch.make_portable(self.settings.fn)
+        pipeline = self.settings.pipeline(into_path, options=options, target_options=target_options, progress=progress)
+        if self.settings.ray is None:
+            return pipeline.run(rows)
+        return dispatch.run_on_ray(pipeline, rows, self.settings.ray, self.context)
+
+    def _store(self, done: _Finished, partition_key: str) -> dict[str, Any]:
+        if self.manifests is None:
+            return {}
+        try:
+            return self.manifests.store_result(done.result, self.asset_key, partition_key)
+        except file_dataset.FileDatasetError as exc:
+            told, cause = self._told(exc)
+            raise _NotStoredError(f"the manifest could not be stored: {told}", cause=cause) from exc
+
+    def _keep(self, failures: pd.DataFrame, partition_key: str | None) -> dict[str, str]:
+        """Store the failures of a run whose manifest is not stored; return where, as metadata."""
+        if self.manifests is None:
+            return {}
+        try:
+            return {"failures_uri": self.manifests.store_rejected(failures, self.asset_key, partition_key)}
+        except file_dataset.FileDatasetError as exc:
+            # what failed the run must be told, not what then failed to be written down
+            self.context.log.warning("the failures could not be stored: %s", type(exc).__name__)
+            return {}
+
+    def _into_path(self, partition_key: str | None) -> str:
+        into_path = self.settings.into_path
+        if into_path is None:
+            if not self.target.base_path:
+                raise file_dataset.InvalidDatasetError(
+                    "nowhere to write to: give pipeline_asset an into_path, or the FileDatasetResource a base_path"
+                )
+            into_path = "/".join([self.target.base_path.rstrip("/"), "files", *map(segment, self.asset_key.path)])
+        return into_path if partition_key is None else f"{into_path}/{segment(partition_key)}"
+
+    def _evaluation(self, check: dg.AssetCheckResult) -> dg.AssetCheckEvaluation:
+        """The check of one partition; `of_partitions` is that of the run."""
+        return dg.AssetCheckEvaluation(
+            asset_key=self.asset_key,
+            check_name=CHECK_NAME,
+            passed=check.passed,
+            metadata=check.metadata,
+            severity=check.severity,
+            description=check.description,
+            blocking=self.settings.policy.on_exceeded == "block",
+        )
+
+    def _failure(self, failed: Mapping[str, _NotStoredError], keys: Sequence[str], *, done: int) -> dg.Failure:
+        named = ", ".join(list(failed)[:_SHOWN]) + (", ..." if len(failed) > _SHOWN else "")
+        (first, cause), *_ = failed.items()
+        rest = len(keys) - len(failed) - done
+        not_run = f", {rest} were not run because they would meet the same" if rest else ""
+        why = cause.description if cause.description.startswith(f"{first}: ") else f"{first}: {cause.description}"
+        return dg.Failure(
+            f"{len(failed)} of {len(keys)} partitions failed: {named}. The manifests of {done} are stored{not_run}. "
+            f"{why}",
+            {"failed_partitions": list(failed)},
+            allow_retries=any(one.may_be_retried for one in failed.values()),
+        )
+
+
+_SHOWN = 10  # partitions in a message; a guess
+
+
+def _resource(context: dg.AssetExecutionContext, key: str) -> FileDatasetResource:
+    resource = getattr(context.resources, key)
+    if not isinstance(resource, FileDatasetResource):
+        raise file_dataset.InvalidDatasetError(
+            f"resource {key!r} is a {type(resource).__name__}: give a FileDatasetResource (s3_resource=... takes an "
+            "S3Resource)"
+        )
+    return resource
+
+
+def _provenance(context: dg.AssetExecutionContext) -> dict[str, str]:
+    """The tags by which Dagster tells later whether code or inputs have changed since; one query per input."""
+    asset_key = context.asset_key
+    tags = {"dagster/code_version": context.assets_def.code_versions_by_key.get(asset_key) or context.run.run_id}
+    for parent in context.assets_def.asset_deps[asset_key]:
+        records = context.instance.fetch_materializations(parent, limit=1).records
+        materialization = records[0].asset_materialization if records else None
+        version = ((materialization and materialization.tags) or {}).get("dagster/data_version", "INITIAL")
+        name = parent.to_user_string()
+        tags[f"dagster/input_data_version/{name}"] = version
+        tags[f"dagster/input_event_pointer/{name}"] = str(records[0].storage_id) if records else "NULL"
+    return tags
+
+
+def _tags(partition_key: str, version: dg.DataVersion) -> dict[str, str]:
+    by_dimension = partition_key.keys_by_dimension if isinstance(partition_key, dg.MultiPartitionKey) else {}
+    return {
+        "dagster/data_version": version.value,
+        "dagster/data_version_is_user_provided": "true",
+        **{f"dagster/partition/{dimension}": key for dimension, key in by_dimension.items()},
+    }
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """No log lines of the library meanwhile: they name ids, and Dagster stores what a step logs and prints."""
+    logger = logging.getLogger(file_dataset.__name__)
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _log_progress(
+    context: dg.AssetExecutionContext, partition_key: str | None
+) -> Callable[[file_dataset.Progress], None]:
+    told = time.monotonic()
+    where = "" if partition_key is None else f"partition {partition_key}: "
+
+    def log(progress: file_dataset.Progress) -> None:
+        nonlocal told
+        if time.monotonic() - told >= _PROGRESS_S:
+            told = time.monotonic()
+            context.log.info("%s%s", where, progress)
+
+    return log

@@ -1,0 +1,98 @@
+"""A code location, as a server of Dagster's loads it: daily scans, one day of ninety broken, downstream, a slow one.
+
+`DATASET_TEST_DIR` is where everything lies; secrets come as literals and from the environment.
+"""
+
+import os
+import time
+from pathlib import Path
+
+import dagster as dg
+import pandas as pd
+from dagster_aws.s3 import S3Resource
+
+from file_dataset_dagster import FileDatasetResource, ManifestIOManager, pipeline_asset
+
+HERE = Path(os.environ["DATASET_TEST_DIR"])
+DAYS = dg.DailyPartitionsDefinition("2024-01-01", end_date="2024-03-31")  # 90: 31 + 29 + 30
+BROKEN = DAYS.get_partition_keys()[56]
+LITERAL = "L1teralS3cret"
+store = FileDatasetResource(
+    base_path=str(HERE / "base"),
+    endpoint_url="http://127.0.0.1:9",  # nobody is there: everything lies on disk
+    aws_access_key_id=dg.EnvVar("TEST_KEY_ID"),
+    aws_secret_access_key=dg.EnvVar("TEST_SECRET"),
+)
+literal = FileDatasetResource(base_path=str(HERE / "base"), aws_access_key_id="AKID", aws_secret_access_key=LITERAL)
+nested = FileDatasetResource(s3_resource=S3Resource(aws_access_key_id="AKID", aws_secret_access_key=LITERAL))
+
+
+def scans(day):
+    """Two rows a day; on the broken one neither can be read."""
+    rows = []
+    for number in (1, 2):
+        path = HERE / "input" / day / str(number) / "scan.txt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("bad" if day == BROKEN else f"scan {number} of {day}")
+        rows.append({"id": f"{day}-{number}", "scan.txt": str(path)})
+    return pd.DataFrame(rows)
+
+
+def copy(input_dir, output_dir):
+    text = (input_dir / "scan.txt").read_text()
+    if text == "bad":
+        message = "a bad scan"
+        raise ValueError(message)
+    (output_dir / "copy.txt").write_text(text)
+    return {"copy.txt": output_dir / "copy.txt"}
+
+
+def slowly(input_dir, output_dir):
+    (HERE / "slow" / (input_dir / "scan.txt").read_text().replace(" ", "-")).touch()
+    time.sleep(600)
+    return copy(input_dir, output_dir)
+
+
+ONE_RUN = dg.BackfillPolicy.single_run()
+
+
+@dg.asset(partitions_def=DAYS, backfill_policy=ONE_RUN)
+def raw_scans(context: dg.AssetExecutionContext) -> dict[str, pd.DataFrame]:
+    return {day: scans(day) for day in context.partition_keys}
+
+
+copied = pipeline_asset(copy, name="copied", input=raw_scans, partitions_def=DAYS, backfill_policy=ONE_RUN)
+copied_each = pipeline_asset(copy, name="copied_each", input=raw_scans, partitions_def=DAYS, resource_key="literal")
+
+
+@dg.asset(partitions_def=DAYS, backfill_policy=ONE_RUN)
+def counted(copied: pd.DataFrame, nested: FileDatasetResource) -> dg.MaterializeResult:
+    assert nested.get_options().session_kwargs["aws_access_key_id"] == "AKID"
+    return dg.MaterializeResult(metadata={"rows": len(copied)})
+
+
+@dg.asset
+def few_scans() -> pd.DataFrame:
+    (HERE / "slow").mkdir(exist_ok=True)
+    return scans("2024-01-01")
+
+
+slow = pipeline_asset(slowly, name="slow", input=few_scans, workers=1)
+
+daily = dg.define_asset_job("daily", selection=["raw_scans", "copied", "counted"])
+nightly = dg.build_schedule_from_partitioned_job(daily, name="nightly", hour_of_day=2)
+defs = dg.Definitions(
+    assets=[raw_scans, copied, copied_each, counted, few_scans, slow],
+    jobs=[
+        daily,
+        dg.define_asset_job("daily_range", selection=["raw_scans", "copied"]),
+        dg.define_asset_job("slow_job", selection=["few_scans", "slow"]),
+    ],
+    schedules=[nightly],
+    resources={
+        "file_dataset": store,
+        "literal": literal,
+        "nested": nested,
+        "io_manager": ManifestIOManager(resource=store),
+    },
+)

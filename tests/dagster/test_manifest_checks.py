@@ -1,0 +1,113 @@
+"""build_manifest_checks: files that went, shrank or changed since are told, whenever one likes."""
+
+from pathlib import Path
+
+import dagster as dg
+import pandas as pd
+import pytest
+
+from file_dataset_dagster import ManifestIOManager, build_manifest_checks, pipeline_asset
+
+COPIED = dg.AssetKey("copied")
+
+
+@pytest.fixture
+def checks(instance, local):
+    """Run the checks of the asset `copied` alone, without the asset."""
+
+    def evaluate(resource=local, partitions_def=None, **arguments):
+        defs = dg.Definitions(
+            assets=[dg.AssetSpec(COPIED, partitions_def=partitions_def)],
+            asset_checks=build_manifest_checks(COPIED, **{"content_unchanged": True} | arguments),
+            resources={"file_dataset": resource, "io_manager": ManifestIOManager(resource=resource)},
+            jobs=[dg.define_asset_job("checks", selection=dg.AssetSelection.checks_for_assets(COPIED))],
+        )
+        result = defs.resolve_job_def("checks").execute_in_process(instance=instance, raise_on_error=False)
+        return {check.check_name: check for check in result.get_asset_check_evaluations()}
+
+    return evaluate
+
+
+@pytest.mark.parametrize("where", ["s3", "local"])
+def test_files_as_they_were_stored_pass(chain, checks, scans, request, where):
+    resource = request.getfixturevalue("resource" if where == "s3" else "local")
+    chain(scans(["a", "b"]), resource)
+    found = checks(resource)
+    assert {name: (check.passed, check.description) for name, check in found.items()} == {
+        "files_exist": (True, "0 of 2 files are wrong"),
+        "content_unchanged": (True, "0 of 2 files are wrong"),
+    }
+
+
+def test_a_file_that_went_is_told(chain, checks, scans, resource, s3, bucket):
+    chain(scans(["a", "b"]), resource)
+    s3.delete_object(Bucket=bucket, Key="base/files/copied/b/copy.txt")
+    check = checks(resource)["files_exist"]
+    assert (check.passed, check.severity.value) == (False, "ERROR")
+    assert check.description == "1 of 2 files are not as they were stored"
+    (row,) = check.metadata["wrong"].records
+    assert (row.data["id"], row.data["file"], row.data["told"]) == ("b", "copy.txt", "S3 says 404")
+
+
+def test_content_of_the_same_size_that_changed_is_told(chain, checks, scans, resource, s3, bucket):
+    chain(scans(["a", "b"]), resource)
+    s3.put_object(Bucket=bucket, Key="base/files/copied/b/copy.txt", Body=b"SCAN B")
+    found = checks(resource)
+    assert found["files_exist"].passed
+    (row,) = found["content_unchanged"].metadata["wrong"].records
+    assert row.data["told"].endswith("was stored")
+
+
+def test_a_local_file_that_shrank_or_went_is_told(chain, checks, scans, stored):
+    chain(scans(["a", "b", "c"]))
+    shrunk, gone, _ = map(Path, stored("files")["location"])
+    shrunk.write_text("x")
+    gone.unlink()
+    told = [row.data["told"] for row in checks()["files_exist"].metadata["wrong"].records]
+    assert told == ["1 bytes, 6 were stored", "No such file or directory"]
+
+
+def test_every_materialized_partition_is_looked_at(run, local, scans, checks, tmp_path, copy):
+    days = dg.StaticPartitionsDefinition(["mon", "tue", "wed"])
+
+    @dg.asset(partitions_def=days)
+    def raw_scans(context: dg.AssetExecutionContext) -> pd.DataFrame:
+        return scans([context.partition_key])
+
+    copied = pipeline_asset(copy, name="copied", input=raw_scans, partitions_def=days)
+    for day in ("mon", "wed"):
+        run([raw_scans, copied], local, partition_key=day)
+    (tmp_path / "base" / "files" / "copied" / "wed" / "wed" / "copy.txt").unlink()
+    check = checks(partitions_def=days)["files_exist"]
+    assert (check.metadata["partitions"].value, check.description) == (2, "1 of 2 files are not as they were stored")
+    assert check.metadata["wrong"].records[0].data["partition"] == "wed"
+
+
+def test_only_the_checks_asked_for_are_built():
+    assert [check.check_key.name for check in build_manifest_checks("a")] == ["files_exist"]
+    assert [c.check_key.name for c in build_manifest_checks("a", files_exist=False, content_unchanged=True)] == [
+        "content_unchanged"
+    ]
+
+
+def test_they_run_with_the_asset_too(run, local, scans, copy):
+    @dg.asset
+    def raw_scans() -> pd.DataFrame:
+        return scans(["a"])
+
+    copied = pipeline_asset(copy, name="copied", input=raw_scans)
+    result = run([raw_scans, copied, *build_manifest_checks(copied)], local)
+    assert {check.check_name for check in result.get_asset_check_evaluations()} == {"no_dropped_rows", "files_exist"}
+
+
+def test_a_resource_of_another_type_is_told(run, local, scans, copy):
+    @dg.asset
+    def raw_scans() -> pd.DataFrame:
+        return scans(["a"])
+
+    copied = pipeline_asset(copy, name="copied", input=raw_scans)
+    result = run(
+        [raw_scans, copied, *build_manifest_checks(copied, resource_key="other")], local, resources={"other": object()}
+    )
+    (event,) = result.filter_events(lambda event: event.is_step_failure)
+    assert "resource 'other' is no FileDatasetResource" in event.step_failure_data.error.cause.message
