@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import logging
 import os
@@ -10,6 +11,7 @@ import uuid
 
 import pytest
 from botocore.config import Config
+from botocore.loaders import JSONFileLoader, Loader
 from fault_server import FaultServer, NoAnswer, Stall
 
 import file_dataset
@@ -31,6 +33,25 @@ def nobodys_machine(tmp_path_factory):
         patch.setenv("NO_PROXY", "127.0.0.1,localhost")
         # a shell has jobs in its background ignore Ctrl-C, and what they start inherits that
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def models_are_read_once():
+    """For every session botocore looks for its models and reads that of S3: 100 ms of the 125 that a client takes."""
+    read, listed = JSONFileLoader.load_file, Loader.list_available_services
+    read_once = functools.cache(lambda path: read(JSONFileLoader(), path))
+    lists = {}
+
+    def listed_once(self, kind):
+        key = kind, *self.search_paths
+        if key not in lists:
+            lists[key] = listed(self, kind)
+        return lists[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(JSONFileLoader, "load_file", lambda _, path: read_once(path))
+        patch.setattr(Loader, "list_available_services", listed_once)
         yield
 
 
