@@ -43,10 +43,10 @@ def models_are_read_once():
     read_once = functools.cache(lambda path: read(JSONFileLoader(), path))
     lists = {}
 
-    def listed_once(self, kind):
-        key = kind, *self.search_paths
+    def listed_once(self, type_name):
+        key = type_name, *self.search_paths
         if key not in lists:
-            lists[key] = listed(self, kind)
+            lists[key] = listed(self, type_name)
         return lists[key]
 
     with pytest.MonkeyPatch.context() as patch:
