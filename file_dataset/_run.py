@@ -547,7 +547,7 @@ class Run:
         except RowError as exc:
             return _Failed(exc)
         finally:
-            if not is_here or flight.cancelled.is_set():
+            if not is_here:
                 self._leave(flight)
         without_digest = sum(
             info.digest is None and isinstance(down.source, _urls.ObjectUrl)

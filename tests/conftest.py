@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import logging
 import os
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from botocore.config import Config
+from botocore.loaders import JSONFileLoader, Loader
 from fault_server import FaultServer, NoAnswer, Stall
 
 import file_dataset
@@ -33,6 +35,25 @@ def nobodys_machine(tmp_path_factory):
         patch.setenv("NO_PROXY", "127.0.0.1,localhost")
         # a shell has jobs in its background ignore Ctrl-C, and what they start inherits that
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def models_are_read_once():
+    """For every session botocore looks for its models and reads that of S3: 100 ms of the 125 that a client takes."""
+    read, listed = JSONFileLoader.load_file, Loader.list_available_services
+    read_once = functools.cache(lambda path: read(JSONFileLoader(), path))
+    lists = {}
+
+    def listed_once(self, type_name):
+        key = type_name, *self.search_paths
+        if key not in lists:
+            lists[key] = listed(self, type_name)
+        return lists[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(JSONFileLoader, "load_file", lambda _, path: read_once(path))
+        patch.setattr(Loader, "list_available_services", listed_once)
         yield
 
 

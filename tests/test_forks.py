@@ -126,7 +126,7 @@ def transfers(server, split, write_files):
         assert thread.rounds > 1
 
 
-# a child makes a client of its own, which takes it a third of a second
+# a child makes a client of its own, which takes it a while
 @pytest.mark.parametrize("count", [25, pytest.param(200, marks=[pytest.mark.slow, pytest.mark.timeout(600)])])
 def test_children_read_while_the_parent_goes_on(transfers, count):
     children, statuses = [], []
