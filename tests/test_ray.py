@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 import logging
 import os
@@ -499,6 +500,12 @@ class TestWithoutRay:
             "print(file_dataset.ray.__name__, 'ray' in sys.modules, sys.modules['ray'].__name__)"
         )
         assert run_script(code).split() == ["False", "True", "file_dataset.ray", "True", "ray"]
+
+    def test_its_public_names_have_help(self):
+        assert file_dataset.ray.__all__ == ["blob_reader", "run_pipeline"]
+        assert all(
+            "Args:" in (inspect.getdoc(getattr(file_dataset.ray, name)) or "") for name in file_dataset.ray.__all__
+        )
 
     def test_without_ray_the_error_names_the_extra(self):
         code = """
