@@ -41,4 +41,4 @@ def use_ray(pipeline: file_dataset.Pipeline, frame: pd.DataFrame) -> int:
     """Use what is for Ray as the README does."""
     result = file_dataset.ray.run_pipeline(pipeline, frame, batch_size=4, num_gpus=1, concurrency=(1, 2), actors=True)
     dataset = file_dataset.ray.blob_reader(frame, batch_size=4, options=file_dataset.Options.default(), carry=True)
-    return result.dropped_rows + dataset.count()
+    return result.dropped_rows + len(dataset.columns() or [])
