@@ -145,12 +145,19 @@ def with_absolute_paths(rows: Rows) -> pd.DataFrame:
 
     frame = rows.frame
     assert frame is not None, "a row has no frame"  # noqa: S101
-    absolute: dict[str, pd.Series] = {}
-    for name, cells in rows.cells.items():
-        if all(cell is None or (isinstance(cell, str) and cell.startswith("s3://")) for cell in cells):
-            continue
-        absolute[name] = pd.Series([_absolute(cell, rows.base) for cell in cells], index=frame.index, dtype=object)
-    return frame.assign(**absolute).reset_index(drop=True)
+    changed = {name: cells for name, cells in absolute_cells(rows).items() if cells is not rows.cells[name]}
+    columns = {name: pd.Series(cells, index=frame.index, dtype=object) for name, cells in changed.items()}
+    return frame.assign(**columns).reset_index(drop=True)
+
+
+def absolute_cells(rows: Rows) -> dict[str, list[Any]]:
+    """Return the cells with absolute paths, columns of URLs alone as they are."""
+    return {
+        name: cells
+        if all(cell is None or (isinstance(cell, str) and cell.startswith("s3://")) for cell in cells)
+        else [_absolute(cell, rows.base) for cell in cells]
+        for name, cells in rows.cells.items()
+    }
 
 
 def _absolute(cell: Any, base: Path) -> Any:  # noqa: ANN401  # whatever the frame has

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import logging
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import pyarrow as pa
@@ -14,7 +16,7 @@ from file_dataset import _frame, _options, _ray_data
 from file_dataset._errors import CREDENTIAL_CODES, InvalidDatasetError, RowError
 from file_dataset._options import Options
 from file_dataset._ray_data import Batch, BatchDatasource
-from file_dataset._reader import reader
+from file_dataset._reader import Reader
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -91,7 +93,6 @@ def blob_reader(  # noqa: PLR0913  # each is a choice of the user's
         _ray_data.checked_count("concurrency", concurrency, 1)
     resources = _ray_data.resources(ray_remote_args, num_cpus=num_cpus, memory=memory)
     rows = _frame.rows_of_frame(frame, file_columns, needs_id=False)
-    frame = _frame.with_absolute_paths(rows)
     options = options or Options.default()
     schema = _schema(frame, rows, carry=carry, large=large, on_failure=on_failure)
     _ray_data.connect()
@@ -100,7 +101,8 @@ def blob_reader(  # noqa: PLR0913  # each is a choice of the user's
             "Ray Data does not run through Ray Client (ray://): call blob_reader in a task or job on the cluster "
             "(ray job submit), or connect by ray.init('auto') on one of its nodes"
         )
-    bytes_per_row = _bytes_per_row(frame.iloc[:batch_size], rows, options, on_failure)
+    parts = _parts(frame, rows, schema, batch_size)
+    bytes_per_row = _bytes_per_row(parts[0], rows.ids, options, on_failure)
     if not large and bytes_per_row * batch_size > _BINARY_BYTES:
         logger.warning(
             "a batch of %d rows has some %.1f GiB, and whatever concatenates its blobs needs large=True over 2 GiB: "
@@ -109,18 +111,39 @@ def blob_reader(  # noqa: PLR0913  # each is a choice of the user's
             bytes_per_row * batch_size / 2**30,
         )
     rows_at_once = max(1, int(_HELD_BYTES // bytes_per_row)) if bytes_per_row else batch_size
-    what = _What(rows.file_columns, options, on_failure, large, min(rows_at_once, batch_size), schema)
-    wanted = frame[[name for name in frame.columns if name in schema.names]]
+    what = _What(options, on_failure, large, min(rows_at_once, batch_size), schema)
     batches = [
-        Batch(
-            _reading(part, what),
-            len(part) if on_failure != "drop" else None,
-            int(bytes_per_row * len(part)),
-        )
-        for part in (wanted.iloc[start : start + batch_size] for start in range(0, max(1, len(wanted)), batch_size))
+        Batch(_reading(part, what), None if on_failure == "drop" else part.count, int(bytes_per_row * part.count))
+        for part in parts
     ]
     source = BatchDatasource("Blobs", batches, schema)
     return _ray_data.read(source, len(batches), takes=resources, concurrency=concurrency)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The rows of one task: no frame, which costs milliseconds to look at."""
+
+    cells: Mapping[str, list[Any]]
+    plain: bytes  # a stream of Arrow's: `id` and carried columns
+    count: int
+
+
+def _parts(frame: pd.DataFrame, rows: Rows, schema: pa.Schema, batch_size: int) -> list[_Part]:
+    """Return the rows, `batch_size` at a time; one part without rows where there are none."""
+    absolute = _frame.absolute_cells(rows)
+    known = pa.schema([field for field in schema if field.name in frame and field.name not in rows.cells])
+    plain = pa.Table.from_pandas(frame[known.names], known, preserve_index=False)
+    parts = []
+    for start in range(0, max(1, len(rows)), batch_size):
+        part = plain.slice(start, batch_size)
+        with pa.BufferOutputStream() as stream:  # a pickle of a slice has the whole in it
+            with pa.ipc.new_stream(stream, known) as writer:
+                writer.write_table(part)
+            cells = {name: column[start : start + batch_size] for name, column in absolute.items()}
+            count = max(0, min(batch_size, len(rows) - start))
+            parts.append(_Part(cells, stream.getvalue().to_pybytes(), count))
+    return parts
 
 
 def _schema(frame: pd.DataFrame, rows: Rows, *, carry: bool, large: bool, on_failure: OnFailure) -> pa.Schema:
@@ -138,36 +161,32 @@ def _schema(frame: pd.DataFrame, rows: Rows, *, carry: bool, large: bool, on_fai
     return pa.schema([named[name] for name in (*first, *carried)] + errors)
 
 
-def _bytes_per_row(first: pd.DataFrame, rows: Rows, options: Options, on_failure: OnFailure) -> float:
+def _bytes_per_row(first: _Part, ids: list[Any] | None, options: Options, on_failure: OnFailure) -> float:
     """Return the mean bytes of the first rows' files: one HEAD per file.
 
     Raises:
         RowError: files that could not be found, unless they cost their rows alone.
     """
-    parts = [first] if on_failure == "raise" else [first.iloc[at : at + 1] for at in range(len(first))]
+    whole = range(first.count)
     sizes: list[int] = []
-    for part in parts:
+    for positions in [whole] if on_failure == "raise" else [whole[at : at + 1] for at in whole]:
+        cells = {name: [column[at] for at in positions] for name, column in first.cells.items()}
+        rows = _rows([None if ids is None else ids[at] for at in positions], cells)
         try:
-            table = reader(part, file_columns=rows.file_columns, options=options).into_size_table()
+            columns = Reader(rows, options, None).into_size_table().to_pydict()
         except (RowError, InvalidDatasetError) as exc:
-            _raise_if_hopeless(exc, on_failure)
+            is_refused = isinstance(exc, RowError) and any(one.code in CREDENTIAL_CODES for one in exc.failures)
+            if on_failure == "raise" or is_refused:
+                raise
             continue
-        columns = [table[name].to_pylist() for name in rows.file_columns]
-        sizes += [sum(size or 0 for size in row) for row in zip(*columns, strict=True)]
+        sizes += [sum(size or 0 for size in row) for row in zip(*columns.values(), strict=True)]
     return math.fsum(sizes) / len(sizes) if sizes else 0.0
-
-
-def _raise_if_hopeless(error: RowError | InvalidDatasetError, on_failure: OnFailure) -> None:
-    is_refused = isinstance(error, RowError) and any(one.code in CREDENTIAL_CODES for one in error.failures)
-    if on_failure == "raise" or is_refused:
-        raise error
 
 
 @dataclass(frozen=True)
 class _What:
     """What is the same for every batch."""
 
-    file_columns: tuple[str, ...]
     options: Options
     on_failure: OnFailure
     large: bool
@@ -175,52 +194,66 @@ class _What:
     schema: pa.Schema
 
 
-def _reading(part: pd.DataFrame, what: _What) -> Callable[[], Iterator[pa.Table]]:
+def _reading(part: _Part, what: _What) -> Callable[[], Iterator[pa.Table]]:
     # a closure over the part alone: Ray pickles it for its task
     return lambda: read_blobs(part, what)
 
 
-def read_blobs(part: pd.DataFrame, what: _What) -> Iterator[pa.Table]:
+def read_blobs(part: _Part, what: _What) -> Iterator[pa.Table]:
     """Yield the rows of a batch, some at a time."""
-    if not len(part):
+    with pa.ipc.open_stream(part.plain) as stream:
+        plain = stream.read_all()
+    if not part.count:
         yield what.schema.empty_table()
-    for start in range(0, len(part), what.rows_at_once):
-        yield _table(part.iloc[start : start + what.rows_at_once], what)
+    for start in range(0, part.count, what.rows_at_once):
+        end = min(start + what.rows_at_once, part.count)
+        cells = {name: column[start:end] for name, column in part.cells.items()}
+        yield _table(cells, plain.slice(start, end - start), end - start, what)
 
 
-def _table(part: pd.DataFrame, what: _What) -> pa.Table:
+def _table(cells: dict[str, list[Any]], plain: pa.Table, count: int, what: _What) -> pa.Table:
     """Read these rows; where files fail, their rows are dropped or recorded, and the others read again without them."""
-    ids = part[_frame.ID].tolist() if _frame.ID in part else [None] * len(part)
-    # positions name the rows, which may have no ids
-    cells = part[list(what.file_columns)].astype(object).assign(**{_frame.ID: range(len(part))})
-    failed = {} if what.on_failure == "raise" else _failures_of_cells(cells, what)
+    ids = plain[_frame.ID].to_pylist() if _frame.ID in plain.column_names else [None] * count
+    failed: dict[int, Failure] = {}
+    kept = list(range(count))
     blobs = None
     while blobs is None:
-        if what.on_failure == "drop":
-            cells = cells[~cells[_frame.ID].isin(failed)]
-        else:
-            cells.loc[cells[_frame.ID].isin(failed), list(what.file_columns)] = None
-        try:
-            blobs = reader(cells, file_columns=what.file_columns, options=what.options).into_blob_table(
-                large=what.large
-            )
-        except RowError as exc:
-            told = RowError([dataclasses.replace(one, id=ids[_position(one)]) for one in exc.failures])
-            if what.on_failure == "raise" or any(one.code in CREDENTIAL_CODES for one in told.failures):
-                raise told from exc.__cause__
-            logger.warning("%s", told)
-            for one in reversed(exc.failures):
-                failed[_position(one)] = one
-    kept = part.iloc[cells[_frame.ID].tolist()]
-    plain = [name for name in what.schema.names if name in part and name not in what.file_columns]
-    columns = {name: blobs[name] for name in what.file_columns}
-    known = pa.schema([what.schema.field(name) for name in plain])
-    columns |= zip(plain, pa.Table.from_pandas(kept[plain], known, preserve_index=False).columns, strict=True)
+        # positions name the rows, which may have no ids
+        rows = _rows(kept, cells)
+        failures: Sequence[Failure] = [] if what.on_failure == "raise" else _failures_of_cells(rows)
+        if not failures:
+            try:
+                blobs = Reader(rows, what.options, None).into_blob_table(large=what.large)
+            except RowError as exc:
+                failures = exc.failures
+                told = RowError([dataclasses.replace(one, id=ids[_position(one)]) for one in failures])
+                if what.on_failure == "raise" or any(one.code in CREDENTIAL_CODES for one in failures):
+                    raise told from exc.__cause__
+        if failures:
+            logger.warning("%s", RowError([dataclasses.replace(one, id=ids[_position(one)]) for one in failures]))
+            for one in failures:
+                failed.setdefault(_position(one), one)
+            if what.on_failure == "drop":
+                keeps = [position not in failed for position in kept]
+                cells = {name: list(itertools.compress(column, keeps)) for name, column in cells.items()}
+                kept = list(itertools.compress(kept, keeps))
+            else:
+                cells = {
+                    name: [None if position in failed else cell for position, cell in enumerate(column)]
+                    for name, column in cells.items()
+                }
+    columns = {name: blobs[name] for name in cells}
+    taken = plain if len(kept) == count else plain.take(pa.array(kept, pa.int64()))
+    columns |= zip(taken.column_names, taken.columns, strict=True)
     if what.on_failure == "record":
         for name in _frame.ERROR_COLUMNS:
             field = name.removeprefix("error_")
-            columns[name] = pa.array([getattr(failed.get(at), field, None) for at in range(len(part))], pa.string())
+            columns[name] = pa.array([getattr(failed.get(at), field, None) for at in range(count)], pa.string())
     return pa.Table.from_arrays([columns[name] for name in what.schema.names], schema=what.schema)
+
+
+def _rows(ids: list[Any], cells: Mapping[str, list[Any]]) -> Rows:
+    return _frame.Rows(None, ids, cells, (), {}, Path("/"), len(ids))
 
 
 def _position(failure: Failure) -> int:
@@ -228,14 +261,12 @@ def _position(failure: Failure) -> int:
     return failure.id
 
 
-def _failures_of_cells(cells: pd.DataFrame, what: _What) -> dict[int, Failure]:
-    """Return the first failure of each row that has cells which are no location, by position."""
-    rows = _frame.rows_of_frame(cells, what.file_columns, needs_id=True)
-    failed: dict[int, Failure] = {}
+def _failures_of_cells(rows: Rows) -> list[Failure]:
+    """Return the first failure of each row that has cells which are no location."""
+    failed = []
     for position in range(len(rows)):
         try:
             rows.row(position)
         except RowError as exc:
-            logger.warning("%s", exc)
-            failed[position] = exc.failures[0]
+            failed.append(exc.failures[0])
     return failed

@@ -252,8 +252,11 @@ def _mapped(  # noqa: PLR0913  # what a task is told
     """Return the Dataset of outcomes."""
     pipeline = _function.dumps(asked.in_tasks(columns))
     job = Job(pipeline, asked.batch_size, frozenset(inputs), ids[0], gives_rows, _ray_data.patience_s())
+    # a frame's blocks are its batches: Ray then reads and runs one in one task, which it does not when it is to cut
+    # batches, as it insists on where there are GPUs
+    is_cut = gives_rows or bool(asked.remote_args.get("num_gpus"))
     how: dict[str, Any] = {
-        "batch_size": asked.batch_size,
+        "batch_size": asked.batch_size if is_cut else None,
         "batch_format": "pandas",
         **_ray_data.pool(asked.concurrency, of_actors=asked.uses_actors),
         **asked.remote_args,

@@ -114,6 +114,7 @@ def test_a_node_that_is_removed_takes_no_row_along(tmp_path, environment, actors
     check(file_dataset.ray.run_pipeline(seen, frame, batch_size=2, **how))
     remover.join()
     sys.stdout.flush()
+    ray.shutdown()
     cluster.shutdown()
     os._exit(0)  # Ray's own end of a driver that has seen a node go is an error
     """
