@@ -13,6 +13,9 @@ import pytest
 
 from file_dataset_dagster import FileDatasetResource, ManifestIOManager
 
+# ninety days are some ten seconds of work, and a busy machine takes its time
+pytestmark = pytest.mark.timeout(600)
+
 LOCATION = Path(__file__).with_name("location.py")
 
 
@@ -127,7 +130,7 @@ def started(job, tags=None):
     return subprocess.Popen([sys.executable, "-c", script], start_new_session=True, stderr=subprocess.DEVNULL)
 
 
-def wait_for(claim, *, patience_s=100):
+def wait_for(claim, *, patience_s=300):
     deadline = time.monotonic() + patience_s
     while not claim():
         assert time.monotonic() < deadline, "it did not come"
@@ -171,5 +174,5 @@ def test_a_range_that_is_killed_keeps_the_days_it_finished_and_goes_on_when_laun
     assert 2 <= len(done) < 30
     assert all(ids_of(home, "copied", day) == [f"{day}-1", f"{day}-2"] for day in done)
     again = started("daily_range", a_range(keys))
-    assert again.wait(timeout=100) == 0
+    assert again.wait(timeout=300) == 0
     assert materialized(lasting, "copied") == set(keys)
