@@ -84,4 +84,4 @@ test-lowest:     ## the tests on the lowest versions that pyproject.toml allows
 	.venv-lowest/bin/python -m pytest -n auto --dist loadgroup -m "not slow" -p no:cacheprovider
 
 clean:           ## remove what make made
-	rm -rf .venv .venv-lowest .demo build dist
+	rm -rf .venv .venv-lowest .venv-bench .demo build dist

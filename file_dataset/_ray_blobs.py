@@ -59,8 +59,9 @@ def blob_reader(  # noqa: PLR0913  # each is a choice of the user's
 
     Args:
         frame: columns of `s3://` URLs (or paths that every node can read); `id`, where it has one, comes along.
-        batch_size: rows per task. A block has at most so many rows, fewer where they exceed Ray's
-            `target_max_block_size` (128 MiB): then a task makes several.
+        batch_size: rows per task. A block has at most so many rows, fewer where they exceed 64 MiB, or Ray's
+            `target_max_block_size` where that is less: then a task makes several. That limit is the Dataset's own, and
+            of what is made from it.
         options: how S3 is reached; None: `Options.default()`, read now.
         file_columns: decides alone which columns name files; without it their names and values do.
         carry: have all other columns in the Dataset too.
@@ -117,7 +118,14 @@ def blob_reader(  # noqa: PLR0913  # each is a choice of the user's
         for part in parts
     ]
     source = BatchDatasource("Blobs", batches, schema)
-    return _ray_data.read(source, len(batches), takes=resources, concurrency=concurrency)
+    is_large = bytes_per_row * batch_size > _HELD_BYTES
+    return _ray_data.read(
+        source,
+        len(batches),
+        takes=resources,
+        concurrency=concurrency,
+        block_bytes=_HELD_BYTES if is_large else None,
+    )
 
 
 @dataclass(frozen=True)

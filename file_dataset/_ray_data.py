@@ -117,6 +117,7 @@ def read(
     *,
     takes: Mapping[str, Any],
     concurrency: int | None = None,
+    block_bytes: int | None = None,
 ) -> ray.data.Dataset:
     """Return the Dataset of so many batches, a block each where Ray's `target_max_block_size` allows it.
 
@@ -125,6 +126,7 @@ def read(
         count: how many they are; without it Ray would split their blocks again.
         takes: what each task takes, as `resources` returns it.
         concurrency: the most tasks at a time.
+        block_bytes: what ends a block, where Ray's own target is higher: tasks hold as much before they hand it over.
     """
     named = _taken_by(ray.data.read_datasource, takes)
     if rest := {name: value for name, value in takes.items() if name not in named}:
@@ -132,6 +134,9 @@ def read(
     dataset: ray.data.Dataset = ray.data.read_datasource(
         source, override_num_blocks=count, concurrency=concurrency, **named
     )
+    if block_bytes is not None:
+        target = dataset.context.target_max_block_size
+        dataset.context.target_max_block_size = block_bytes if target is None else min(target, block_bytes)
     return dataset
 
 

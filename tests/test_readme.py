@@ -68,6 +68,7 @@ def test_every_print_says_what_it_prints():
     assert all(promised())
 
 
+@pytest.mark.xdist_group("ray")  # it starts a Ray: not beside another
 @pytest.mark.timeout(300)
 def test_the_samples_run_and_print_what_they_say(my_bucket, tmp_path):
     image = tmp_path / "image.mha"

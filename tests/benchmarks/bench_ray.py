@@ -36,7 +36,7 @@ WORKLOADS = {
     for each in (Workload("S", 2000, 16 << 10), Workload("M", 200, 1 << 20), Workload("L", 10, 100 << 20))
 }
 ROWS = Workload("rows", 500, 16 << 10)
-WARM = Workload("warm", 8, 16 << 10)
+WARM = Workload("warm", 400, 16 << 10)  # enough for every worker, 100 at a time
 _STORE_BYTES = 2 << 30
 _LOOK_S = 0.05
 _PATIENCE_S = 300
@@ -160,7 +160,7 @@ def run_pipeline(place: Place, workers: int | None) -> None:
 
 
 @functools.cache
-def _client(url: str) -> Any:
+def s3_client(url: str) -> Any:
     import boto3
     from botocore.config import Config
 
@@ -171,16 +171,20 @@ def _client(url: str) -> Any:
 def by_hand(place: Place) -> None:
     import ray
 
+    endpoint_url = place.url
+
     @ray.remote
     def process(url: str, name: str) -> str:
-        client = _client(place.url)
+        import bench_ray  # not `__main__`, whose cache is no task's
+
+        client = bench_ray.s3_client(endpoint_url)
         bucket, _, key = url.removeprefix("s3://").partition("/")
         with tempfile.TemporaryDirectory() as work:
             here, there = Path(work, "input"), Path(work, "output")
             here.mkdir()
             there.mkdir()
             client.download_file(bucket, key, str(here / "a.bin"))
-            made = copied(here, there)
+            made = bench_ray.copied(here, there)
             client.upload_file(str(made["b.bin"]), BUCKET, f"by-hand/{name}/b.bin")
         return name
 

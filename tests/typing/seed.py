@@ -35,3 +35,10 @@ def use(frame: pd.DataFrame) -> pd.DataFrame:
         return exc.result.manifest if exc.result is not None else frame
     failed: pd.DataFrame = result.failed_rows
     return result.merge(pipeline.run(failed)).manifest
+
+
+def use_ray(pipeline: file_dataset.Pipeline, frame: pd.DataFrame) -> int:
+    """Use what is for Ray as the README does."""
+    result = file_dataset.ray.run_pipeline(pipeline, frame, batch_size=4, num_gpus=1, concurrency=(1, 2), actors=True)
+    dataset = file_dataset.ray.blob_reader(frame, batch_size=4, options=file_dataset.Options.default(), carry=True)
+    return result.dropped_rows + len(dataset.columns() or [])
