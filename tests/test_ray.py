@@ -131,8 +131,8 @@ class TestBlobReader:
         assert source.get_name() == "Blobs"
 
     def test_no_block_has_more_rows_than_a_batch(self, bucket, options):
-        dataset = file_dataset.ray.blob_reader(texts(bucket, 10), 3, options).materialize()
-        assert sorted(rows for bundle in dataset.iter_internal_ref_bundles() for rows in counts(bundle)) == [1, 3, 3, 3]
+        dataset = file_dataset.ray.blob_reader(texts(bucket, 6), 3, options).materialize()
+        assert sorted(rows for bundle in dataset.iter_internal_ref_bundles() for rows in counts(bundle)) == [3, 3]
 
     def test_refused_credentials_end_the_job_in_every_mode(self, faults, fault_options):
         for n in range(2):
