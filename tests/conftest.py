@@ -8,16 +8,29 @@ import logging
 import os
 import signal
 import tempfile
+import threading
 import uuid
 from pathlib import Path
 
+import coverage
 import pytest
 from botocore.config import Config
 from botocore.loaders import JSONFileLoader, Loader
 from fault_server import FaultServer, NoAnswer, Stall
 
-import file_dataset
-from file_dataset import _store
+
+def free_coverage():
+    """Give a forked child a lock of its own for what coverage gathers: a thread that it has not can hold the other."""
+    collector = getattr(coverage.Coverage.current(), "_collector", None)
+    if collector is not None and collector.data_lock is not None:
+        collector.data_lock = threading.Lock()
+
+
+# before the library is imported, so that in a child this comes first
+os.register_at_fork(after_in_child=free_coverage)
+
+import file_dataset  # noqa: E402
+from file_dataset import _store  # noqa: E402
 
 
 @pytest.fixture(scope="session", autouse=True)
