@@ -127,7 +127,7 @@ def test_a_bad_partition_keeps_its_manifest_and_undoes_no_other(run, local, dail
     assert ids_of(local, KEYS[3], of="rejected") == ["b1", "b2"]
     failure = failure_of(result)
     assert failure.description.startswith(
-        f"1 of 7 partitions failed: {KEYS[3]}. The manifests of 6 are stored. {KEYS[3]}: {KEYS[3]}: 2 of 2 rows dropped"
+        f"1 of 7 partitions failed: {KEYS[3]}. The manifests of 6 are stored. {KEYS[3]}: 2 of 2 rows dropped"
     )
     assert failure.metadata["failed_partitions"].value == [KEYS[3]]
     in_this_run = [
