@@ -109,6 +109,7 @@ class Sink:
 
     __slots__ = (
         "_fd",
+        "_is_alone",
         "_is_closing",
         "_limit_bytes",
         "_lock",
@@ -123,9 +124,22 @@ class Sink:
     )  # fmt: skip
 
     def __init__(
-        self, target: str | os.PathLike[str] | None, cancelled: threading.Event, *, limit_bytes: int | None = None
+        self,
+        target: str | os.PathLike[str] | None,
+        cancelled: threading.Event,
+        *,
+        limit_bytes: int | None = None,
+        is_alone: bool = False,
     ) -> None:
-        """Take the file's final name, or None for memory, where a body may have at most `limit_bytes`."""
+        """Take where the bytes go.
+
+        Args:
+            target: the file's final name; None: memory.
+            cancelled: ends what fills it.
+            limit_bytes: the most bytes that may go to memory.
+            is_alone: no other file's fate matters to this one: it makes its directory and takes its name by itself, in
+                the thread that fills it. A caller that did so between two requests would fight that thread for the GIL.
+        """
         self.info: ObjectInfo | None = None
         self.parts: list[Part] = []
         self.comes_in_parts = True  # False: the store answered a range with something else
@@ -133,7 +147,7 @@ class Sink:
         self.cancelled = cancelled
         self._target, self._limit_bytes = None if target is None else os.fspath(target), limit_bytes
         self._part_path: str | None = None
-        self._fd, self._writers, self._is_closing = -1, 0, False
+        self._fd, self._writers, self._is_closing, self._is_alone = -1, 0, False, is_alone
         self._lock = threading.Lock()
 
     @property
@@ -197,7 +211,13 @@ class Sink:
             # a name that no reader takes for a whole file, in the same directory, so that replace() is atomic
             directory, slash, _ = target.rpartition("/")
             self._part_path = f"{directory}{slash}.{_TOKEN}-{os.getpid()}-{next(_numbers)}.part"
-            self._fd = os.open(self._part_path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+            try:
+                self._fd = _new_file(self._part_path)
+            except FileNotFoundError:
+                if not self._is_alone:
+                    raise
+                os.makedirs(directory, exist_ok=True)  # noqa: PTH103  # the path is text
+                self._fd = _new_file(self._part_path)
 
     def split(self, starts: Sequence[int]) -> list[Part]:
         """End the one part at the first of `starts`; return parts from each start to the next, the last to the end."""
@@ -257,6 +277,8 @@ class Sink:
             )
         self._close()
         self.parts = []  # they refer to this sink, and would leave its bytes to the garbage collector
+        if self._is_alone:
+            self.commit()
         return info
 
     def commit(self) -> None:
@@ -288,6 +310,10 @@ class Sink:
         name = os.path.basename(self._target)  # noqa: PTH119
         need = f"{name} is {self.info.size_bytes} bytes, {free} are free in {directory}"
         return OSError(error.errno, f"no space left on device: {need}")
+
+
+def _new_file(path: str) -> int:
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
 
 
 class Part:

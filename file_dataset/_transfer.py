@@ -5,7 +5,6 @@ Everything that touches a byte goes through here. What is interrupted cancels wh
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
 import threading
@@ -22,7 +21,7 @@ from file_dataset._store import LocalStore, ObjectInfo, Sink
 from file_dataset._urls import ObjectUrl
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from file_dataset._errors import RowId, Stage
     from file_dataset._plan import Transfer
@@ -125,10 +124,8 @@ def fill(transfers: Iterable[Transfer[str]], stores: Stores) -> None:
         RowError: files that failed, every one of them.
     """
     with _Sinks(stores, "download", threading.Event()) as sinks:
-        pairs = ((transfer, sinks.of(transfer)) for transfer in transfers)
-        with contextlib.closing(sinks.filled(pairs)) as filled:  # no transfer goes on after an error
-            for transfer, sink, _ in filled:
-                sinks.commit(transfer, sink)
+        for _, sink, _ in sinks.filled((transfer, sinks.alone(transfer)) for transfer in transfers):
+            sinks.forget(sink)
 
 
 def copy_out(
@@ -242,7 +239,13 @@ class _Sinks:
         self._open.add(sink)
         return sink
 
-    def filled(self, pairs: Iterable[tuple[Transfer[Any], Sink]]) -> Generator[tuple[Transfer[Any], Sink, ObjectInfo]]:
+    def alone(self, transfer: Transfer[str]) -> Sink:
+        """Return where a file goes that makes its directory and takes its name by itself."""
+        sink = Sink(transfer.target, self._cancelled, is_alone=True)
+        self._open.add(sink)
+        return sink
+
+    def filled(self, pairs: Iterable[tuple[Transfer[Any], Sink]]) -> Iterator[tuple[Transfer[Any], Sink, ObjectInfo]]:
         """Fill each; yield them in order, as soon as they are there.
 
         Raises:
@@ -271,6 +274,10 @@ class _Sinks:
         except OSError as exc:
             failure = Failure.of(transfer.row_id, self._stage, exc, file=transfer.file, url=transfer.target)
             raise RowError([failure]) from exc
+        self.forget(sink)
+
+    def forget(self, sink: Sink) -> None:
+        """Take note that a file has its name."""
         self._open.discard(sink)
 
 
