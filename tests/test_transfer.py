@@ -4,11 +4,14 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from concurrent.futures import Future
 
+import pandas as pd
 import pytest
 
+import file_dataset
 from file_dataset import Options, RowError, _transfer
 from file_dataset._errors import Failure
 
@@ -71,3 +74,27 @@ def test_failures_are_told_at_the_end_all_of_them_and_in_order():
         found.extend(result for _, result in _transfer._each(range(5), start, failure, threading.Event(), ahead=2))
     assert found == [0, 2, 4]
     assert [each.id for each in caught.value.failures] == [1, 3]
+
+
+def test_a_read_makes_and_names_its_files_in_the_threads_that_fill_them(tmp_path, monkeypatch):
+    """In the caller's, each mkdir and rename would be a fight for the GIL with the thread that moves the bytes."""
+    callers = []
+
+    def watched(name):
+        call = getattr(os, name)
+
+        def call_and_tell(*args, **kwargs):
+            callers.append((name, threading.get_ident()))
+            return call(*args, **kwargs)
+
+        monkeypatch.setattr(os, name, call_and_tell)
+
+    source = tmp_path / "a.bin"
+    source.write_bytes(b"x")
+    frame = pd.DataFrame({"id": ["1", "2"], "a.bin": [str(source)] * 2})
+    watched("makedirs")
+    watched("replace")
+    with file_dataset.reader(frame).into_temp_dir() as directory:
+        assert sorted(path.name for path in directory.iterdir()) == ["1", "2"]
+    assert sorted(name for name, _ in callers) == ["makedirs", "makedirs", "replace", "replace"]
+    assert threading.get_ident() not in [thread for _, thread in callers]
