@@ -555,14 +555,16 @@ def test_an_answer_before_the_end_of_the_body_is_told(source, said, code, closes
 
 def test_an_answer_that_came_before_the_request_could_be_sent_is_told():
     """The reset that comes after it makes sending fail before anything was received."""
-    has_reset = threading.Event()
+    is_connected, has_reset = threading.Event(), threading.Event()
 
     class Late(Asked):
         def request(self):
+            is_connected.set()
             assert has_reset.wait(10)
             return super().request()
 
     def script(peer):
+        assert is_connected.wait(10)  # or the reset would be that of a connection never made
         peer.send(answer(error("SlowDown"), "503 Slow Down"))
         peer.reset()
         has_reset.set()
