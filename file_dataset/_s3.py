@@ -113,11 +113,17 @@ class S3Store:
         return self._submit(_Operation(source, sink.cancelled, on_wire, lambda access: self._get(access, source, sink)))
 
     def upload(
-        self, source: Path, target: ObjectUrl, *, extra_args: Mapping[str, Any], cancelled: threading.Event
+        self,
+        source: Path,
+        target: ObjectUrl,
+        *,
+        extra_args: Mapping[str, Any],
+        cancelled: threading.Event,
+        size_bytes: int | None = None,
     ) -> Future[ObjectInfo]:
         """Store the file: one PUT up to 64 MiB, else a multipart upload that is aborted when it fails."""
         path, extra = os.fspath(source), dict(extra_args)
-        size = source.stat().st_size
+        size = source.stat().st_size if size_bytes is None else size_bytes
         if size > _MULTIPART_BYTES:
             return self._pool.submit(self._put_parts, path, size, target, extra, cancelled)
 

@@ -72,9 +72,15 @@ class RemoteStore(ObjectStore[At_contra], Protocol[At_contra]):
     """What the shell writes to as well. Local disk is none: a local target is a sink, which `download` fills."""
 
     def upload(
-        self, source: Path, target: At_contra, *, extra_args: Mapping[str, Any], cancelled: threading.Event
+        self,
+        source: Path,
+        target: At_contra,
+        *,
+        extra_args: Mapping[str, Any],
+        cancelled: threading.Event,
+        size_bytes: int | None = None,
     ) -> Future[ObjectInfo]:
-        """Store a local file under `target`, whole or not at all."""
+        """Store a local file under `target`, whole or not at all; None: its size is asked for."""
 
 
 def attempt(request: Callable[[], T], *, attempts: int, cancelled: threading.Event) -> T:
@@ -111,9 +117,10 @@ class Sink:
         "_fd",
         "_is_alone",
         "_is_closing",
+        "_is_first",
         "_limit_bytes",
         "_lock",
-        "_part_path",
+        "_path",
         "_target",
         "_writers",
         "cancelled",
@@ -130,6 +137,7 @@ class Sink:
         *,
         limit_bytes: int | None = None,
         is_alone: bool = False,
+        is_first: bool = False,
     ) -> None:
         """Take where the bytes go.
 
@@ -137,8 +145,10 @@ class Sink:
             target: the file's final name; None: memory.
             cancelled: ends what fills it.
             limit_bytes: the most bytes that may go to memory.
-            is_alone: no other file's fate matters to this one: it makes its directory and takes its name by itself, in
-                the thread that fills it. A caller that did so between two requests would fight that thread for the GIL.
+            is_alone: nobody looks at the file, or at another of that name, before all are there: it has its name from
+                the start, and makes its directory in the thread that fills it. A caller that did so between two
+                requests would fight that thread for the GIL.
+            is_first: of those that are alone in its directory, which is not there yet, as far as one can tell.
         """
         self.info: ObjectInfo | None = None
         self.parts: list[Part] = []
@@ -146,8 +156,9 @@ class Sink:
         self.data = bytearray()
         self.cancelled = cancelled
         self._target, self._limit_bytes = None if target is None else os.fspath(target), limit_bytes
-        self._part_path: str | None = None
-        self._fd, self._writers, self._is_closing, self._is_alone = -1, 0, False, is_alone
+        self._path: str | None = None  # what there is to remove
+        self._fd, self._writers, self._is_closing = -1, 0, False
+        self._is_alone, self._is_first = is_alone, is_first
         self._lock = threading.Lock()
 
     @property
@@ -208,16 +219,14 @@ class Sink:
             if self._fd >= 0:
                 os.ftruncate(self._fd, 0)
                 return
-            # a name that no reader takes for a whole file, in the same directory, so that replace() is atomic
             directory, slash, _ = target.rpartition("/")
-            self._part_path = f"{directory}{slash}.{_TOKEN}-{os.getpid()}-{next(_numbers)}.part"
-            try:
-                self._fd = _new_file(self._part_path)
-            except FileNotFoundError:
-                if not self._is_alone:
-                    raise
-                os.makedirs(directory, exist_ok=True)  # noqa: PTH103  # the path is text
-                self._fd = _new_file(self._part_path)
+            if self._is_alone:
+                self._path = target
+                self._fd = _new_file_below(directory, target, is_first=self._is_first)
+                return
+            # a name that no reader takes for a whole file, in the same directory, so that replace() is atomic
+            self._path = f"{directory}{slash}.{_TOKEN}-{os.getpid()}-{next(_numbers)}.part"
+            self._fd = _new_file(self._path)
 
     def split(self, starts: Sequence[int]) -> list[Part]:
         """End the one part at the first of `starts`; return parts from each start to the next, the last to the end."""
@@ -277,23 +286,22 @@ class Sink:
             )
         self._close()
         self.parts = []  # they refer to this sink, and would leave its bytes to the garbage collector
-        if self._is_alone:
-            self.commit()
         return info
 
     def commit(self) -> None:
         """Put the file under its final name, replacing what was there."""
-        if self._part_path is not None and self._target is not None:
-            os.replace(self._part_path, self._target)  # noqa: PTH105  # pathlib costs more than the call
-            self._part_path = None
+        if self._path is not None and self._target is not None:
+            if not self._is_alone:
+                os.replace(self._path, self._target)  # noqa: PTH105  # pathlib costs more than the call
+            self._path = None
 
     def discard(self) -> None:
         """Leave no file behind; nothing after `commit`."""
         self._close()
-        if self._part_path is not None:
+        if self._path is not None:
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(self._part_path)  # noqa: PTH108  # the same
-            self._part_path = None
+                os.unlink(self._path)  # noqa: PTH108  # the same
+            self._path = None
 
     def _close(self) -> None:
         with self._lock:
@@ -314,6 +322,17 @@ class Sink:
 
 def _new_file(path: str) -> int:
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+
+
+def _new_file_below(directory: str, path: str, *, is_first: bool) -> int:
+    if is_first:
+        with contextlib.suppress(FileExistsError, FileNotFoundError):
+            os.mkdir(directory)  # noqa: PTH102  # the path is text
+    try:
+        return _new_file(path)
+    except FileNotFoundError:
+        os.makedirs(directory, exist_ok=True)  # noqa: PTH103  # the same
+        return _new_file(path)
 
 
 class Part:

@@ -116,15 +116,16 @@ def copy_in(
 
 
 def fill(transfers: Iterable[Transfer[str]], stores: Stores) -> None:
-    """Copy every source into its local target; each gets its name as soon as it is whole.
+    """Copy every source into its local target, which has its name from the start.
 
-    The targets are in a directory that is the caller's own, and goes when this fails.
+    The targets are in a directory that is the caller's own, that nobody looks into yet, and that goes when this fails.
 
     Raises:
         RowError: files that failed, every one of them.
     """
     with _Sinks(stores, "download", threading.Event()) as sinks:
         for _, sink, _ in sinks.filled((transfer, sinks.alone(transfer)) for transfer in transfers):
+            sink.commit()
             sinks.forget(sink)
 
 
@@ -147,17 +148,23 @@ def copy_out(
 
     store: RemoteStore[ObjectUrl] = stores.s3
 
-    def upload(transfer: Transfer[Location]) -> Future[ObjectInfo]:
+    def upload(pair: tuple[Transfer[Location], int | OSError]) -> Future[ObjectInfo]:
+        (transfer, size) = pair
+        if isinstance(size, OSError):
+            raise size
         source, target = transfer.source, transfer.target
         assert isinstance(source, Path)  # noqa: S101  # the plan of an upload
         assert isinstance(target, ObjectUrl)  # noqa: S101
-        return store.upload(source, target, extra_args=extra_args, cancelled=cancelled)
+        return store.upload(source, target, size_bytes=size, extra_args=extra_args, cancelled=cancelled)
 
-    def failure(transfer: Transfer[Location], error: OSError) -> Failure:
+    def failure(pair: tuple[Transfer[Location], int | OSError], error: OSError) -> Failure:
+        transfer, _ = pair
         return Failure.of(transfer.row_id, "upload", error, file=transfer.file, url=transfer.target)
 
+    # at once: to ask between two requests would be to fight the loop's thread for the GIL
+    pairs = [(transfer, _size(transfer.source)) for transfer in transfers]
     try:
-        return [info for _, info in _each(transfers, upload, failure, cancelled, ahead=stores.ahead, grace_s=_GRACE_S)]
+        return [info for _, info in _each(pairs, upload, failure, cancelled, ahead=stores.ahead, grace_s=_GRACE_S)]
     except RowError as exc:
         failed = {failure.file for failure in exc.failures}
         replaced = [str(transfer.target) for transfer in transfers if transfer.file not in failed]
@@ -167,6 +174,13 @@ def copy_out(
         note = f" (stored before that, and listed nowhere: {', '.join(replaced)})"
         told = [dataclasses.replace(failure, message=failure.message + note) for failure in exc.failures]
         raise RowError(told) from exc.__cause__
+
+
+def _size(source: Location) -> int | OSError:
+    try:
+        return os.stat(source).st_size  # type: ignore[arg-type]  # noqa: PTH116  # an upload's, and so a path
+    except OSError as exc:
+        return exc
 
 
 def read_each(
@@ -214,6 +228,7 @@ class _Sinks:
         self._stores, self._stage, self._cancelled = stores, stage, cancelled
         self._is_new: dict[str, bool] = {}  # directories that were made, and whether something may lie in them
         self._open: set[Sink] = set()
+        self._last = ""  # directory of a file that is alone: a row's come one after the other
 
     def __enter__(self) -> Self:
         return self
@@ -240,8 +255,10 @@ class _Sinks:
         return sink
 
     def alone(self, transfer: Transfer[str]) -> Sink:
-        """Return where a file goes that makes its directory and takes its name by itself."""
-        sink = Sink(transfer.target, self._cancelled, is_alone=True)
+        """Return where a file goes that nobody looks at yet, and that makes its directory by itself."""
+        directory = transfer.target.rpartition("/")[0]
+        sink = Sink(transfer.target, self._cancelled, is_alone=True, is_first=directory != self._last)
+        self._last = directory
         self._open.add(sink)
         return sink
 

@@ -10,10 +10,14 @@ from concurrent.futures import Future
 
 import pandas as pd
 import pytest
+from conftest import options_for
 
 import file_dataset
 from file_dataset import Options, RowError, _transfer
 from file_dataset._errors import Failure
+from file_dataset._plan import Transfer
+from file_dataset._s3 import S3Store
+from file_dataset._urls import ObjectUrl
 
 
 def answered(result):
@@ -76,25 +80,70 @@ def test_failures_are_told_at_the_end_all_of_them_and_in_order():
     assert [each.id for each in caught.value.failures] == [1, 3]
 
 
-def test_a_read_makes_and_names_its_files_in_the_threads_that_fill_them(tmp_path, monkeypatch):
-    """In the caller's, each mkdir and rename would be a fight for the GIL with the thread that moves the bytes."""
+def test_a_read_makes_its_files_under_their_names_in_the_threads_that_fill_them(tmp_path, monkeypatch):
+    """In the caller's, each call would be a fight for the GIL with the thread that moves the bytes."""
     callers = []
 
     def watched(name):
         call = getattr(os, name)
 
-        def call_and_tell(*args, **kwargs):
-            callers.append((name, threading.get_ident()))
-            return call(*args, **kwargs)
+        def call_and_tell(path, *args, **kwargs):
+            callers.append((name, os.path.relpath(path, tmp_path), threading.get_ident()))
+            return call(path, *args, **kwargs)
 
         monkeypatch.setattr(os, name, call_and_tell)
 
+    source = tmp_path / "source.bin"
+    source.write_bytes(b"x")
+    frame = pd.DataFrame({"id": ["1", "2"], "a.bin": [str(source)] * 2, "b.bin": [str(source)] * 2})
+    for name in ("mkdir", "makedirs", "rename", "replace", "open"):
+        watched(name)
+    with file_dataset.reader(frame).into_temp_dir(dir=tmp_path) as directory:
+        own = directory.relative_to(tmp_path)
+        mine = [each for each in callers if each[1].startswith(f"{own}/")]
+        assert sorted(path.relative_to(directory).as_posix() for path in directory.glob("*/*")) == [
+            "1/a.bin", "1/b.bin", "2/a.bin", "2/b.bin",
+        ]  # fmt: skip
+    assert threading.get_ident() not in [thread for _, _, thread in mine]
+    opened = [path for name, path, _ in mine if name == "open"]
+    assert set(opened) == {f"{own}/{row}/{name}" for row in (1, 2) for name in ("a.bin", "b.bin")}
+    assert not [path for name, path, _ in mine if name in ("rename", "replace")]
+    assert {path for name, path, _ in mine if name == "mkdir"} == {f"{own}/1", f"{own}/2"}
+
+
+def test_the_sizes_of_what_is_uploaded_are_asked_for_before_the_first_request(tmp_path, monkeypatch, faults):
+    """Between two requests each would be a fight for the GIL with the thread that moves the bytes."""
+    order = []
+    files = {f"{number}.bin": tmp_path / f"{number}.bin" for number in range(20)}
+    for path in files.values():
+        path.write_bytes(b"x")
+    faults.put("s3://bucket/there", b"")
+    stat, upload = os.stat, S3Store.upload
+
+    def told(path, **how):
+        if path in files.values():
+            order.append("stat")
+        return stat(path, **how)
+
+    monkeypatch.setattr(os, "stat", told)
+    monkeypatch.setattr(S3Store, "upload", lambda *args, **how: order.append("upload") or upload(*args, **how))
+    options = options_for(faults.endpoint_url)
+    file_dataset.write_files(files, into_path="s3://bucket/out", id="1", options=options)
+    uploads = order.index("upload")
+    assert order.count("upload") == 20
+    assert order[:uploads].count("stat") >= 20
+    assert "stat" not in order[uploads:]
+
+
+def test_an_output_that_is_gone_by_then_is_told_beside_those_that_are_stored(tmp_path, faults):
     source = tmp_path / "a.bin"
     source.write_bytes(b"x")
-    frame = pd.DataFrame({"id": ["1", "2"], "a.bin": [str(source)] * 2})
-    watched("makedirs")
-    watched("replace")
-    with file_dataset.reader(frame).into_temp_dir() as directory:
-        assert sorted(path.name for path in directory.iterdir()) == ["1", "2"]
-    assert sorted(name for name, _ in callers) == ["makedirs", "makedirs", "replace", "replace"]
-    assert threading.get_ident() not in [thread for _, thread in callers]
+    faults.put("s3://bucket/there", b"")
+    transfers = [
+        Transfer("1", name, path, ObjectUrl("bucket", name))
+        for name, path in (("gone.bin", tmp_path / "gone.bin"), ("a.bin", source))
+    ]
+    with pytest.raises(RowError, match="No such file") as caught:
+        _transfer.copy_out(transfers, _transfer.Stores(options_for(faults.endpoint_url)), {})
+    assert [failure.file for failure in caught.value.failures] == ["gone.bin"]
+    assert faults.body("s3://bucket/a.bin") == b"x"
