@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import ssl
+import threading
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from file_dataset import _answers, _digest
@@ -18,7 +19,6 @@ from file_dataset._store import CHUNK_BYTES, ObjectInfo
 from file_dataset._wire import INLINE_BYTES, Exchange, FileBody
 
 if TYPE_CHECKING:
-    import threading
     from collections.abc import Callable, Iterable, Iterator, Mapping
     from concurrent.futures import Future
 
@@ -33,6 +33,8 @@ T = TypeVar("T")
 # Bodies above this are received over several connections, in parts of at least half of it. A guess: S3 gives one
 # connection some 85 MB/s (https://docs.aws.amazon.com/AmazonS3/latest/userguide/optimizing-performance-guidelines.html).
 _SPLIT_BYTES = 16 << 20
+
+_USUAL_OF = 8  # objects that tell how large the next will be; a guess
 
 # S3 answers so when another endpoint or region has the bucket; botocore knows how to find it
 _ELSEWHERE_CODES = frozenset({
@@ -159,7 +161,7 @@ class Head(Request[int]):
 class Get(Request[ObjectInfo]):
     """An object, or a part of one, into a sink. The first of a sink's requests leads: it ends when all have ended."""
 
-    __slots__ = ("_error", "_fork", "_lead", "_part", "_pending", "_sink")
+    __slots__ = ("_error", "_fork", "_lead", "_lock", "_part", "_pending", "_sink")
 
     def __init__(  # noqa: PLR0913  # what a request is made of
         self,
@@ -178,8 +180,14 @@ class Get(Request[ObjectInfo]):
         super().__init__(route, at, signer, sink.cancelled, future=future, rescue=rescue)
         self._sink, self._part, self._fork = sink, part, fork
         self._lead = lead  # None, not itself, for a lead: what refers to itself waits for the garbage collector
+        self._lock = threading.Lock()  # its parts may be on other loops
         self._pending = 1
         self._error: BaseException | None = None
+
+    @property
+    def is_large(self) -> bool:
+        """Whether it is a part, which is large, or objects were large lately."""
+        return self._part is not None or self._fork.usual_bytes > INLINE_BYTES
 
     def begin(self) -> bool:
         """Tell whether somebody waits for it still."""
@@ -207,6 +215,7 @@ class Get(Request[ObjectInfo]):
         if answer.status == 200 and part is None:  # noqa: PLR2004
             info = _answers.info_of(answer.headers, check_digests=self._fork.check_digests)
             part = sink.begin(info)
+            self._fork.saw(info.size_bytes)
             if info.size_bytes > _SPLIT_BYTES and sink.comes_in_parts:
                 self._split(info)
             return part
@@ -229,7 +238,8 @@ class Get(Request[ObjectInfo]):
 
     def also(self, part: Part) -> None:
         """Ask for another part of the object at the same time."""
-        self._pending += 1
+        with self._lock:
+            self._pending += 1
         self._fork.send(
             Get(self.route, self.at, self.signer, self._sink, future=self.future, fork=self._fork, part=part, lead=self)
         )
@@ -247,11 +257,15 @@ class Get(Request[ObjectInfo]):
                 error = _refused(answer)
             except Exception as exc:  # noqa: BLE001  # handed over
                 error = exc
-        if error is not None and lead._error is None:  # noqa: SLF001
-            lead._error = error  # noqa: SLF001
-        lead._pending -= 1  # noqa: SLF001
-        if not lead._pending:  # noqa: SLF001
+        if lead._is_last(error):  # noqa: SLF001
             lead.end(answer, lead._whole_error())  # noqa: SLF001
+
+    def _is_last(self, error: BaseException | None) -> bool:
+        with self._lock:
+            if self._error is None:
+                self._error = error
+            self._pending -= 1
+            return not self._pending
 
     def _whole_error(self) -> BaseException | None:
         error = self._error
@@ -267,15 +281,20 @@ class Get(Request[ObjectInfo]):
 class Fork:
     """Where more requests of one store go, and what they have in common."""
 
-    __slots__ = ("_wire", "check_digests", "lane")
+    __slots__ = ("_wire", "check_digests", "lane", "usual_bytes")
 
     def __init__(self, wire: Wire, lane: Lane, *, check_digests: bool) -> None:
         """Take the lane."""
         self._wire, self.lane, self.check_digests = wire, lane, check_digests
+        self.usual_bytes = 0.0  # of the last objects that were read
 
     def send(self, request: Exchange) -> None:
         """Queue a request."""
         self._wire.submit(self.lane, request)
+
+    def saw(self, size_bytes: int) -> None:
+        """Take note of the size of an object that is read: the next may be alike."""
+        self.usual_bytes += (size_bytes - self.usual_bytes) / _USUAL_OF
 
 
 class Body:
@@ -360,6 +379,11 @@ class Put(Request[T]):
         self._checksum: dict[str, str] = {}
         self._payload = UNSIGNED_PAYLOAD
         self._error: Exception | None = None
+
+    @property
+    def is_large(self) -> bool:
+        """Whether the body is sent piece by piece."""
+        return not self._body.is_small
 
     @property
     def _signs(self) -> bool:

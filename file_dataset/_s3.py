@@ -29,7 +29,7 @@ from file_dataset._requests import Body, ElsewhereError, Fork, Get, Head, Put
 from file_dataset._route import Router, UnknownError
 from file_dataset._store import CHUNK_BYTES, ObjectInfo, attempt
 from file_dataset._urls import ObjectUrl
-from file_dataset._wire import Lane, wire
+from file_dataset._wire import Lane, wires
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -90,8 +90,8 @@ class S3Store:
         self._lock = threading.Lock()
         self._held: _Access | None = None
         self._has_fallen_back = False
-        self._wire = wire()
-        self._lane = Lane(options.max_concurrency)
+        self._wire, *others = wires()
+        self._lane = Lane(options.max_concurrency, others)
         self._fork = Fork(self._wire, self._lane, check_digests=options.check_digests)
 
     def size(self, at: ObjectUrl) -> Future[int]:

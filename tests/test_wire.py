@@ -1517,9 +1517,9 @@ def test_the_rest_of_a_small_body_that_is_shorter_than_announced_is_not_made_up(
 @pytest.fixture
 def own_wire(monkeypatch):
     """A loop of the test's own, with two buffers for bodies that go to disk."""
-    monkeypatch.setattr(_process, "_shared", OrderedDict())
-    monkeypatch.setattr(_wire, "_BUFFERS", 2)
-    return wire()
+    loop = Wire(buffers=2)
+    monkeypatch.setattr(_process, "_shared", OrderedDict(wires=[loop]))
+    return loop
 
 
 @pytest.mark.parametrize("broken", [0, 16], ids=["whole", "broken off once"])
@@ -1533,7 +1533,8 @@ def test_many_large_bodies_share_few_buffers(own_wire, faults, tmp_path, broken)
     for sink in sinks:
         sink.commit()
     assert all(path.read_bytes() == BODY for path in tmp_path.iterdir())
-    assert own_wire._buffers_made == 2
+    assert len(own_wire._buffers) == 2
+    assert not own_wire._unmade
 
 
 def test_a_body_that_found_no_buffer_is_not_forgotten_when_all_come_back_at_that_moment(
@@ -1546,7 +1547,7 @@ def test_a_body_that_found_no_buffer_is_not_forgotten_when_all_come_back_at_that
     def buffer(self):
         found = original(self)
         if found is None:
-            assert until(lambda: len(self._buffers) == self._buffers_made)
+            assert until(lambda: len(self._buffers) == 2)
         return found
 
     monkeypatch.setattr(Wire, "buffer", buffer)
