@@ -43,13 +43,15 @@ logger = logging.getLogger(__name__)
 _SCRATCH_BYTES = 256 << 10
 INLINE_BYTES = 256 << 10  # bodies up to this are hashed and written on the loop: a hop to the pool costs more
 _RECORD_BYTES = 16 << 10  # of TLS, at most (https://datatracker.ietf.org/doc/html/rfc8446#section-5.1)
-_BUFFER_BYTES = 512 << 10
-_BUFFERS = 16  # 8 MiB for all large bodies that go to disk, of all loops
+# 16 MiB for all large bodies that go to disk, of all loops. Each hop to the pool is a fight for the GIL: with a quarter
+# of it a time, 1 GiB took 1.1 x the wall and CPU; with twice as much, or half as many, 300 x 1 MiB did.
+_BUFFER_BYTES = 2 << 20
+_BUFFERS = 8
 _TURN_BYTES = 2 << 20  # what one connection may receive or send before the others have their turn
 _HEAD_BYTES = 64 << 10  # of an answer; S3's are about 500 bytes
 _INFORMATIONAL = 100  # answers of status 1xx before the one that counts; a guess far above any
 _TOLD_BYTES = 1 << 20  # of a body that nobody wanted, an error's XML say
-_POOL_THREADS = 4
+_POOL_THREADS = 4  # for as many cores, and never less than half as many: one may wait for a name server
 # One loop for two cores, at most so many. A guess: on two cores, one of them the server's, a second loop gained nothing
 # for large bodies (wall 1.0 x), and small ones took 1.9 x on two.
 _LOOPS = 4
@@ -256,7 +258,7 @@ class Wire:
         self._last = self._next_tick = 0.0
         self.connections: set[_Connection] = set()
         self.turns: deque[_Connection] = deque()  # stopped in the middle, so that others have their turn
-        self.pool = pool or Pool(_POOL_THREADS, "file_dataset-disk")
+        self.pool = pool or Pool(max(_POOL_THREADS // 2, min(_POOL_THREADS, _cores())), "file_dataset-disk")
         self.scratch = bytearray(_SCRATCH_BYTES)
         self.view = memoryview(self.scratch)
         self._buffers: list[bytearray] = []
@@ -1098,10 +1100,14 @@ def wires() -> list[Wire]:
 
 
 def _new_wires(most: int) -> list[Wire]:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    count = max(1, min(most, cores // 2))
-    first = Wire(buffers=_BUFFERS // count)
-    return [first, *(Wire(first.pool, _BUFFERS // count) for _ in range(1, count))]
+    count = max(1, min(most, _cores() // 2))
+    buffers = max(2, _BUFFERS // count)
+    first = Wire(buffers=buffers)
+    return [first, *(Wire(first.pool, buffers) for _ in range(1, count))]
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 _wires: weakref.WeakSet[Wire] = weakref.WeakSet()
