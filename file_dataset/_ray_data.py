@@ -14,13 +14,13 @@ try:
     import ray
     import ray.data
     from ray.data import ActorPoolStrategy, Datasource
-    from ray.data.block import BlockMetadata
+    from ray.data.block import BlockAccessor, BlockMetadata
     from ray.data.datasource import ReadTask
 except ModuleNotFoundError as exc:
     raise MissingExtraError(f"Ray Data is not installed ({exc}): pip install 'file-dataset[ray]'") from exc
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 
     import pandas as pd
     import pyarrow as pa
@@ -172,6 +172,17 @@ def settings(dataset: ray.data.Dataset, *, keeps_order: bool = False) -> Iterato
         yield
     finally:
         context.enable_progress_bars, order.preserve_order = before
+
+
+def tables(dataset: ray.data.Dataset) -> Generator[pa.Table, None, None]:
+    """Yield the blocks of a Dataset as its tasks end. When this is closed the tasks are interrupted, as by Ctrl-C.
+
+    `Dataset.iter_batches` would have their processes killed, which then leave their temp dirs behind.
+    """
+    # in no variable: the last reference, gone with this frame, ends the execution
+    for bundle in dataset.iter_internal_ref_bundles():
+        for ref in bundle.block_refs:
+            yield BlockAccessor.for_block(ray.get(ref)).to_arrow()
 
 
 def patience_s() -> float | None:

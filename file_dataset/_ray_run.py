@@ -13,8 +13,11 @@ import contextlib
 import dataclasses
 import inspect
 import logging
+import threading
+from concurrent.futures import wait
 from dataclasses import dataclass
 from pathlib import Path
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pandas as pd
@@ -24,6 +27,7 @@ import ray.data
 from file_dataset import _frame, _function, _ray_batch, _ray_data, _urls
 from file_dataset._errors import Failure, FileDatasetError, InvalidDatasetError, RunStoppedError
 from file_dataset._pipeline import Pipeline
+from file_dataset._pool import Pool
 from file_dataset._progress import Progress, reporting
 from file_dataset._ray_batch import GIVEN, Job, RunBatch, Survey
 from file_dataset._ray_data import Batch, BatchDatasource
@@ -39,6 +43,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _LOOK_S = 1.0  # how often a driver behind Ray Client asks how far its run is; a guess
+_GRACE_S = 15.0  # for tasks that were cancelled through Ray Client to leave what was done; a guess
 
 _Outcomes: TypeAlias = "dict[str, dict[str, Any]]"
 
@@ -295,11 +300,10 @@ class _Ledger:
             RunStoppedError: at what stops a run. No task of Ray's goes on then, as after any other error.
         """
         try:
-            with _ray_data.settings(outcomes):  # rows are told, not tasks
-                batches: Any = iter(outcomes.iter_batches(batch_size=None, batch_format="pyarrow"))
-                with contextlib.closing(batches):
-                    for table in batches:
-                        self._take(table, report)
+            # rows are told, not tasks
+            with _ray_data.settings(outcomes), contextlib.closing(_ray_data.tables(outcomes)) as tables:
+                for table in tables:
+                    self._take(table, report)
         except BaseException as exc:
             exc.result = self.result()  # type: ignore[attr-defined]  # as of a run here
             raise
@@ -371,41 +375,65 @@ def _on_cluster(asked: _Asked, data: pd.DataFrame | ray.data.Dataset, run: Run |
     line = line.remote()
     task: Any = ray.remote(num_cpus=0)(_in_task)
     task = task.remote(away, data if run is None else _frame.with_absolute_paths(run.rows), line)
+    told: SimpleQueue[Progress | None] = SimpleQueue()
+    stopped = threading.Event()
+    # Ray Client does not survive a KeyboardInterrupt in the middle of its calls: another thread makes them
+    watched = Pool(1, "file_dataset-ray").submit(_watch, task, line, told.put, stopped)
+    watched.add_done_callback(lambda _: told.put(None))
+    result: PipelineResult | None
     try:
-        _relay(task, line, asked.pipeline._settings.progress)  # noqa: SLF001  # one package
-        result: PipelineResult | None
-        result, error = ray.get(task)
+        _relay(told, asked.pipeline._settings.progress)  # noqa: SLF001  # one package
+        result, error = watched.result()
     except BaseException as exc:
-        ray.cancel(task)
+        stopped.set()
+        wait([watched], timeout=_LOOK_S + 2 * _GRACE_S)
+        result = watched.result()[0] if watched.done() and watched.exception() is None else None
         if run is not None:
-            exc.result = run.result()  # type: ignore[attr-defined]  # nothing is known here of what was done
+            result = run.result() if result is None else dataclasses.replace(result, input=run.rows.frame)
+        exc.result = result  # type: ignore[attr-defined]  # as of a run here
         raise
     finally:
         ray.kill(line)
     if result is not None and run is not None:  # the frame that went there has other paths
         result = dataclasses.replace(result, input=run.rows.frame)
     if error is not None:
-        error.result = result
+        error.result = result  # type: ignore[attr-defined]  # as of a run here
         raise error
     assert result is not None, "a result or an error"  # noqa: S101
     return result
 
 
-def _relay(task: Any, line: Any, progress: Report) -> None:  # noqa: ANN401  # Ray's
-    """Tell here how far the run is there, until it ends."""
-    report: Callable[[Progress], object] | None = None
-    told: Progress | None = None
+def _relay(told: SimpleQueue[Progress | None], progress: Report) -> None:
+    """Tell here how far the run is there, until there is no more to tell."""
     with contextlib.ExitStack() as stack:
-        is_done = False
-        while not is_done:
-            is_done = bool(ray.wait([task], timeout=_LOOK_S)[0])
-            now: Progress | None = ray.get(line.heard.remote())
-            if now is None or now == told:
-                continue
+        report: Callable[[Progress], object] | None = None
+        while (now := told.get()) is not None:
             # how many rows a Dataset has is known by then
             report = report or stack.enter_context(reporting(progress, now.total))
-            told = now
             report(now)
+
+
+def _watch(
+    task: Any,  # noqa: ANN401  # Ray's
+    line: Any,  # noqa: ANN401
+    tell: Callable[[Progress], object],
+    stopped: threading.Event,
+) -> tuple[PipelineResult | None, FileDatasetError | None]:
+    """Wait for the task, tell how far it is, and return what it returns; when stopped, what was done by then."""
+    last: Progress | None = None
+    is_done = False
+    while not is_done and not stopped.is_set():
+        is_done = bool(ray.wait([task], timeout=_LOOK_S)[0])
+        now: Progress | None = ray.get(line.heard.remote())
+        if now is not None and now != last:
+            last = now
+            tell(now)
+    if not is_done:
+        ray.cancel(task)
+        ray.wait([task], timeout=_GRACE_S)
+        return ray.get(line.left.remote(), timeout=_GRACE_S), None
+    returned: tuple[PipelineResult | None, FileDatasetError | None] = ray.get(task)
+    return returned
 
 
 def _in_task(
@@ -421,13 +449,17 @@ def _in_task(
         return _run_frame(asked, asked.pipeline._run(data)), None  # noqa: SLF001  # one package
     except FileDatasetError as exc:
         return getattr(exc, "result", None), exc
+    except KeyboardInterrupt as exc:  # cancelled: what it returns would not arrive
+        ray.get(line.leave.remote(getattr(exc, "result", None)))
+        raise
 
 
 class _Line:
-    """An actor between the task on the cluster and the driver behind Ray Client: how far the run is."""
+    """An actor between the task on the cluster and the driver behind Ray Client: how far the run is, or came."""
 
     def __init__(self) -> None:
         self._now: Progress | None = None
+        self._left: PipelineResult | None = None
 
     def tell(self, now: Progress) -> None:
         """Take what the task tells."""
@@ -436,3 +468,11 @@ class _Line:
     def heard(self) -> Progress | None:
         """Return the latest."""
         return self._now
+
+    def leave(self, result: PipelineResult | None) -> None:
+        """Take what was done when the task was cancelled."""
+        self._left = result
+
+    def left(self) -> PipelineResult | None:
+        """Return it."""
+        return self._left

@@ -213,6 +213,7 @@ def test_ctrl_c_ends_the_tasks_and_tells_what_was_done(tmp_path, environment, pl
     except KeyboardInterrupt as exc:
         began = len(list(here.glob("began-*")))
         print("result", len(exc.result.manifest) + len(exc.result.unprocessed_rows), flush=True)
+        print("kept" if len(exc.result.manifest) else "lost", exc.result.input is frame, flush=True)
         limit = time.monotonic() + 60
         while list((here / "temp").iterdir()) and time.monotonic() < limit:
             time.sleep(0.2)
@@ -227,12 +228,13 @@ def test_ctrl_c_ends_the_tasks_and_tells_what_was_done(tmp_path, environment, pl
         env=environment, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     try:
-        assert process.stdout.readline().startswith("done")
+        first = process.stdout.readline()
+        assert first.startswith("done"), process.stderr.read() if first == "" else first
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=150)
     finally:
         process.kill()
-    assert "result 40" in out, (out, err[-3000:])
+    assert "result 40\nkept True" in out, (out, err[-3000:])
     assert "left 0" in out, (out, err[-3000:])
     began_after = int(out.split("began after ")[1].split()[0])
     assert began_after <= 4, out  # those that Ray had handed to its two processes by then
