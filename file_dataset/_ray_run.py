@@ -422,14 +422,17 @@ def _watch(
     """Wait for the task, tell how far it is, and return what it returns; when stopped, what was done by then."""
     last: Progress | None = None
     is_done = False
-    while not is_done and not stopped.is_set():
-        is_done = bool(ray.wait([task], timeout=_LOOK_S)[0])
-        now: Progress | None = ray.get(line.heard.remote())
-        if now is not None and now != last:
-            last = now
-            tell(now)
+    try:
+        while not is_done and not stopped.is_set():
+            is_done = bool(ray.wait([task], timeout=_LOOK_S)[0])
+            now: Progress | None = ray.get(line.heard.remote())
+            if now is not None and now != last:
+                last = now
+                tell(now)
+    finally:
+        if not is_done:  # also when it is lost sight of
+            ray.cancel(task)
     if not is_done:
-        ray.cancel(task)
         ray.wait([task], timeout=_GRACE_S)
         return ray.get(line.left.remote(), timeout=_GRACE_S), None
     returned: tuple[PipelineResult | None, FileDatasetError | None] = ray.get(task)

@@ -186,8 +186,9 @@ class Get(Request[ObjectInfo]):
 
     @property
     def is_large(self) -> bool:
-        """Whether it is a part, which is large, or objects were large lately."""
-        return self._part is not None or self._fork.usual_bytes > INLINE_BYTES
+        """Whether much is missing of its part, or, where nothing is known yet, objects were large lately."""
+        expected = self._fork.usual_bytes if self._part is None else self._part.wants()
+        return expected > INLINE_BYTES
 
     def begin(self) -> bool:
         """Tell whether somebody waits for it still."""
@@ -293,7 +294,7 @@ class Fork:
         self._wire.submit(self.lane, request)
 
     def saw(self, size_bytes: int) -> None:
-        """Take note of the size of an object that is read: the next may be alike."""
+        """Take note of the size of an object that is read: the next may be alike. A loop's may be lost to another's."""
         self.usual_bytes += (size_bytes - self.usual_bytes) / _USUAL_OF
 
 

@@ -149,7 +149,7 @@ def copy_out(
     store: RemoteStore[ObjectUrl] = stores.s3
 
     def upload(pair: tuple[Transfer[Location], int | OSError]) -> Future[ObjectInfo]:
-        (transfer, size) = pair
+        transfer, size = pair
         if isinstance(size, OSError):
             raise size
         source, target = transfer.source, transfer.target

@@ -6,7 +6,6 @@ a sentence that says why; nothing is ever cleaned up, unquoted or shortened behi
 
 from __future__ import annotations
 
-import functools
 import os
 import re
 import unicodedata
@@ -187,7 +186,7 @@ def _segment_fault(segment: str) -> str | None:
 
 def _split(url: str) -> tuple[str, str]:
     rest = url.removeprefix("s3://")
-    if rest.startswith("arn:") and (arn := _BUCKET_ARN.match(rest)):
+    if arn := _BUCKET_ARN.match(rest):
         return arn[0], rest[arn.end() :].removeprefix("/")
     bucket, _, key = rest.partition("/")
     return bucket, key
@@ -208,13 +207,8 @@ def _check_url(bucket: str, url: str) -> None:
         url.encode()
     except UnicodeEncodeError:
         raise InvalidDatasetError(f"{_short(url)} is not valid Unicode") from None
-    if not _is_bucket(bucket):
+    if not re.fullmatch(r"[A-Za-z0-9._-]+", bucket) and not _BUCKET_ARN.fullmatch(bucket):
         raise InvalidDatasetError(f"{_short(url)} has no valid bucket name: give s3://bucket/key")
-
-
-@functools.lru_cache  # many URLs have few buckets
-def _is_bucket(bucket: str) -> bool:
-    return bool(re.fullmatch(r"[A-Za-z0-9._-]+", bucket) or _BUCKET_ARN.fullmatch(bucket))
 
 
 def shown(value: object) -> str:

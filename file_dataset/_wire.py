@@ -53,7 +53,7 @@ _INFORMATIONAL = 100  # answers of status 1xx before the one that counts; a gues
 _TOLD_BYTES = 1 << 20  # of a body that nobody wanted, an error's XML say
 _POOL_THREADS = 4  # for as many cores, and never less than half as many: one may wait for a name server
 # One loop for two cores, at most so many. A guess: on two cores, one of them the server's, a second loop gained nothing
-# for large bodies (wall 1.0 x), and small ones took 1.9 x on two.
+# for large bodies (wall 0.9 to 1.1 x), and small ones took 1.9 x on two.
 _LOOPS = 4
 
 _TICK_S = 0.25  # how late a stalled or cancelled exchange is noticed
@@ -117,14 +117,14 @@ class Exchange:
 
     __slots__ = ("cancelled", "endpoint", "is_head", "is_second_try")
 
+    def __init__(self, endpoint: Endpoint, cancelled: threading.Event, *, is_head: bool = False) -> None:
+        """Take where to send it, and what cancels it."""
+        self.endpoint, self.cancelled, self.is_head, self.is_second_try = endpoint, cancelled, is_head, False
+
     @property
     def is_large(self) -> bool:
         """Whether its body is worth another loop's time, as far as one can tell when its turn comes."""
         return False
-
-    def __init__(self, endpoint: Endpoint, cancelled: threading.Event, *, is_head: bool = False) -> None:
-        """Take where to send it, and what cancels it."""
-        self.endpoint, self.cancelled, self.is_head, self.is_second_try = endpoint, cancelled, is_head, False
 
     def begin(self) -> bool:
         """Tell whether it is still wanted; called once, when its turn comes."""
@@ -268,7 +268,7 @@ class Wire:
         self._asked: dict[tuple[str, int], list[tuple[Lane, Exchange]]] = {}
         # time in which the loop itself was on time: what stands still here is a server, not a fn that holds the GIL
         self.clock = 0.0
-        _wires.add(self)
+        _living.add(self)
 
     # from any thread
 
@@ -733,12 +733,12 @@ class _Connection:
         count = self.sock.recv_into(view)
         if count == 0:
             raise ConnectionResetError(errno.ECONNRESET, "the server closed the connection without an answer")
+        self._is_answered = True
         if count == _RECORD_BYTES:  # more is on its way: what is small comes whole
             try:  # noqa: SIM105  # suppress() costs more than what it would save a reader
                 count += self.sock.recv_into(view[count:])
-            except _AGAIN:
+            except OSError:  # the next call meets it again
                 pass
-        self._is_answered = True
         self._take_head(self._head + bytes(view[:count]) if self._head else view[:count])
         return count, _SCRATCH_BYTES
 
@@ -1089,18 +1089,13 @@ def _became_shorter() -> OSError:
     return store_error(OSError, "the file became shorter while it was uploaded")
 
 
-def wire() -> Wire:
-    """Return this process's loop."""
-    return wires()[0]
-
-
 def wires() -> list[Wire]:
-    """Return this process's loops; all but the first are for large bodies."""
-    return _process.shared("wires", lambda: _new_wires(_LOOPS))
+    """Return this process's loops; all but the first are for large bodies alone."""
+    return _process.shared("wires", _new_wires)
 
 
-def _new_wires(most: int) -> list[Wire]:
-    count = max(1, min(most, _cores() // 2))
+def _new_wires() -> list[Wire]:
+    count = max(1, min(_LOOPS, _cores() // 2))
     buffers = max(2, _BUFFERS // count)
     first = Wire(buffers=buffers)
     return [first, *(Wire(first.pool, buffers) for _ in range(1, count))]
@@ -1110,14 +1105,14 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-_wires: weakref.WeakSet[Wire] = weakref.WeakSet()
+_living: weakref.WeakSet[Wire] = weakref.WeakSet()
 _abandoned: list[Wire] = []  # never freed: nobody knows in what state the fork left their TLS
 
 
 def _abandon() -> None:
-    for each in list(_wires):
+    for each in list(_living):
         each.abandon()
-    _wires.clear()
+    _living.clear()
 
 
 os.register_at_fork(after_in_child=_abandon)

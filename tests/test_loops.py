@@ -66,7 +66,7 @@ def download(store, at, path=None):
 @pytest.mark.parametrize(("cores", "expected"), [(1, 1), (2, 1), (3, 1), (4, 2), (6, 3), (64, 4)])
 def test_there_is_a_loop_for_every_two_cores_and_never_more_than_four(monkeypatch, cores, expected):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
-    made = _new_wires(4)
+    made = _new_wires()
     assert len(made) == expected
     assert len({loop.pool for loop in made}) == 1
     assert sum(loop._unmade for loop in made) <= _BUFFERS  # memory does not grow with the cores

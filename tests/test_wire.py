@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import datetime as dt
+import errno
 import gc
 import ipaddress
 import itertools
@@ -40,9 +41,9 @@ import file_dataset
 from file_dataset import RowError, _digest, _process, _requests, _store, _wire
 from file_dataset._errors import code_of
 from file_dataset._s3 import S3Store
-from file_dataset._store import Sink
+from file_dataset._store import Part, Sink
 from file_dataset._urls import ObjectUrl
-from file_dataset._wire import INLINE_BYTES, Endpoint, Exchange, Lane, Wire, wire
+from file_dataset._wire import INLINE_BYTES, Endpoint, Exchange, Lane, Wire, wires
 
 BODY = bytes(range(256)) * (3 << 12)  # 3 MiB
 URL = "s3://bucket/a.bin"
@@ -516,6 +517,37 @@ def test_a_connection_that_ends_after_its_first_byte_is_no_stale_one():
             get(store)
 
 
+def test_a_reset_right_after_a_whole_record_is_told_and_no_stale_connection(monkeypatch):
+    """What is small is looked for at once: when that meets the reset, the server has answered all the same."""
+
+    class Breaking(socket.socket):
+        is_reset = False
+
+        def recv_into(self, buffer, *args):
+            if self.is_reset:
+                raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
+            count = super().recv_into(buffer, *args)
+            self.is_reset = count == _wire._RECORD_BYTES
+            return count
+
+    whole = answer(BODY[:40_000], etag='"1"')
+
+    def script(peer):
+        peer.request()
+        peer.send(answer(b"body"))
+        peer.request()
+        peer.send(whole[: _wire._RECORD_BYTES])
+        peer.wait_until_the_client_leaves()
+
+    monkeypatch.setattr(socket, "socket", Breaking)
+    with Scripted(script, always(whole)) as server:
+        store = one_attempt(server.url)
+        assert get(store) == b"body"
+        with pytest.raises(ConnectionError):
+            get(store)
+        assert len(server.heads) == 2
+
+
 def test_an_idle_connection_is_closed_after_a_while(monkeypatch):
     monkeypatch.setattr(_wire, "_IDLE_S", 0.1)
     left = threading.Event()
@@ -571,7 +603,7 @@ def test_an_answer_that_came_before_the_request_could_be_sent_is_told():
 
     with Scripted(script) as server:
         exchange = Late(Endpoint("127.0.0.1", server.port))
-        wire().submit(Lane(1), exchange)
+        wires()[0].submit(Lane(1), exchange)
         assert exchange.future.result(10).status == 503
 
 
@@ -675,7 +707,7 @@ class Asked(Exchange):
 def test_a_host_that_is_no_name_at_all_is_an_error():
     """IDNA's codec raises UnicodeError for an empty label, which is no OSError."""
     exchange = Asked(Endpoint("a..b", 9))
-    wire().submit(Lane(1), exchange)
+    wires()[0].submit(Lane(1), exchange)
     with pytest.raises(OSError, match=r"a\.\.b"):
         exchange.future.result(10)
 
@@ -698,9 +730,9 @@ def resolved(monkeypatch):
         monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
         return asked
 
-    wire()._names.clear()
+    wires()[0]._names.clear()
     yield resolve
-    wire()._names.clear()
+    wires()[0]._names.clear()
 
 
 @pytest.mark.parametrize("addresses", [("::1", "127.0.0.1"), ("127.0.0.1", "::1")], ids=["::1 first", "::1 last"])
@@ -713,7 +745,7 @@ def test_an_address_that_refuses_gives_way_to_the_next(resolved, addresses):
 
 def test_connections_take_turns_among_the_addresses_of_a_name(resolved):
     """S3 answers with several, and each is a machine that can do more."""
-    endpoint, loop = Endpoint("store.example", 9), wire()
+    endpoint, loop = Endpoint("store.example", 9), wires()[0]
     first, second = (socket.AF_INET, ("127.0.0.1", 9)), (socket.AF_INET, ("127.0.0.2", 9))
     loop._names["store.example", 9] = time.monotonic() + 60, [first, second]
     assert sorted(loop._addresses(endpoint)[0] for _ in range(4)) == [first, first, second, second]
@@ -843,6 +875,22 @@ def test_a_large_object_comes_over_tls_in_parts(tls_faults, authority, tmp_path,
     sink.commit()
     assert (tmp_path / "a.bin").read_bytes() == body
     assert tls_faults.count("GetObject") > 2
+
+
+def test_a_small_object_over_tls_is_written_at_once(authority, tmp_path, monkeypatch):
+    """Its head and the first of it fill one record, the rest another."""
+    body, writes = os.urandom(16 << 10), []
+    write = Part.write
+    monkeypatch.setattr(Part, "write", lambda part, chunk: writes.append(len(chunk)) or write(part, chunk))
+    with Scripted(always(answer(body, etag='"1"')), tls=authority.server("127.0.0.1")) as server:
+        store = S3Store(trusting(server.url, str(authority.path)))
+
+        def comes_whole():  # unless the second record is late, now and then
+            writes.clear()
+            assert into_file(store, tmp_path) == body
+            return writes == [len(body)]
+
+        assert any(comes_whole() for _ in range(50))
 
 
 def test_a_connection_over_tls_is_used_again(tls_faults, authority):
@@ -1598,7 +1646,7 @@ def test_an_exchange_that_is_cancelled_while_its_last_bytes_are_written_ends_onc
         gate, cancelled = threading.Event(), threading.Event()
         target, lane = Gated(len(body), gate), Lane(4)
         exchange = Fetched(Endpoint("127.0.0.1", server.port), target, cancelled)
-        loop = wire()
+        loop = wires()[0]
         loop.submit(lane, exchange)
         connection = until(lambda: next((c for c in loop.connections if c.exchange is exchange), None))
         assert until(lambda: target.received == len(body) and connection._phase == connection._waiting)
@@ -1657,7 +1705,7 @@ def test_an_error_of_an_exchanges_own_does_not_end_the_loop(caplog):
         endpoint, lane = Endpoint("127.0.0.1", server.port), Lane(1)
         for kind in (Broken, Asked):
             exchange = kind(endpoint)
-            wire().submit(lane, exchange)
+            wires()[0].submit(lane, exchange)
             exchange.future.result(10)
         assert exchange.future.result().body == b"body"
     assert "could not be ended" in caplog.text
