@@ -30,6 +30,7 @@ from file_dataset import _worker_main, _workers
 from file_dataset._workers import FnTimeoutError, WorkerDiedError, Workers, WorkerStartError
 
 _SOON_S = 40  # for what takes well under a second on a machine that does nothing else
+_FDS = 10_000  # above every descriptor of these tests: a worker has its line under the number of its parent
 
 
 @pytest.fixture(autouse=True)
@@ -534,7 +535,7 @@ def test_a_death_that_somebody_else_has_waited_for_costs_its_row(tmp_path):
 def test_a_worker_that_closes_its_line_is_replaced(start, tmp_path):
     def fn(_in, _out, row):
         if row["fails"]:
-            os.closerange(3, 100)
+            os.closerange(3, _FDS)
             time.sleep(1000)
         return os.getpid()
 
@@ -546,7 +547,7 @@ def test_a_worker_that_closes_its_line_is_replaced(start, tmp_path):
 
 def test_rubbish_on_the_line_costs_the_row(start, tmp_path):
     def fn(_in, _out, row):
-        for fd in range(3, 1000) if row["fails"] else ():  # a descriptor has in the worker the number of the parent's
+        for fd in range(3, _FDS) if row["fails"] else ():
             with contextlib.suppress(OSError):
                 os.write(fd, b"\0\0\0\0\0\0\0\4junk")
         return os.getpid()
