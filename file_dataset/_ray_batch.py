@@ -91,7 +91,7 @@ class RunBatch:
             run = pipeline._run(batch, progress=pace)  # noqa: SLF001  # one package
             run.inputs |= job.inputs
             run.is_first_upload = job.first_id in {str(row_id) for row_id in run.rows.ids or ()}
-            run.to_end()
+            run.run_rows()
         except InvalidDatasetError as exc:
             return _end("refused", str(exc))
         except RunStoppedError as exc:

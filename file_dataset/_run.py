@@ -218,11 +218,7 @@ class Run:
     def to_end(self) -> PipelineResult:
         """Run the rows and return the result; whatever stops it carries what was done until then."""
         try:
-            try:
-                with _progress.reporting(self.settings.progress, self.total) as report:
-                    self._drive(report)
-            finally:
-                self._stop()
+            self.run_rows()
             if self.total and len(self.failed) == self.total:
                 first = self.failed[0][0]
                 logger.error("all %d rows failed; the first: row %r: %s", self.total, first.id, first)
@@ -230,6 +226,14 @@ class Run:
         except BaseException as exc:
             exc.result = self.result()  # type: ignore[attr-defined]  # KeyboardInterrupt carries it too
             raise
+
+    def run_rows(self) -> None:
+        """Run the rows: `stored` and `failed` have what became of them, also when something stops it."""
+        try:
+            with _progress.reporting(self.settings.progress, self.total) as report:
+                self._drive(report)
+        finally:
+            self._stop()
 
     def result(self) -> PipelineResult:
         """Return what is done so far: every stored row, and the failures of the rows that were judged."""
