@@ -91,7 +91,10 @@ def moto(nobodys_machine):
 
 @pytest.fixture(scope="session")
 def local_ray(nobodys_machine):
-    """A Ray of two CPUs on this machine; tests that use it are of one `xdist_group("ray")`, so that there is one."""
+    """A Ray on this machine, of two CPUs and a GPU that it is told of.
+
+    Tests that use it are of one `xdist_group("ray")`, so that there is one.
+    """
     import ray
 
     # a Unix socket's path is short (108 bytes, unix(7)), and pytest's are long
@@ -101,7 +104,12 @@ def local_ray(nobodys_machine):
         patch.setenv("RAY_TMPDIR", short)
         patch.setenv("PYTHONPATH", str(Path(__file__).parent))  # for tasks that load a function of a test module
         ray.init(
-            num_cpus=2, include_dashboard=False, object_store_memory=256 << 20, log_to_driver=False, _temp_dir=short
+            num_cpus=2,
+            num_gpus=1,
+            include_dashboard=False,
+            object_store_memory=256 << 20,
+            log_to_driver=False,
+            _temp_dir=short,
         )
         yield ray
         ray.shutdown()

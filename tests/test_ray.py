@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import inspect
 import io
+import json
 import logging
 import os
 import pickle
 import subprocess
 import sys
 import textwrap
+import threading
+import time
+import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
-from fault_server import Status
+from fault_server import Slow, Status
 from PIL import Image
 
 import file_dataset
-from file_dataset import _pipeline, _ray_batch
+from file_dataset import _pipeline, _ray_batch, _ray_data
 
 pytestmark = [pytest.mark.xdist_group("ray"), pytest.mark.usefixtures("local_ray"), pytest.mark.timeout(180)]
 
@@ -128,7 +133,46 @@ class TestBlobReader:
         told = [(task.metadata.num_rows, task.metadata.size_bytes) for task in source.get_read_tasks(7)]
         assert told == [(4, 100), (2, 50)]
         assert source.estimate_inmemory_data_size() == 150
-        assert source.get_name() == "Blobs"
+
+    def test_the_bar_says_what_is_read(self, bucket, options):
+        assert "ReadBlobs: 2 tasks" in file_dataset.ray.blob_reader(texts(bucket, 8), 4, options).materialize().stats()
+
+    def test_a_task_takes_what_it_is_told_to_take(self, faults, fault_options, local_ray):
+        for n in range(4):
+            faults.put(f"s3://b/{n}", b"x" * 100)
+        faults.fail("GetObject", Slow(25), times=None)
+        frame = pd.DataFrame({"id": range(4), "x.bin": [f"s3://b/{n}" for n in range(4)]})
+        dataset = file_dataset.ray.blob_reader(
+            frame, 1, fault_options, num_cpus=0.25, memory=50 << 20, concurrency=2, ray_remote_args={"num_gpus": 0.125}
+        )
+        until_free(local_ray)
+
+        def taken():
+            free = local_ray.available_resources()
+            return [local_ray.cluster_resources()[name] - free.get(name, 0) for name in ("CPU", "GPU", "memory")]
+
+        with ThreadPoolExecutor(1) as pool:
+            reading = pool.submit(dataset.materialize)
+            assert until(lambda: taken() == [0.5, 0.25, 100 << 20])  # of four tasks two are there at a time
+            assert reading.result(60).count() == 4
+
+    def test_a_blob_is_in_memory_once(self, faults, fault_options, monkeypatch):
+        size_bytes = 40 << 20
+        faults.put("s3://b/0", bytes(size_bytes))
+        frame = pd.DataFrame({"id": [0], "x.bin": ["s3://b/0"]})
+        sources = []
+        monkeypatch.setattr(_ray_data, "read", lambda source, *_, **__: sources.append(source))
+        file_dataset.ray.blob_reader(frame, 1, fault_options)
+        (task,) = sources[0].get_read_tasks(1)
+        of_arrow = pa.total_allocated_bytes()
+        tracemalloc.start()
+        try:
+            (block,) = task()
+            _, peak_bytes = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert block["x.bin"].nbytes > size_bytes
+        assert peak_bytes + pa.total_allocated_bytes() - of_arrow < 1.25 * size_bytes
 
     def test_no_block_has_more_rows_than_a_batch(self, bucket, options):
         dataset = file_dataset.ray.blob_reader(texts(bucket, 6), 3, options).materialize()
@@ -196,6 +240,32 @@ def png(picture):
 def log_pid(input_dir, output_dir, row):
     (output_dir / "pid.txt").write_text(str(os.getpid()))
     return {"pid.txt": output_dir / "pid.txt"}
+
+
+def tell_resources(input_dir, output_dir):
+    import ray
+
+    (output_dir / "taken.json").write_text(json.dumps(ray.get_runtime_context().get_assigned_resources()))
+    return {"taken.json": output_dir / "taken.json"}
+
+
+def tell_loops(input_dir, output_dir):
+    loops = [thread for thread in threading.enumerate() if thread.name == "file_dataset-wire"]
+    (output_dir / "loops.json").write_text(json.dumps([os.getpid(), len(loops)]))
+    return {"loops.json": output_dir / "loops.json"}
+
+
+def until(is_so):
+    """Wait for it, for at most 30 seconds; tell whether it came."""
+    limit = time.monotonic() + 30
+    while not is_so() and time.monotonic() < limit:
+        time.sleep(0.02)
+    return is_so()
+
+
+def until_free(ray):
+    """Wait for what earlier tests have taken."""
+    assert until(lambda: ray.available_resources().get("CPU") == ray.cluster_resources()["CPU"])
 
 
 def upper(input_dir, output_dir, row):
@@ -436,8 +506,55 @@ class TestRunPipeline:
                 pipeline_into(bucket.url("out"), options=options), texts(bucket, 1), **arguments
             )
 
+    @pytest.mark.parametrize("is_dataset", [False, True], ids=["frame", "dataset"])
+    @pytest.mark.parametrize("actors", [False, True], ids=["tasks", "actors"])
+    def test_tasks_take_what_they_are_told_to_take(self, bucket, options, local_ray, is_dataset, actors):
+        frame = texts(bucket, 4)
+        result = file_dataset.ray.run_pipeline(
+            pipeline_into(bucket.url("out"), tell_resources, options=options),
+            local_ray.data.from_pandas(frame) if is_dataset else frame,
+            batch_size=2,
+            num_cpus=0.5,
+            num_gpus=0.5,
+            memory=50 << 20,
+            workers=0,
+            actors=actors,
+        )
+        told = [json.loads(bucket.get(f"out/r{n}/taken.json")) for n in range(4)]
+        assert told == [{"CPU": 0.5, "GPU": 0.5, "memory": 50 << 20}] * 4
+        assert result.manifest["id"].tolist() == ["r0", "r1", "r2", "r3"]
+
+    def test_a_process_has_one_loop_and_its_connections_however_many_batches(self, faults, fault_options):
+        for n in range(40):
+            faults.put(f"s3://b/{n}", b"%d" % n)
+        frame = pd.DataFrame({"id": range(40), "a.txt": [f"s3://b/{n}" for n in range(40)]})
+        before = faults.accepted
+        result = file_dataset.ray.run_pipeline(
+            pipeline_into("s3://b/out", tell_loops, options=fault_options), frame, batch_size=1, workers=0
+        )
+        assert len(result.manifest) == 40
+        loops = dict(json.loads(faults.body(url)) for url in result.manifest["loops.json"])
+        assert set(loops.values()) == {1}
+        # at most: boto3's first request, and a read and a write at a time, in each of two processes and this one
+        assert faults.accepted - before <= 3 * len({*loops, os.getpid()})
+
 
 class TestMapBatches:
+    @pytest.mark.parametrize("blocks", ["pandas", "arrow"])
+    def test_the_seeds_call_on_gpus(self, bucket, options, local_ray, blocks):
+        frame = texts(bucket, 10, missing=[3])
+        table = pa.Table.from_pandas(frame, preserve_index=False)
+        dataset = local_ray.data.from_pandas(frame) if blocks == "pandas" else local_ray.data.from_arrow(table)
+        resampled = dataset.map_batches(
+            file_dataset.Pipeline(tell_resources, write_options={"into_path": bucket.url("out")}, options=options),
+            batch_format="pandas",
+            batch_size=8,
+            concurrency=32,
+            num_gpus=1,
+        ).materialize()
+        assert resampled.count() == 9
+        assert json.loads(bucket.get("out/r7/taken.json"))["GPU"] == 1
+
     @pytest.mark.parametrize("blocks", ["pandas", "arrow"])
     def test_the_seeds_call(self, bucket, options, local_ray, blocks):
         frame = texts(bucket, 10, missing=[3])
