@@ -14,7 +14,7 @@ import pytest
 from conftest import impatient_options, options_for
 from fault_server import SLOW_DOWN, Busy, FlipBit, IgnoreRange, Replace, Reset, Slow, Truncate
 
-from file_dataset import _process, _requests, _wire
+from file_dataset import _digest, _process, _requests, _wire
 from file_dataset._errors import code_of
 from file_dataset._s3 import S3Store
 from file_dataset._store import Part, Sink
@@ -23,6 +23,8 @@ from file_dataset._wire import _BUFFERS, _new_wires, wires
 
 BODY = os.urandom(6 << 20)
 URL, AT = "s3://bucket/a.bin", ObjectUrl("bucket", "a.bin")
+# one connection carries a large object where this awscrt cannot join the digests of its parts
+in_parts = pytest.mark.skipif(not _digest.can_join("CRC64NVME"), reason="this awscrt joins no digests")
 
 
 @pytest.fixture(autouse=True)
@@ -75,6 +77,7 @@ def test_there_is_a_loop_for_every_two_cores_and_never_more_than_four(monkeypatc
 
 
 @pytest.mark.parametrize("is_file", [False, True], ids=["memory", "file"])
+@in_parts
 def test_the_parts_of_a_large_object_are_shared_out(faults, store, loops, tmp_path, monkeypatch, is_file):
     faults.put(URL, BODY, checksum="CRC64NVME")
     faults.fail("GetObject", Slow(4 << 20), times=None)  # none is done before the last has begun
