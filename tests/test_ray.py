@@ -540,8 +540,9 @@ class TestRunPipeline:
 
 
 class TestMapBatches:
+    @pytest.mark.parametrize("resources", [{}, {"num_gpus": 1}], ids=["cpu", "gpu"])
     @pytest.mark.parametrize("blocks", ["pandas", "arrow"])
-    def test_the_seeds_call_on_gpus(self, bucket, options, local_ray, blocks):
+    def test_the_seeds_call(self, bucket, options, local_ray, blocks, resources):
         frame = texts(bucket, 10, missing=[3])
         table = pa.Table.from_pandas(frame, preserve_index=False)
         dataset = local_ray.data.from_pandas(frame) if blocks == "pandas" else local_ray.data.from_arrow(table)
@@ -550,25 +551,12 @@ class TestMapBatches:
             batch_format="pandas",
             batch_size=8,
             concurrency=32,
-            num_gpus=1,
-        ).materialize()
-        assert resampled.count() == 9
-        assert json.loads(bucket.get("out/r7/taken.json"))["GPU"] == 1
-
-    @pytest.mark.parametrize("blocks", ["pandas", "arrow"])
-    def test_the_seeds_call(self, bucket, options, local_ray, blocks):
-        frame = texts(bucket, 10, missing=[3])
-        table = pa.Table.from_pandas(frame, preserve_index=False)
-        dataset = local_ray.data.from_pandas(frame) if blocks == "pandas" else local_ray.data.from_arrow(table)
-        resampled = dataset.map_batches(
-            file_dataset.Pipeline(forward, write_options={"into_path": bucket.url("out")}, options=options),
-            batch_format="pandas",
-            batch_size=8,
-            concurrency=32,
+            **resources,
         ).materialize()
         assert resampled.count() == 9
         row = next(row for row in resampled.take_all() if row["id"] == "r7")
-        assert row == {"out.txt": bucket.url("out/r7/out.txt"), "id": "r7", "label": 70}
+        assert row == {"taken.json": bucket.url("out/r7/taken.json"), "id": "r7", "label": 70}
+        assert json.loads(bucket.get("out/r7/taken.json")).get("GPU") == resources.get("num_gpus")
 
     def test_bad_rows_in_small_batches_cost_themselves_alone(self, bucket, options, local_ray):
         pipeline = pipeline_into(bucket.url("out"), options=options)
