@@ -55,7 +55,8 @@ def blob_reader(  # noqa: PLR0913  # each is a choice of the user's
     One HEAD per file of the first batch, now: its mean bytes per row are taken for those of every row, so that Ray
     knows how much memory a task takes. One GET per file later, more side by side for one over 16 MiB. Bytes arrive
     in Arrow buffers, which Ray copies into its object store once. A task reads some 64 MiB at a time, one row at least,
-    and hands them over: its memory does not grow with `batch_size`.
+    and hands them over, and Ray keeps what it was handed until the task has more: twice as much, however large
+    `batch_size` is.
 
     Args:
         frame: columns of `s3://` URLs (or paths that every node can read); `id`, where it has one, comes along.
