@@ -14,7 +14,7 @@ venv     = $(if $(UV),uv venv --quiet --allow-existing --python "$(or $(PYTHON),
 install  = $(if $(UV),VIRTUAL_ENV=$(1) uv pip install --quiet,$(1)/bin/python -m pip install --quiet)
 has_python = test -n "$(UV)$(PYTHON)" || { echo "Python 3.11 or newer is needed: install it, or make PYTHON=..."; exit 1; }
 
-.PHONY: help demo demo-ray ui test lint bench bench-quick bench-rows bench-ray bench-dagster test-all test-lowest \
+.PHONY: help demo demo-ray ui test lint bench bench-quick bench-rows bench-ray bench-dagster test-all test-lowest soak \
         screenshots format clean
 
 help:            ## what there is to make
@@ -85,6 +85,9 @@ test-lowest:     ## the tests on the lowest versions that pyproject.toml allows
 	.venv-lowest/bin/python tests/lowest.py > .venv-lowest/lowest.txt
 	$(call install,.venv-lowest) -e '.[all]' -e example_project --group dev -r .venv-lowest/lowest.txt
 	.venv-lowest/bin/python -m pytest -n auto --dist loadgroup -m "not slow" -p no:cacheprovider
+
+soak: $(READY)   ## mixed work beside a store that breaks, and runs that are killed (MINUTES=15)
+	@$(RUN)/python tests/soak.py --minutes $(or $(MINUTES),15)
 
 clean:           ## remove what make made
 	rm -rf .venv .venv-bench .venv-lowest .demo build dist
