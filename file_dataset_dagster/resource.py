@@ -19,6 +19,7 @@ import file_dataset
 
 _S3_FIELDS = tuple(ResourceWithS3Configuration.model_fields)
 _SECRETS = ("aws_access_key_id", "aws_secret_access_key", "aws_session_token")
+_MASK = "********"  # what Dagster's launchpad shows in place of a secret (dagster._core.snap.snap_to_yaml)
 
 
 def _secret(description: str) -> Any:  # noqa: ANN401 (what pydantic's own Field returns)
@@ -28,13 +29,21 @@ def _secret(description: str) -> Any:  # noqa: ANN401 (what pydantic's own Field
 class _EnvOnly(dg.ScalarUnion):
     """A string that run config may only name by its environment variable.
 
-    Dagster stores run config as plain text with the run, and resolves it before it creates the run.
+    Dagster stores run config as plain text with the run, and resolves it before it creates the run. Its launchpad
+    prefills a secret field with a mask, which stands for the value in code: `in_code`, an EnvVar's dict, or None.
     """
 
-    def __init__(self) -> None:
-        super().__init__(str, dg.Selector({"env": str}), _key="EnvOnlyString")  # type: ignore[no-untyped-call]
+    def __init__(self, in_code: object) -> None:
+        # Dagster takes types of one key for one type
+        key = f"EnvOnlyString.{in_code['env']}" if isinstance(in_code, dict) else "EnvOnlyString"
+        super().__init__(str, dg.Selector({"env": str}), _key=key)  # type: ignore[no-untyped-call]
+        self.in_code = in_code
 
     def post_process(self, value: object) -> object:
+        if value == _MASK:
+            value = self.in_code
+        if value is None:
+            return None
         if not isinstance(value, dict):
             raise file_dataset.InvalidDatasetError(
                 'a secret of the file_dataset resource was typed into run config: name its variable, {"env": "NAME"}, '
@@ -64,7 +73,7 @@ def _fit_to_launch(definition: Any) -> Any:  # noqa: ANN401 (Dagster exports no 
     }
     fields = {
         name: dg.Field(
-            dg.Noneable(_ENV_ONLY) if name in _SECRETS else schema.config_type.fields[name].config_type,
+            dg.Noneable(_EnvOnly(value)) if name in _SECRETS else schema.config_type.fields[name].config_type,
             default_value=value,
             is_required=False,
             description=schema.config_type.fields[name].description,
@@ -83,7 +92,6 @@ def _fit_to_launch(definition: Any) -> Any:  # noqa: ANN401 (Dagster exports no 
     return _FIT_TO_LAUNCH[definition]
 
 
-_ENV_ONLY = _EnvOnly()
 # Dagster compares definitions by identity: one resource must always give the same one
 _FIT_TO_LAUNCH: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
 

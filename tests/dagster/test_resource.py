@@ -3,14 +3,17 @@
 import dagster as dg
 import pandas as pd
 import pytest
+import yaml
 from botocore import UNSIGNED
+from dagster._core.snap import JobSnap
+from dagster._core.snap.snap_to_yaml import default_values_yaml_from_type_snap
 from dagster_aws.s3 import S3Resource
 from dagster_aws.s3.resources import ResourceWithS3Configuration
 from dagster_home import stored_text
 from pydantic import ValidationError
 
 import file_dataset
-from file_dataset_dagster import FileDatasetResource, ManifestIOManager
+from file_dataset_dagster import FileDatasetResource, ManifestIOManager, pipeline_asset
 
 SECRET = "Zs3cr3tZ"
 SECRET_FIELDS = ("aws_access_key_id", "aws_secret_access_key", "aws_session_token")
@@ -271,3 +274,66 @@ def test_an_io_manager_takes_a_resource_that_is_configured_at_launch(tmp_path):
         run_config={"resources": {"file_dataset": {"config": {"base_path": str(tmp_path)}}}},
     )
     assert (tmp_path / "manifests" / "frame" / "manifest.parquet").exists()
+
+
+# --- what the launchpad prefills ---
+
+ENV = {
+    "aws_access_key_id": dg.EnvVar("AWS_ACCESS_KEY_ID"),
+    "aws_secret_access_key": dg.EnvVar("AWS_SECRET_ACCESS_KEY"),
+}
+LITERAL = {"aws_access_key_id": "from-code", "aws_secret_access_key": SECRET}
+STORES = {
+    "no keys": FileDatasetResource(base_path="x"),
+    "EnvVars": FileDatasetResource(base_path="x", **ENV),
+    "literals": FileDatasetResource(base_path="x", **LITERAL),
+    "EnvVars in an S3Resource": FileDatasetResource(base_path="x", s3_resource=S3Resource(**ENV)),
+    "literals in an S3Resource": FileDatasetResource(base_path="x", s3_resource=S3Resource(**LITERAL)),
+    "configured at launch": FileDatasetResource.configure_at_launch(base_path="x"),
+}
+IO_MANAGERS = {
+    "the same store": lambda store: ManifestIOManager(resource=store),
+    "a store of its own": lambda _: ManifestIOManager(resource=FileDatasetResource(base_path="x", **ENV)),
+    "at launch": lambda store: ManifestIOManager.configure_at_launch(resource=store),
+}
+
+
+def prefilled(job):
+    """The run config that the launchpad shows before anyone types, as text."""
+    snap = JobSnap.from_job_def(job)
+    schema = snap.config_schema_snapshot
+    return default_values_yaml_from_type_snap(schema, schema.get_config_snap(snap.mode_def_snaps[0].root_config_key))
+
+
+@pytest.mark.parametrize("make_io_manager", IO_MANAGERS.values(), ids=IO_MANAGERS)
+@pytest.mark.parametrize("store", STORES.values(), ids=STORES)
+def test_the_run_config_that_the_launchpad_prefills_is_accepted_and_keeps_the_secrets_of_the_code(
+    store, make_io_manager
+):
+    seen = []
+
+    @dg.asset
+    def probe(file_dataset: FileDatasetResource) -> None:
+        seen.append(file_dataset.get_options().session_kwargs)
+
+    pipeline = pipeline_asset(lambda input_dir, output_dir: {}, name="out", input="raw_scans")
+    resources = {"file_dataset": store, "io_manager": make_io_manager(store)}
+    jobs = [dg.define_asset_job("whole"), dg.define_asset_job("probed", [probe])]
+    definitions = dg.Definitions([dg.AssetSpec("raw_scans"), pipeline, probe], jobs=jobs, resources=resources)
+    text = prefilled(definitions.resolve_job_def("whole"))
+    assert SECRET not in text
+    dg.validate_run_config(definitions.resolve_job_def("whole"), yaml.safe_load(text))
+    probed = definitions.resolve_job_def("probed")
+    for config in ({}, yaml.safe_load(prefilled(probed))):
+        assert probed.execute_in_process(run_config=config).success
+    assert seen[0] == seen[1]
+    assert seen[0]["aws_secret_access_key"] == SECRET
+
+
+@pytest.mark.parametrize("store", STORES.values(), ids=STORES)
+def test_a_secret_typed_beside_the_masks_is_refused(store):
+    run_config = launched("********")
+    run_config["resources"]["file_dataset"]["config"]["aws_session_token"] = "typed"
+    # a field that is a literal in code is not in the schema at all
+    with pytest.raises((file_dataset.InvalidDatasetError, dg.DagsterInvalidConfigError)):
+        options_in_a_run(store, run_config)
