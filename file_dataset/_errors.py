@@ -72,7 +72,7 @@ class Failure:
         for name in ("file", "url", "message"):
             text = getattr(self, name)
             if isinstance(text, str):
-                object.__setattr__(self, name, text.encode("utf-8", "backslashreplace").decode())
+                object.__setattr__(self, name, printable(text))
 
     @classmethod
     def of(
@@ -137,6 +137,11 @@ class IncompleteBodyError(ConnectionError):
 
 class ChecksumMismatchError(ConnectionError):
     """The bytes that arrived are not the bytes that the store holds."""
+
+
+def printable(text: str) -> str:
+    """Return text for logs and Arrow: what is no UTF-8 in a file's name (a surrogate, PEP 383) becomes an escape."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def store_error(kind: type[OSError], message: str, *, code: str | None = None) -> OSError:

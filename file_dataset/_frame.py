@@ -64,6 +64,20 @@ class Rows:
         """Return the id of a row, None in a frame without ids."""
         return None if self.ids is None else self.ids[position]
 
+    def location(self, position: int, name: str) -> _urls.Location | None:
+        """Return where a file of a row is, None for a null cell.
+
+        Raises:
+            InvalidDatasetError: the cell is no location.
+        """
+        cell = self.cells[name][position]
+        return None if cell is None else _urls.parse(cell, base=self.base)
+
+    def refused(self, position: int, name: str, error: InvalidDatasetError) -> Failure:
+        """Return the failure of a cell that is no location."""
+        cell = _urls.shown(self.cells[name][position])
+        return Failure.of(self.id_at(position), "download", error, file=name, url=cell)
+
     def row(self, position: int) -> _plan.FileRow:
         """Return the row with its locations parsed.
 
@@ -72,12 +86,11 @@ class Rows:
         """
         files: dict[str, _urls.Location | None] = {}
         failures = []
-        for name, cells in self.cells.items():
-            cell = cells[position]
+        for name in self.cells:
             try:
-                files[name] = None if cell is None else _urls.parse(cell, base=self.base)
+                files[name] = self.location(position, name)
             except InvalidDatasetError as exc:
-                failures.append(Failure.of(self.id_at(position), "download", exc, file=name, url=_urls.shown(cell)))
+                failures.append(self.refused(position, name, exc))
         if failures:
             raise RowError(failures)
         return _plan.FileRow(self.id_at(position), files)

@@ -16,7 +16,7 @@ from file_dataset import _frame, _options, _ray_data
 from file_dataset._errors import CREDENTIAL_CODES, InvalidDatasetError, RowError
 from file_dataset._options import Options
 from file_dataset._ray_data import Batch, BatchDatasource
-from file_dataset._reader import Reader
+from file_dataset._reader import Reader, id_type
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -164,6 +164,8 @@ def _schema(frame: pd.DataFrame, rows: Rows, *, carry: bool, large: bool, on_fai
     except (pa.ArrowException, OverflowError) as exc:
         raise InvalidDatasetError(f"a column has no Arrow type ({exc}): make all its values text, say") from exc
     named = {field.name: field for field in known} | {name: pa.field(name, kind) for name in rows.file_columns}
+    if _frame.ID in named:
+        named[_frame.ID] = named[_frame.ID].with_type(id_type(named[_frame.ID].type))
     first = [name for name in frame.columns if name == _frame.ID or name in rows.file_columns]
     carried = [name for name in rows.carried if carry]
     errors = [pa.field(name, pa.string()) for name in _frame.ERROR_COLUMNS] if on_failure == "record" else []

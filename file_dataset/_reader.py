@@ -1,4 +1,7 @@
-"""`reader(...)` and its three verbs. Each reads when it is called; each raises for every file it could not read."""
+"""`reader(...)` and its verbs. Each reads when it is called, and raises for every file that it could not read.
+
+`into_info_table` alone does not raise: there a file that is missing is an answer.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from file_dataset import _frame, _options, _plan, _transfer
-from file_dataset._errors import Failure, InvalidDatasetError, RowError
+from file_dataset._errors import Failure, InvalidDatasetError, RowError, printable
+from file_dataset._store import ObjectInfo
 from file_dataset._tempdir import TempDir
 
 if TYPE_CHECKING:
@@ -149,6 +153,76 @@ class Reader:
             sizes[file.file][file.position] = size
         return self._table({name: pa.array(column, pa.int64()) for name, column in sizes.items()}, count)
 
+    def into_info_table(self) -> pa.Table:
+        """Return what the store says of every file, or why it says nothing: one HEAD per file, no download.
+
+        A file that is missing, refused or no location is a line with an error, and never an exception.
+
+            >>> Path("a.txt").write_text("hello")
+            5
+            >>> infos = reader({"a.txt": "a.txt", "b.txt": "none.txt"}).into_info_table()
+            >>> infos.select(["file", "size_bytes", "error_type"]).to_pylist()  # doctest: +NORMALIZE_WHITESPACE
+            [{'file': 'a.txt', 'size_bytes': 5, 'error_type': None},
+             {'file': 'b.txt', 'size_bytes': None, 'error_type': 'FileNotFoundError'}]
+
+        Returns:
+            One line per file that the rows have, in the frame's order; null cells have none. Columns:
+
+            - `id`, where the frame or row has ids: integers as they are, text as `string`
+            - `file`, the name of its column; `location`, as text
+            - `size_bytes`: `int64`
+            - `etag`, `checksum` (`CRC64NVME:<base64>`, of the whole object; null where the store keeps none): as in
+              `PipelineResult.files`; null for local files, which are not read
+            - `error_type`, `error_code` (S3's; a HEAD's is often a bare status such as "404"), `error_message`: null
+              for files that are there; where they are not, the size is null
+
+        Raises:
+            RowError: no file can be looked at: there are no credentials, or they expired.
+        """
+        import pyarrow as pa
+
+        lines: list[tuple[int, str, str]] = []  # position of the row, file, location
+        found: dict[int, ObjectInfo | Failure] = {}  # by line
+        missing: list[tuple[_transfer.Wanted, Failure]] = []
+        wanted = self._wanted_lines(lines, found)
+        for file, info in _transfer.infos(wanted, _transfer.Stores(self._options), missing):
+            found[file.position] = info
+        found.update((file.position, failure) for file, failure in missing)
+        answers = [found[line] for line in range(len(lines))]
+        infos = [answer if isinstance(answer, ObjectInfo) else None for answer in answers]
+        failures = [answer if isinstance(answer, Failure) else None for answer in answers]
+        ids = _id_array(self._rows)
+        columns = {} if ids is None else {_frame.ID: ids.take(pa.array([line[0] for line in lines], pa.int64()))}
+        columns |= {
+            "file": pa.array([line[1] for line in lines], pa.string()),
+            "location": pa.array([line[2] for line in lines], pa.string()),
+            "size_bytes": pa.array([info and info.size_bytes for info in infos], pa.int64()),
+            "etag": pa.array([info and info.etag for info in infos], pa.string()),
+            "checksum": pa.array([info and info.digest and str(info.digest) for info in infos], pa.string()),
+        }
+        for name in ("type", "code", "message"):
+            texts = [failure and getattr(failure, name) for failure in failures]
+            columns[f"error_{name}"] = pa.array(texts, pa.string())
+        return pa.table(columns)
+
+    def _wanted_lines(
+        self, lines: list[tuple[int, str, str]], found: dict[int, ObjectInfo | Failure]
+    ) -> Iterator[_transfer.Wanted]:
+        """Yield each file, with its line as position; note the lines, and the cells that are no location."""
+        rows = self._rows
+        for position in range(len(rows)):
+            for name in rows.file_columns:
+                try:
+                    at = rows.location(position, name)
+                except InvalidDatasetError as exc:
+                    failure = rows.refused(position, name, exc)
+                    found[len(lines)] = failure
+                    lines.append((position, name, failure.url or ""))
+                    continue
+                if at is not None:
+                    lines.append((position, name, printable(str(at))))
+                    yield _transfer.Wanted(rows.id_at(position), name, at, len(lines) - 1)
+
     def _transfers(self, into: str, *, is_frame: bool) -> Iterator[_plan.Transfer[str]]:
         for row in self._parsed(len(self._rows)):
             directory = f"{into}/{row.id}" if is_frame else into
@@ -184,18 +258,43 @@ class Reader:
         import pyarrow as pa
 
         frame = self._rows.frame
-        if frame is None or _frame.ID not in frame.columns:
+        if frame is None:
             return pa.table(columns)
-        try:
-            ids = pa.Array.from_pandas(frame[_frame.ID].iloc[:count])
-        except (pa.ArrowException, OverflowError) as exc:
-            raise InvalidDatasetError(f"ids have no Arrow type in common ({exc}): make them all text") from exc
-        named = {_frame.ID: ids, **columns}
+        ids = _id_array(self._rows)
+        named = columns if ids is None else {_frame.ID: ids[:count], **columns}
         return pa.table({name: named[name] for name in frame.columns if name in named})
 
     def __repr__(self) -> str:
         """Show what would be read."""
         return f"Reader({len(self._rows)} rows, files {list(self._rows.file_columns)})"
+
+
+def _id_array(rows: Rows) -> Any | None:  # noqa: ANN401  # pyarrow has no types
+    """Return the ids as Arrow has them, one per row; None for rows without ids.
+
+    Raises:
+        InvalidDatasetError: they have no type in common: 1 and "2".
+    """
+    import pyarrow as pa
+
+    if rows.ids is None or None in rows.ids[:1]:  # one row may have none
+        return None
+    try:
+        ids = pa.array(rows.ids) if rows.frame is None else pa.Array.from_pandas(rows.frame[_frame.ID])
+    except (pa.ArrowException, OverflowError) as exc:
+        raise InvalidDatasetError(f"ids have no Arrow type in common ({exc}): make them all text") from exc
+    return ids.cast(id_type(ids.type))
+
+
+def id_type(found: Any) -> Any:  # noqa: ANN401  # pyarrow has no types
+    """Return the Arrow type of an id column that pandas gives as `found`: integers as they are, else `string`.
+
+    pandas 2 and 3, categories and Arrow-backed columns give text in many types, and a frame without rows often none.
+    """
+    import pyarrow as pa
+
+    values = found.value_type if pa.types.is_dictionary(found) else found
+    return values if pa.types.is_integer(values) else pa.string()
 
 
 class _BlobColumn:

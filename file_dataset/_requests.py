@@ -131,8 +131,8 @@ def _refused(answer: Answer) -> OSError | UnknownError:
     return error
 
 
-class Head(Request[int]):
-    """The size of an object."""
+class Head(Request[ObjectInfo]):
+    """Size, ETag and checksum of an object."""
 
     __slots__ = ()
 
@@ -143,7 +143,7 @@ class Head(Request[int]):
         signer: Signer | None,
         cancelled: threading.Event,
         *,
-        future: Future[int],
+        future: Future[ObjectInfo],
         rescue: Callable[[Exception], object] | None = None,
     ) -> None:
         """Expect no body."""
@@ -151,11 +151,11 @@ class Head(Request[int]):
 
     def request(self) -> bytes:
         """Return the head of a HEAD."""
-        return self.head("HEAD", self.route.headers)
+        return self.head("HEAD", self.route.read_headers)
 
-    def result(self, answer: Answer) -> int:
-        """Return the size in bytes."""
-        return _answers.length_of(answer.headers)
+    def result(self, answer: Answer) -> ObjectInfo:
+        """Return what the headers say."""
+        return _answers.head_of(answer.headers)
 
 
 class Get(Request[ObjectInfo]):

@@ -53,7 +53,7 @@ class Route:
     endpoint: Endpoint
     path: str  # before the key, escaped
     headers: Mapping[str, str]  # of each request, `host` among them, names in lower case
-    read_headers: Mapping[str, str]  # the same and what a GET asks for
+    read_headers: Mapping[str, str]  # the same and what a GET and a HEAD ask for
     scope: tuple[str, str] | None  # region and service to sign for; None: unsigned
     signs_payload: bool
 

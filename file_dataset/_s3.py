@@ -94,11 +94,11 @@ class S3Store:
         self._lane = Lane(options.max_concurrency, others)
         self._fork = Fork(self._wire, self._lane, check_digests=options.check_digests)
 
-    def size(self, at: ObjectUrl) -> Future[int]:
-        """Answer the size in bytes: one HEAD."""
+    def info(self, at: ObjectUrl) -> Future[ObjectInfo]:
+        """Answer size, ETag and checksum: one HEAD."""
         cancelled = threading.Event()
 
-        def on_wire(access: _Access, route: Route, future: Future[int], rescue: _Rescue) -> None:
+        def on_wire(access: _Access, route: Route, future: Future[ObjectInfo], rescue: _Rescue) -> None:
             head = Head(route, at, access.router.signer(route), cancelled, future=future, rescue=rescue)
             self._fork.send(head)
 
@@ -278,16 +278,19 @@ class S3Store:
         finally:
             body.close()
 
-    def _head(self, access: _Access, at: ObjectUrl) -> int:
+    def _head(self, access: _Access, at: ObjectUrl) -> ObjectInfo:
         try:
-            return int(self._call(access, "head_object", Bucket=at.bucket, Key=at.key)["ContentLength"])
+            answer = self._call(access, "head_object", Bucket=at.bucket, Key=at.key)
+            return _answers.head_of(answer["ResponseMetadata"]["HTTPHeaders"])
         except OSError as exc:
             if code_of(exc) != "400":
                 raise
         # a HEAD's answer has no body to say why it is refused; one byte's GET says it, or tells the size
         answer = self._call(access, "get_object", Bucket=at.bucket, Key=at.key, Range="bytes=0-0")
         answer["Body"].close()
-        return int(answer["ContentRange"].rpartition("/")[2])
+        size_bytes = int(answer["ContentRange"].rpartition("/")[2])
+        # no checksum: that of a range need not be the whole object's
+        return ObjectInfo(size_bytes, _answers.etag_of(answer["ResponseMetadata"]["HTTPHeaders"]))
 
     # uploads
 
@@ -508,7 +511,8 @@ class S3Store:
             message = _options.without_secrets(str(exc), self._options)
             raise InvalidDatasetError(f"these Options make no S3 client: {message}") from None
         if options.check_digests and _asks_for_digests(options):
-            client.meta.events.register("before-call.s3.GetObject", _ask_for_digest)
+            for operation in ("GetObject", "HeadObject"):
+                client.meta.events.register(f"before-call.s3.{operation}", _ask_for_digest)
         return _Access(session, client, Router(options, session, client))
 
     def _renew(self, expired: _Access, error: OSError) -> None:

@@ -1,4 +1,4 @@
-"""The seam: a store answers `size`, `download` and `upload`, each *submitted* and answered by a Future.
+"""The seam: a store answers `info`, `download` and `upload`, each *submitted* and answered by a Future.
 
 Bytes arrive in a sink, which proves them: length always, digest where there is one. A sink that holds the first part of
 an object lets the next attempt go on from there. `attempt` is the only place that retries.
@@ -61,8 +61,8 @@ class ObjectInfo:
 class ObjectStore(Protocol[At_contra]):
     """What the shell reads from. Errors are `OSError`s, transient ones by their type."""
 
-    def size(self, at: At_contra) -> Future[int]:
-        """Answer the size in bytes."""
+    def info(self, at: At_contra) -> Future[ObjectInfo]:
+        """Answer what is known of the object without its bytes; its `digest` is a CRC, not the MD5 of an ETag."""
 
     def download(self, source: At_contra, sink: Sink) -> Future[ObjectInfo]:
         """Fill the sink and have it prove the bytes; the caller commits or discards it."""
@@ -385,26 +385,26 @@ class LocalStore:
         """Start no thread yet; the pool does when it is used."""
         self._pool = Pool(_LOCAL_THREADS, "file_dataset-local")
 
-    def size(self, at: Path) -> Future[int]:
-        """Answer the size in bytes."""
-        return self._pool.submit(_size, at)
+    def info(self, at: Path) -> Future[ObjectInfo]:
+        """Answer the size in bytes; nothing is read."""
+        return self._pool.submit(_info, at)
 
     def download(self, source: Path, sink: Sink) -> Future[ObjectInfo]:
         """Copy the file into the sink."""
         return self._pool.submit(_copy, source, sink)
 
 
-def _size(path: Path) -> int:
+def _info(path: Path) -> ObjectInfo:
     found = path.stat()
     if stat.S_ISDIR(found.st_mode):
         raise store_error(IsADirectoryError, f"{path}: {_urls.DIRECTORY_REMEDY}")
     if not stat.S_ISREG(found.st_mode):
         raise store_error(OSError, f"{path} is no regular file")
-    return found.st_size
+    return ObjectInfo(found.st_size)
 
 
 def _copy(source: Path, sink: Sink) -> ObjectInfo:
-    part = sink.begin(ObjectInfo(_size(source)))
+    part = sink.begin(_info(source))
     hasher = _digest.hasher(_digest.ALGORITHMS[0])
     with source.open("rb", buffering=0) as file:
         while chunk := file.read(CHUNK_BYTES):

@@ -210,11 +210,32 @@ def sizes(wanted: Iterable[Wanted], stores: Stores) -> Iterator[tuple[Wanted, in
     Raises:
         RowError: files that failed, every one of them.
     """
+    infos = _each(wanted, _info_from(stores), _unread, threading.Event(), ahead=stores.ahead)
+    return ((file, info.size_bytes) for file, info in infos)
 
-    def size(file: Wanted) -> Future[int]:
-        return stores.of(file.at).size(file.at)
 
-    return _each(wanted, size, _unread, threading.Event(), ahead=stores.ahead)
+def infos(
+    wanted: Iterable[Wanted], stores: Stores, missing: list[tuple[Wanted, Failure]]
+) -> Iterator[tuple[Wanted, ObjectInfo]]:
+    """Yield what the stores say of every file, in order; one HEAD each.
+
+    Args:
+        wanted: the files.
+        stores: the stores that have them.
+        missing: takes the others, with the reason, when all have been asked for.
+
+    Raises:
+        RowError: the store refuses these credentials, or there are none: nothing is known of any file.
+    """
+    failed: list[tuple[Wanted, OSError]] = []
+    yield from _tried(wanted, _info_from(stores), failed, threading.Event(), ahead=stores.ahead)
+    if fatal := [(file, error) for file, error in failed if is_fatal(error)]:
+        raise RowError([_unread(file, error) for file, error in fatal]) from fatal[0][1]
+    missing += [(file, _unread(file, error)) for file, error in failed]
+
+
+def _info_from(stores: Stores) -> Callable[[Wanted], Future[ObjectInfo]]:
+    return lambda file: stores.of(file.at).info(file.at)
 
 
 def _unread(file: Wanted, error: OSError) -> Failure:
@@ -334,8 +355,24 @@ def _each(  # noqa: PLR0913  # what to do, what is told, when to stop, how much 
         RowError: files that failed, every one of them; told at the end.
         InterruptedError: cancelled.
     """
-    running: deque[tuple[F, Future[T]]] = deque()
     failed: list[tuple[F, OSError]] = []
+    yield from _tried(files, start, failed, cancelled, ahead=ahead, grace_s=grace_s)
+    if failed:
+        errors = [error for _, error in failed]
+        raise RowError([failure(file, error) for file, error in failed]) from next(filter(is_fatal, errors), errors[0])
+
+
+def _tried(  # noqa: PLR0913  # the same, and where failures go
+    files: Iterable[F],
+    start: Callable[[F], Future[T]],
+    failed: list[tuple[F, OSError]],
+    cancelled: threading.Event,
+    *,
+    ahead: int,
+    grace_s: float = 0.0,
+) -> Iterator[tuple[F, T]]:
+    """Do what `_each` does, with `failed` for the files that failed."""
+    running: deque[tuple[F, Future[T]]] = deque()
     try:
         for file in files:
             if len(running) >= ahead:
@@ -353,9 +390,6 @@ def _each(  # noqa: PLR0913  # what to do, what is told, when to stop, how much 
         begun = [future for _, future in running if not future.cancel()]
         wait(begun, timeout=grace_s)
         raise
-    if failed:
-        errors = [error for _, error in failed]
-        raise RowError([failure(file, error) for file, error in failed]) from next(filter(is_fatal, errors), errors[0])
 
 
 def _ended(

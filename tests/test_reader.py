@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import doctest
 from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
 import pytest
+from botocore.config import Config
+from conftest import options_for
+from fault_server import ACCESS_DENIED, SLOW_DOWN
 
 import file_dataset
 from file_dataset import InvalidDatasetError, RowError
@@ -183,3 +187,162 @@ def test_relative_paths_are_those_of_the_call(tmp_path, monkeypatch):
     reader = file_dataset.reader({"a.txt": "a.txt"}, file_columns=["a.txt"])
     monkeypatch.chdir("/")
     assert reader.into_size_table()["a.txt"].to_pylist() == [2]
+
+
+class TestInfoTable:
+    """A line per file, whatever became of it. Both engines."""
+
+    COLUMNS = ("file", "location", "size_bytes", "etag", "checksum", "error_type", "error_code", "error_message")
+
+    @pytest.fixture(params=["auto", "boto3"])
+    def engine(self, request):
+        return request.param
+
+    def test_the_docstrings_example_runs(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        test = doctest.DocTestFinder(recurse=False).find(
+            type(file_dataset.reader({"a.txt": "/a"})).into_info_table,
+            globs={"Path": Path, "reader": file_dataset.reader},
+        )
+        assert doctest.DocTestRunner().run(test[0]) == doctest.TestResults(0, 3)
+
+    def test_a_line_says_size_etag_and_checksum(self, faults, fault_options):
+        faults.put("s3://bucket/a", b"123456789", checksum="CRC64NVME")
+        frame = pd.DataFrame({"label": ["x"], "a.bin": ["s3://bucket/a"], "id": [7]})
+        table = file_dataset.reader(frame, options=fault_options).into_info_table()
+        texts = dict.fromkeys(self.COLUMNS, pa.string())
+        assert table.schema == pa.schema({"id": pa.int64(), **texts, "size_bytes": pa.int64()})
+        assert table.to_pylist() == [
+            {
+                "id": 7,
+                "file": "a.bin",
+                "location": "s3://bucket/a",
+                "size_bytes": 9,
+                "etag": "25f9e794323b453885f5181f1b624d0b",  # MD5 of the body
+                "checksum": "CRC64NVME:rosUhgp5mIg=",  # the published check value
+                "error_type": None,
+                "error_code": None,
+                "error_message": None,
+            }
+        ]
+
+    @pytest.mark.parametrize(
+        ("kind", "expected"),
+        [("CRC32C", "CRC32C:4waSgw=="), ("CRC32", "CRC32:y/Q5Jg=="), (None, None)],
+        ids=["CRC32C", "CRC32", "an MD5 in the ETag alone"],
+    )
+    def test_checksums_are_spelled_as_in_result_files(self, faults, fault_options, kind, expected):
+        faults.put("s3://bucket/a", b"123456789", checksum=kind)
+        table = file_dataset.reader({"a.bin": "s3://bucket/a"}, options=fault_options).into_info_table()
+        assert table["checksum"].to_pylist() == [expected]
+
+    def test_a_checksum_of_parts_is_none_of_the_object(self, faults, fault_options):
+        faults.put("s3://bucket/a", b"123456789", checksum="CRC32", etag="multipart")
+        table = file_dataset.reader({"a.bin": "s3://bucket/a"}, options=fault_options).into_info_table()
+        assert table["checksum"].to_pylist() == [None]
+        assert table["etag"].to_pylist()[0].endswith("-2")
+
+    def test_what_is_wrong_with_one_file_is_a_line(self, faults, fault_options, tmp_path):
+        faults.put("s3://bucket/there", b"123")
+        faults.put("s3://bucket/secret", b"1")
+        faults.fail("HeadObject", ACCESS_DENIED, key="secret", times=None)
+        frame = pd.DataFrame(
+            {
+                "id": ["a", "b", "c"],
+                "a.bin": ["s3://bucket/none", "s3://bucket/there", "ftp://x/y"],
+                "b.bin": ["s3://bucket/secret", None, tmp_path],
+            }
+        )
+        table = file_dataset.reader(frame, options=fault_options).into_info_table()
+        lines = table.select(["id", "file", "size_bytes", "error_type", "error_code"]).to_pylist()
+        assert [tuple(line.values()) for line in lines] == [
+            ("a", "a.bin", None, "FileNotFoundError", "404"),
+            ("a", "b.bin", None, "PermissionError", "403"),
+            ("b", "a.bin", 3, None, None),
+            ("c", "a.bin", None, "InvalidDatasetError", None),
+            ("c", "b.bin", None, "IsADirectoryError", None),
+        ]
+        assert table["location"].to_pylist()[3:] == ["ftp://x/y", str(tmp_path)]
+        assert faults.count("HeadObject") == sum(faults.requests.values()) == 3
+
+    @pytest.mark.parametrize(
+        "settings",
+        [{"config": Config(response_checksum_validation="when_required")}, {"check_digests": False}],
+        ids=["when_required", "check_digests"],
+    )
+    def test_no_checksum_is_asked_for_where_the_options_say_so(self, faults, engine, settings):
+        faults.put("s3://bucket/a", b"123456789", checksum="CRC64NVME")
+        options = options_for(faults.endpoint_url, engine=engine, **settings)
+        table = file_dataset.reader({"a.bin": "s3://bucket/a"}, options=options).into_info_table()
+        assert (table["size_bytes"].to_pylist(), table["checksum"].to_pylist()) == ([9], [None])
+
+    def test_throttling_is_waited_for(self, faults, fault_options):
+        faults.put("s3://bucket/a", b"123")
+        faults.fail("HeadObject", SLOW_DOWN, times=2)
+        table = file_dataset.reader({"a.bin": "s3://bucket/a"}, options=fault_options).into_info_table()
+        assert table["size_bytes"].to_pylist() == [3]
+
+    def test_throttling_without_end_is_a_line_that_says_so(self, faults, fault_options):
+        faults.put("s3://bucket/a", b"123")
+        faults.fail("HeadObject", SLOW_DOWN, times=None)
+        (line,) = file_dataset.reader({"a.bin": "s3://bucket/a"}, options=fault_options).into_info_table().to_pylist()
+        assert (line["error_type"], line["error_code"]) == ("ConnectionError", "503")
+        assert "after 3 attempts" in line["error_message"]
+
+    def test_no_credentials_concern_every_file_and_are_an_error(self, faults, monkeypatch):
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", faults.endpoint_url)
+        with pytest.raises(RowError, match="AWS_ACCESS_KEY_ID"):
+            file_dataset.reader({"a.bin": "s3://bucket/a"}).into_info_table()
+
+    @pytest.mark.parametrize("row_id", ["x", 5, None])
+    def test_a_row_has_the_id_that_it_was_given(self, tmp_path, row_id):
+        (tmp_path / "a.txt").write_text("hi")
+        row = {"id": row_id, "a.txt": tmp_path / "a.txt", "b.txt": tmp_path / "none", "c.txt": None}
+        table = file_dataset.reader(row, file_columns=["a.txt", "b.txt", "c.txt"]).into_info_table()
+        assert table["size_bytes"].to_pylist() == [2, None]
+        assert table["file"].to_pylist() == ["a.txt", "b.txt"]
+        assert ("id" in table.column_names) == (row_id is not None)
+        if row_id is not None:
+            assert table["id"].to_pylist() == [row_id, row_id]
+
+    def test_a_name_that_is_no_unicode_is_shown_escaped(self, tmp_path):
+        path = tmp_path / "caf\udce9"
+        table = file_dataset.reader({"a.txt": path}).into_info_table()
+        assert table["location"].to_pylist() == [f"{tmp_path}/caf\\udce9"]
+
+    def test_no_rows_are_no_lines(self):
+        table = file_dataset.reader(pd.DataFrame(columns=["id", "a.txt"])).into_info_table()
+        assert table.num_rows == 0
+        assert table.column_names == ["id", *self.COLUMNS]
+
+
+TEXT_IDS = {
+    "object": lambda ids: pd.Series(ids, dtype=object),
+    "default": lambda ids: pd.Series(ids, dtype="str"),
+    "nullable": lambda ids: pd.Series(ids, dtype="string"),
+    "large": lambda ids: pd.Series(ids, dtype=pd.ArrowDtype(pa.large_string())),
+    "dictionary": lambda ids: pd.Series(ids, dtype=pd.ArrowDtype(pa.dictionary(pa.int32(), pa.string()))),
+    "categories": lambda ids: pd.Series(ids, dtype=pd.CategoricalDtype(["1", "2"])),
+}
+
+
+@pytest.mark.parametrize("ids", TEXT_IDS.values(), ids=TEXT_IDS)
+@pytest.mark.parametrize("verb", ["into_blob_table", "into_size_table", "into_info_table"])
+def test_ids_of_text_are_strings_with_and_without_rows(tmp_path, ids, verb):
+    (tmp_path / "a.txt").write_text("hi")
+    frames = [pd.DataFrame({"id": ids(rows), "a.txt": [tmp_path / "a.txt"] * len(rows)}) for rows in ([], ["1", "2"])]
+    tables = [getattr(file_dataset.reader(frame, file_columns=["a.txt"]), verb)() for frame in frames]
+    assert {table.schema.field("id").type for table in tables} == {pa.string()}
+    assert pa.concat_tables(tables)["id"].to_pylist() == ["1", "2"]
+
+
+@pytest.mark.parametrize("empty", [pd.DataFrame(columns=["id", "a.txt"]), pd.DataFrame({"id": [], "a.txt": []})])
+def test_ids_of_a_frame_that_never_had_rows_are_strings(empty):
+    assert file_dataset.reader(empty, file_columns=["a.txt"]).into_blob_table().schema.field("id").type == pa.string()
+
+
+def test_integer_ids_keep_their_width_with_and_without_rows(tmp_path):
+    for rows in ([], [1]):
+        frame = pd.DataFrame({"id": pd.Series(rows, dtype="int16"), "a.txt": [tmp_path / "none"] * len(rows)})
+        table = file_dataset.reader(frame, file_columns=["a.txt"]).into_info_table()
+        assert table.schema.field("id").type == pa.int16()

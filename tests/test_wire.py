@@ -324,7 +324,7 @@ def test_an_upload_may_be_answered_without_a_body(source):
 def test_the_length_in_a_heads_answer_announces_no_body():
     with Scripted(answering(b"HTTP/1.1 200 OK\r\ncontent-length: 12345\r\n\r\n", answer(b"body"))) as server:
         store = store_at(server.url)
-        assert store.size(AT).result(10) == 12345
+        assert store.info(AT).result(10).size_bytes == 12345
         assert get(store) == b"body"
         assert server.accepted == 1
 
@@ -428,7 +428,7 @@ STALE = {
 def calls(store, source):
     return {
         "GET": lambda: get(store),
-        "HEAD": lambda: store.size(AT).result(10),
+        "HEAD": lambda: store.info(AT).result(10),
         "PUT": lambda: put(store, source, SMALL),
         "large PUT": lambda: put(store, source, LARGE),
     }
@@ -1156,7 +1156,7 @@ def test_the_engine_boto3_sends_nothing_over_the_wire(faults, source, monkeypatc
     store = store_at(faults.endpoint_url, engine="boto3")
     for body in (SMALL, os.urandom(6 << 20)):
         put(store, source, body)
-        assert store.size(AT).result(10) == len(body)
+        assert store.info(AT).result(10).size_bytes == len(body)
         assert get(store) == body
     assert not used
 
@@ -1170,7 +1170,7 @@ def test_the_wire_moves_what_it_can(faults, source, monkeypatch, caplog):
     faults.put("s3://bucket/other", b"")
     store = store_at(faults.endpoint_url)
     put(store, source)
-    store.size(AT).result(10)
+    store.info(AT).result(10)
     get(store)
     assert [kind.__name__ for kind in sent] == ["Put", "Head", "Get"]
     assert not lines_about_boto3(caplog)
@@ -1226,8 +1226,8 @@ def sent_by(engine, url, config, verb, source):
         at = ObjectUrl("bucket", "a b+c/ünï~$&'.bin")
         if verb == "get":
             get(store, at)
-        elif verb == "size":
-            store.size(at).result(10)
+        elif verb == "info":
+            store.info(at).result(10)
         else:
             put(store, source, SMALL, at)
         is_ours = store._route(store._access(), at.bucket) is not None
@@ -1236,7 +1236,7 @@ def sent_by(engine, url, config, verb, source):
         return parsed(head.replace(str(server.port), "PORT"))
 
 
-@pytest.mark.parametrize("verb", ["get", "size", "put"])
+@pytest.mark.parametrize("verb", ["get", "info", "put"])
 @pytest.mark.parametrize("style", STYLES.values(), ids=STYLES)
 def test_both_engines_ask_alike(resolved, source, style, verb):
     resolved("127.0.0.1")
