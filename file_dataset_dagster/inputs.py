@@ -2,7 +2,7 @@
 
 # no `from __future__ import annotations` here: Dagster reads the annotations of an asset's function
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import dagster as dg
@@ -32,7 +32,9 @@ def frame_of_all(context: dg.AssetExecutionContext, given: Any) -> pd.DataFrame:
     """The input of an asset without partitions: all partitions of what is read, joined."""
     if not _is_partitioned(context):
         return _checked(given, context)
-    return _joined(context, given, list(context.asset_partition_keys_for_input(INPUT)))
+    upstream = context.asset_partitions_def_for_input(INPUT)
+    keys = in_order(context.asset_partition_keys_for_input(INPUT), upstream, context.instance)
+    return _joined(context, given, keys)
 
 
 def frame_of(context: dg.AssetExecutionContext, given: Any, partition_key: str) -> pd.DataFrame:  # noqa: ANN401
@@ -53,10 +55,41 @@ def frame_of(context: dg.AssetExecutionContext, given: Any, partition_key: str) 
     mapped = mapping.get_upstream_mapped_partitions_result_for_partitions(
         subset, own, upstream, dynamic_partitions_store=context.instance
     )
-    keys = list(mapped.partitions_subset.get_partition_keys())
+    keys = in_order(mapped.partitions_subset.get_partition_keys(), upstream, context.instance)
     if len(keys) == 1:
         return _checked(_by_key(context, given, keys)[keys[0]], context)
     return _joined(context, given, keys)
+
+
+def in_order(
+    keys: Iterable[str], definition: dg.PartitionsDefinition[Any], instance: dg.DagsterInstance | None
+) -> list[str]:
+    """Partition keys in the order of their definition; of several dimensions by each in turn, their names sorted.
+
+    Some partition mappings give them in the order of a set, which differs from process to process. Keys that are no
+    longer in the definition come last, by their text. Costs a sort of the keys, and one listing of a definition whose
+    partitions are not windows of time.
+    """
+    rank = _rank(definition, instance)
+    return sorted(keys, key=lambda key: (rank(key), str(key)))
+
+
+def _rank(definition: dg.PartitionsDefinition[Any], instance: dg.DagsterInstance | None) -> Callable[[str], Any]:
+    if isinstance(definition, dg.TimeWindowPartitionsDefinition):
+        return lambda key: definition.start_time_for_partition_key(key).timestamp()
+    if isinstance(definition, dg.MultiPartitionsDefinition):
+        ranks = {of.name: _rank(of.partitions_def, instance) for of in definition.partitions_defs}
+        in_turn = sorted(ranks.items())
+
+        def rank(key: str) -> Any:  # noqa: ANN401 (a tuple of what sorts)
+            whole = key if isinstance(key, dg.MultiPartitionKey) else definition.get_partition_key_from_str(key)
+            parts = whole.keys_by_dimension
+            return tuple(rank_of(parts[name]) for name, rank_of in in_turn)
+
+        return rank
+    listed = definition.get_partition_keys(dynamic_partitions_store=instance)
+    places = {key: place for place, key in enumerate(listed)}
+    return lambda key: places.get(key, len(places))
 
 
 def _joined(context: dg.AssetExecutionContext, given: Any, keys: list[str]) -> pd.DataFrame:  # noqa: ANN401

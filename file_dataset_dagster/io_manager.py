@@ -2,6 +2,7 @@
 
     <base_path>/manifests/<key parts>/manifest.parquet            an asset without partitions
     <base_path>/manifests/<key parts>/partition=<key>.parquet     one partition
+    <base_path>/runs/<run>/<step>/<output>.parquet                what one op of a graph hands to the next
 
 Beside each manifest of a pipeline lie its `.failures.parquet` and `.files.parquet`, and `.rejected.parquet`: the
 failures of a later run whose manifest was not stored.
@@ -14,7 +15,8 @@ import tempfile
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_origin
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin
 
 import dagster as dg
 import pandas as pd
@@ -22,6 +24,7 @@ import pyarrow as pa
 from pydantic import Field, PrivateAttr
 
 import file_dataset
+from file_dataset_dagster.inputs import in_order
 from file_dataset_dagster.parquet import from_parquet, notes_of, to_parquet
 from file_dataset_dagster.partial import Stored
 from file_dataset_dagster.partitions import check_keys, joined, segment, split
@@ -45,6 +48,11 @@ class ManifestIOManager(dg.ConfigurableIOManager):
 
     def uri(self, asset_key: dg.AssetKey, partition_key: str | None = None, *, of: str = "manifest") -> str:
         """Where the `manifest`, `failures`, `files` or `rejected` frame of an asset or of one partition lies."""
+        name = "manifest" if partition_key is None else f"partition={segment(partition_key)}"
+        suffix = "" if of == "manifest" else f".{of}"
+        return "/".join([self._base(), "manifests", *map(segment, asset_key.path), f"{name}{suffix}.parquet"])
+
+    def _base(self) -> str:
         base = self.base_path or self.resource.base_path
         if not base:
             raise file_dataset.InvalidDatasetError(
@@ -56,10 +64,7 @@ class ManifestIOManager(dg.ConfigurableIOManager):
             raise file_dataset.InvalidDatasetError(
                 f"base_path {base!r} is neither s3://bucket/prefix nor a local directory"
             )
-        name = "manifest" if partition_key is None else f"partition={segment(partition_key)}"
-        suffix = "" if of == "manifest" else f".{of}"
-        parts = [base.rstrip("/"), "manifests", *map(segment, asset_key.path), f"{name}{suffix}.parquet"]
-        return "/".join(parts)
+        return base.rstrip("/")
 
     def store(self, frame: pd.DataFrame, uri: str, notes: Mapping[str, Any] | None = None) -> None:
         """Write the frame as a whole or not at all, over what is there.
@@ -134,8 +139,12 @@ class ManifestIOManager(dg.ConfigurableIOManager):
     def handle_output(self, context: dg.OutputContext, obj: object) -> None:
         """Store a frame, a PipelineResult, or in a run over many partitions a dict of frames by partition key.
 
-        A frame for many partitions is split by its column `partition`.
+        A frame for many partitions is split by its column `partition`. The frame of an op that is no asset (in a graph
+        asset, in a job of ops, one of many dynamic outputs) is stored under its run and step.
         """
+        if not context.has_asset_key:
+            self._handle_op_output(context, obj)
+            return
         of = f"asset {context.asset_key.to_user_string()}"
         keys = [str(key) for key in context.asset_partition_keys] if context.has_asset_partitions else []
         if isinstance(obj, file_dataset.PipelineResult):
@@ -150,11 +159,8 @@ class ManifestIOManager(dg.ConfigurableIOManager):
             frames = dict(split(obj, keys, of))
         else:
             frames = dict.fromkeys(keys or [""], obj)
-        if odd := [frame for frame in frames.values() if not isinstance(frame, pd.DataFrame)]:
-            raise file_dataset.InvalidDatasetError(
-                f"{of} returned a {type(odd[0]).__name__}, and ManifestIOManager "
-                "stores pandas DataFrames: return one, give the asset another io_manager_key, or annotate it `-> None`"
-            )
+        for frame in frames.values():
+            _check_is_frame(frame, of, "give the asset another io_manager_key, or annotate it `-> None`")
         if len(frames) > 1:
             for frame in frames.values():
                 to_parquet(frame)  # refused before the first is stored
@@ -171,18 +177,43 @@ class ManifestIOManager(dg.ConfigurableIOManager):
         with contextlib.suppress(dg.DagsterInvariantViolationError):
             context.step_context.set_data_version(context.asset_key, version_of_frames(frames))
 
+    def _handle_op_output(self, context: dg.OutputContext, obj: object) -> None:
+        frame = _check_is_frame(
+            obj,
+            f"output {context.name!r} of step {context.step_key}",
+            "give the output another IO manager (dg.Out(io_manager_key=...)), or annotate the op `-> None`",
+        )
+        uri = self._op_uri(context)
+        self.store(frame, uri)
+        context.add_output_metadata(_metadata(frame, uri, None))
+
+    def _op_uri(self, context: dg.OutputContext) -> str:
+        return "/".join([self._base(), "runs", *map(segment, context.get_identifier())]) + ".parquet"
+
     def load_input(self, context: dg.InputContext) -> Any:  # noqa: ANN401 (what the annotation asks for)
         """The manifest, or whatever frame the upstream asset returned; of many partitions as the annotation says.
 
         `dict[str, pd.DataFrame]`: always a dict by partition key. `pd.DataFrame`: the frame of the partition that has
         the key of the run's own, else all rows with a column `partition`. Anything else: a dict for many partitions,
-        the frame for one. Metadata of the input: `columns` reads only these, `allow_missing_partitions` leaves out
-        partitions that have no manifest.
+        the frame for one, None for an input of no partition at all (the day before the first one). `| None` beside
+        any of these: the same, and None for no partition at all. Partitions come in the order of their definition.
+
+        Metadata of the input: `columns` reads only these, `allow_missing_partitions` leaves out partitions that have no
+        manifest.
         """
         metadata = context.definition_metadata or {}
         columns = metadata.get("columns")
+        if not context.has_asset_key:
+            if context.upstream_output is None:
+                raise file_dataset.InvalidDatasetError("ManifestIOManager loads outputs of assets and ops")
+            return self.load(self._op_uri(context.upstream_output), columns)
         of = f"asset {context.asset_key.to_user_string()}"
-        keys = list(context.asset_partition_keys) if context.has_asset_partitions else [None]
+        keys: list[Any] = [None]
+        if context.has_asset_partitions:
+            keys = in_order(context.asset_partition_keys, context.asset_partitions_def, _instance(context))
+        wanted, or_none = _wanted(context.dagster_type.typing_type)
+        if not keys and or_none:
+            return None
         uris = {key: self.uri(context.asset_key, None if key is None else str(key)) for key in keys}
         found = self._blobs({str(number): uri for number, uri in enumerate(uris.values())})
         missing = [key for number, key in enumerate(keys) if str(number) not in found]
@@ -204,12 +235,10 @@ class ManifestIOManager(dg.ConfigurableIOManager):
         }
         if keys == [None]:
             return frames[None]
-        annotation = context.dagster_type.typing_type
-        wanted = get_origin(annotation) or annotation
         if isinstance(wanted, type) and issubclass(wanted, Mapping):
             return frames
         own_key = context.partition_key if context.has_partition_key else None
-        if wanted is pd.DataFrame and keys != [own_key]:
+        if wanted is pd.DataFrame and keys != [own_key] and not (or_none and own_key and len(keys) == 1):
             return joined({str(key): frame for key, frame in frames.items()}, of)
         return frames if len(keys) != 1 else frames.get(keys[0])
 
@@ -238,6 +267,32 @@ class ManifestIOManager(dg.ConfigurableIOManager):
 def _read(frame: pd.DataFrame, options: file_dataset.Options) -> dict[str, pa.Buffer]:
     table = file_dataset.reader(frame, options=options, file_columns=["frame.parquet"]).into_blob_table(large=True)
     return {key: blob.as_buffer() for key, blob in zip(table["id"].to_pylist(), table["frame.parquet"], strict=True)}
+
+
+def _wanted(annotation: Any) -> tuple[Any, bool]:  # noqa: ANN401 (a type, as typing has them)
+    """The type that an input is annotated as, without its parameters, and whether it may be None."""
+    origin = get_origin(annotation)
+    if origin in {Union, UnionType}:
+        others = [member for member in get_args(annotation) if member is not NoneType]
+        return _wanted(others[0])[0] if len(others) == 1 else object, NoneType in get_args(annotation)
+    wanted = origin or annotation
+    return wanted, not (isinstance(wanted, type) and issubclass(wanted, Mapping | pd.DataFrame))
+
+
+def _instance(context: dg.InputContext) -> dg.DagsterInstance | None:
+    try:
+        return context.instance
+    except dg.DagsterInvariantViolationError:  # a context that a test made
+        return None
+
+
+def _check_is_frame(obj: object, of: str, remedy: str) -> pd.DataFrame:
+    if not isinstance(obj, pd.DataFrame):
+        raise file_dataset.InvalidDatasetError(
+            f"{of} returned a {type(obj).__name__}, and ManifestIOManager stores pandas DataFrames: return one, "
+            f"{remedy}"
+        )
+    return obj
 
 
 def _metadata(frame: pd.DataFrame, uri: str, partition_key: str | None) -> dict[str, Any]:

@@ -1,10 +1,13 @@
 """Partitions: each has a run, a manifest, metadata and a check of its own, in single runs and in runs over a range."""
 
+from typing import Any, Optional
+
 import dagster as dg
 import pandas as pd
 import pytest
 
 from file_dataset_dagster import FileDatasetResource, ManifestIOManager, pipeline_asset
+from file_dataset_dagster.inputs import in_order
 
 DAYS = dg.DailyPartitionsDefinition("2024-01-01", end_date="2024-01-08")
 KEYS = DAYS.get_partition_keys()
@@ -388,6 +391,103 @@ def test_the_input_can_say_how_partitions_map(run, local, daily):
     )
     assert run([raw_scans, pipeline(shifted)], local, selection=["copied"], partition_key=KEYS[1]).success
     assert ids_of(local, KEYS[1]) == [f"{KEYS[0]}-1", f"{KEYS[0]}-2"]
+
+
+PREVIOUS = dg.AssetIn(partition_mapping=dg.TimeWindowPartitionMapping(start_offset=-1, end_offset=-1))
+
+
+def cumulative(annotation, seen):
+    """An asset that depends on its own previous day."""
+
+    def cum(context, cum):
+        seen.append(cum)
+        return pd.DataFrame({"id": [context.partition_key]})
+
+    cum.__annotations__ = {"context": dg.AssetExecutionContext, "cum": annotation, "return": pd.DataFrame}
+    return dg.asset(partitions_def=DAYS, ins={"cum": PREVIOUS})(cum)
+
+
+@pytest.mark.parametrize(
+    "annotation",
+    [Optional[pd.DataFrame], pd.DataFrame | None, Any, Optional[dict[str, pd.DataFrame]]],  # noqa: UP045 (as typed)
+    ids=["Optional", "or None", "Any", "Optional dict"],
+)
+def test_the_first_partition_has_no_previous_one(run, local, annotation):
+    seen = []
+    assert run([cumulative(annotation, seen)], local, partition_key=KEYS[0]).success
+    assert seen == [None]
+
+
+def test_the_second_partition_has_the_first_as_it_was_stored(run, local):
+    seen = []
+    asset = cumulative(Optional[pd.DataFrame], seen)  # noqa: UP045 (as typed)
+    assert all(run([asset], local, partition_key=key).success for key in KEYS[:2])
+    pd.testing.assert_frame_equal(seen[1], pd.DataFrame({"id": [KEYS[0]]}))
+
+
+def test_a_frame_of_no_partition_is_empty_and_a_dict_has_no_keys(run, local):
+    frames, dicts = [], []
+    assert run([cumulative(pd.DataFrame, frames)], local, partition_key=KEYS[0]).success
+    assert run([cumulative(dict[str, pd.DataFrame], dicts)], local, partition_key=KEYS[0]).success
+    assert (len(frames[0]), frames[0].columns.tolist()) == (0, ["id", "partition"])
+    assert dicts == [{}]
+
+
+def test_an_optional_frame_of_many_partitions_is_joined(run, local, daily):
+    raw_scans = daily()
+    run([raw_scans], local, tags=range_tags())
+    frame = read_by(run, local, [raw_scans], pd.DataFrame | None)
+    assert frame["partition"].unique().tolist() == KEYS
+
+
+def test_a_pipeline_of_no_partition_runs_on_no_rows(run, local, daily):
+    raw_scans = daily()
+    shifted = dg.AssetIn(key=raw_scans.key, partition_mapping=PREVIOUS.partition_mapping)
+    assert run([raw_scans, pipeline(shifted)], local, selection=["copied"], partition_key=KEYS[0]).success
+    assert ids_of(local, KEYS[0]) == []
+
+
+LETTERS = ["f", "b", "a", "d", "c", "e"]  # not sorted: the order is the definition's
+SOME = ["c", "b", "a", "f"]
+IN_ORDER = ["f", "b", "a", "c"]
+
+
+@pytest.mark.parametrize("kind", ["static", "dynamic"])
+@pytest.mark.parametrize("annotation", [pd.DataFrame, dict[str, pd.DataFrame]], ids=["frame", "dict"])
+def test_partitions_come_in_the_order_of_their_definition(run, local, daily, instance, kind, annotation):
+    """SpecificPartitionsPartitionMapping has them in the order of a set of str, which no two processes share."""
+    definition = dg.StaticPartitionsDefinition(LETTERS)
+    if kind == "dynamic":
+        definition = dg.DynamicPartitionsDefinition(name="letters")
+        instance.add_dynamic_partitions("letters", LETTERS)
+    raw_scans = daily(definition)
+    run([raw_scans], local, tags=range_tags("f", "e"))
+    mapped = {"raw_scans": dg.AssetIn(partition_mapping=dg.SpecificPartitionsPartitionMapping(SOME))}
+    found = read_by(run, local, [raw_scans], annotation, ins=mapped)
+    assert (list(found) if isinstance(found, dict) else found["partition"].unique().tolist()) == IN_ORDER
+
+
+def test_a_pipeline_reads_partitions_in_the_order_of_their_definition(run, local, daily):
+    raw_scans = daily(dg.StaticPartitionsDefinition(LETTERS))
+    run([raw_scans], local, tags=range_tags("f", "e"))
+    mapped = dg.AssetIn(key=raw_scans.key, partition_mapping=dg.SpecificPartitionsPartitionMapping(SOME))
+    for arguments, key in (({}, None), ({"partitions_def": DAYS}, KEYS[0])):
+        asset = pipeline_asset(copied, input=mapped, **arguments)
+        assert run([raw_scans, asset], local, selection=["copied"], partition_key=key).success
+        assert ids_of(local, key) == [f"{letter}-{number}" for letter in IN_ORDER for number in (1, 2)]
+
+
+def test_partitions_of_two_dimensions_come_by_each_in_turn():
+    days = dg.DailyPartitionsDefinition("30.01.2024", end_date="04.02.2024", fmt="%d.%m.%Y")
+    both = dg.MultiPartitionsDefinition({"site": dg.StaticPartitionsDefinition(["z", "a"]), "day": days})
+    keys = [str(key) for key in both.get_partition_keys()]
+    assert in_order(set(keys), both, None) == keys
+    assert in_order(set(both.get_partition_keys()), both, None) == keys
+    assert keys[:3] == ["30.01.2024|z", "30.01.2024|a", "31.01.2024|z"]
+
+
+def test_a_partition_that_left_its_definition_comes_last():
+    assert in_order(["gone", "x", "y"], dg.StaticPartitionsDefinition(["y", "x"]), None) == ["y", "x", "gone"]
 
 
 # --- kinds of partitions ---
