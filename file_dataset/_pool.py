@@ -12,10 +12,30 @@ from concurrent.futures import Future
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from file_dataset._errors import store_error
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 T = TypeVar("T")
+
+
+def start_thread(name: str, target: Callable[..., object], *args: object) -> threading.Thread:
+    """Start a daemon thread.
+
+    Raises:
+        OSError: the system allows no more threads.
+    """
+    thread = threading.Thread(target=target, args=args, name=name, daemon=True)
+    try:
+        thread.start()
+    except (RuntimeError, MemoryError) as exc:
+        message = (
+            f"the thread {name} could not be started ({exc}): the limit on threads or processes is reached "
+            "(ulimit -u, or the pids limit of the container), or memory is short"
+        )
+        raise store_error(OSError, message) from exc
+    return thread
 
 
 class Pool:
@@ -26,20 +46,30 @@ class Pool:
         self._width, self._name = width, name
         self._queue: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._count = _Count()
-        weakref.finalize(self, _end, self._queue, self._count).atexit = False
+        # each thread hands it to the next
+        weakref.finalize(self, self._queue.put, None).atexit = False
 
     def submit(self, work: Callable[..., T], *args: Any) -> Future[T]:  # noqa: ANN401  # whatever `work` takes
-        """Return the Future of `work(*args)`."""
+        """Return the Future of `work(*args)`; where another thread cannot be started, it waits for those that live.
+
+        Raises:
+            OSError: there is no thread and none could be started. Nothing is queued; a later call tries again.
+        """
         future: Future[T] = Future()
-        self._queue.put(lambda: _run(future, work, *args))
-        with self._count.lock:
-            self._count.unfinished += 1
-            wanted = self._count.threads < min(self._width, self._count.unfinished)
-            self._count.threads += wanted
-        if wanted:
-            # the thread holds the queue and not the pool, which could then never go
-            name = f"{self._name}-{self._count.threads}"
-            threading.Thread(target=_work, args=(self._queue, self._count), name=name, daemon=True).start()
+        count = self._count
+        # held while a thread starts: what is queued then has a thread that lives, whatever another caller meets
+        with count.lock:
+            if count.threads < min(self._width, count.unfinished + 1):
+                try:
+                    # the thread holds the queue and not the pool, which could then never go
+                    start_thread(f"{self._name}-{count.threads + 1}", _work, self._queue, count)
+                except OSError:
+                    if not count.threads:
+                        raise
+                else:
+                    count.threads += 1
+            count.unfinished += 1
+            self._queue.put(lambda: _run(future, work, *args))
         return future
 
 
@@ -66,8 +96,4 @@ def _work(queue: SimpleQueue[Callable[[], None] | None], count: _Count) -> None:
         del run  # its Future and arguments can be large
         with count.lock:
             count.unfinished -= 1
-
-
-def _end(queue: SimpleQueue[Callable[[], None] | None], count: _Count) -> None:
-    for _ in range(count.threads):
-        queue.put(None)
+    queue.put(None)

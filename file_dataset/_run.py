@@ -515,7 +515,10 @@ class Run:
     def _submit(self, work: Callable[..., T], *args: Any) -> Future[T]:  # noqa: ANN401  # whatever `work` takes
         if self.pool is None:
             return _now(work, *args)
-        future = self.pool.submit(work, *args)
+        try:
+            future = self.pool.submit(work, *args)
+        except OSError as exc:
+            raise RunStoppedError(f"stopped: {exc.strerror}") from exc
         future.add_done_callback(lambda _: self.events.put(None))
         return future
 

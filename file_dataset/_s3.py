@@ -161,7 +161,12 @@ class S3Store:
         future: Future[T] = Future()
 
         def rescue(error: Exception) -> None:
-            self._pool.submit(self._rescue, future, operation, (access, error))
+            try:
+                self._pool.submit(self._rescue, future, operation, (access, error))
+            except OSError as exc:  # no thread to try again on
+                if isinstance(error, OSError):
+                    error.strerror = f"{error.strerror or error} (and not tried again: {exc.strerror})"
+                future.set_exception(error if isinstance(error, OSError) else exc)
 
         try:
             operation.on_wire(access, route, future, rescue)
@@ -315,7 +320,10 @@ class S3Store:
 
     def _hash_and_send(self, put: Put[Any]) -> None:
         put.hash()
-        self._fork.send(put)
+        try:
+            self._fork.send(put)
+        except OSError as exc:
+            put.done(None, exc)
 
     def _put_parts(
         self, path: str, size: int, target: ObjectUrl, extra: dict[str, Any], cancelled: threading.Event

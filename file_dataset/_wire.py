@@ -32,7 +32,7 @@ import httptools
 
 from file_dataset import _process
 from file_dataset._errors import store_error
-from file_dataset._pool import Pool
+from file_dataset._pool import Pool, start_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -273,7 +273,12 @@ class Wire:
     # from any thread
 
     def submit(self, lane: Lane, exchange: Exchange | Future[None]) -> None:
-        """Queue an exchange; or a Future, that is answered when it is its turn and counts until `release`."""
+        """Queue an exchange; or a Future, that is answered when it is its turn and counts until `release`.
+
+        Raises:
+            OSError: the loop's thread could not be started; nothing is queued.
+        """
+        self._be_running()
         lane.queue.append(exchange)
         self._queue(lane)
         self._wake()
@@ -288,17 +293,22 @@ class Wire:
         self.call(lambda: self.ended(lane))
 
     def call(self, work: Callable[[], object]) -> None:
-        """Have the loop thread do something short."""
+        """Have the loop thread do something short.
+
+        Raises:
+            OSError: the loop's thread could not be started.
+        """
+        self._be_running()
         self._calls.append(work)
         self._wake()
 
-    def _wake(self) -> None:
+    def _be_running(self) -> None:
         if self._thread is None:
             with self._lock:
                 if self._thread is None:
-                    thread = threading.Thread(target=self._loop, name="file_dataset-wire", daemon=True)
-                    thread.start()
-                    self._thread = thread
+                    self._thread = start_thread("file_dataset-wire", self._loop)
+
+    def _wake(self) -> None:
         if self._is_asleep:
             self._is_asleep = False
             with contextlib.suppress(BlockingIOError):
@@ -307,6 +317,11 @@ class Wire:
     # on the loop's thread
 
     def _loop(self) -> None:
+        with self._lock:  # a Ctrl-C between the start and its note must not give one loop two threads
+            if self._thread is None:
+                self._thread = threading.current_thread()
+            elif self._thread is not threading.current_thread():
+                return
         self._last = time.monotonic()
         self._next_tick = self._last + _TICK_S
         while True:
@@ -357,8 +372,12 @@ class Wire:
                 exchange.set_result(None)
                 continue
             if exchange.is_large and (branch := next(lane.branches)) is not None:
-                branch.carry(self, exchange)
-                continue
+                try:
+                    branch.carry(self, exchange)
+                except OSError as exc:  # no thread for the other loop: this one carries it
+                    logger.debug("%s", exc)
+                else:
+                    continue
             try:
                 is_wanted = exchange.begin()
             except Exception as exc:  # noqa: BLE001  # handed over
@@ -430,7 +449,10 @@ class Wire:
                 error = store_error(ConnectionError, f"the name {at[0]!r} could not be looked up: {exc}")
             self.call(lambda: self._looked_up(at, error))
 
-        self.pool.submit(work)
+        try:
+            self.pool.submit(work)
+        except OSError as exc:
+            self._looked_up(at, exc)
 
     def _looked_up(self, at: tuple[str, int], error: OSError | None) -> None:
         for lane, exchange in self._asked.pop(at):
@@ -496,7 +518,11 @@ class _Strand:
             if self._is_running:
                 return
             self._is_running = True
-        self._wire.pool.submit(self._drain)
+        try:
+            self._wire.pool.submit(self._drain)
+        except OSError as exc:  # no thread: the loop does it, though others wait for it meanwhile
+            logger.debug("%s", exc)
+            self._drain()
 
     def finish(self, then: Callable[[BaseException | None], object]) -> None:
         """Call `then` on the loop when all bytes are taken."""
