@@ -110,6 +110,8 @@ class Pipeline:
                 raise InvalidDatasetError(f"{name}={names!r}: give a list of names")
         if temp_dir is not None and not isinstance(temp_dir, str | os.PathLike):
             raise InvalidDatasetError(f"temp_dir={temp_dir!r}: give the path of a directory")
+        if temp_dir is not None:
+            _urls.check_home(temp_dir)
         if progress is not None and not isinstance(progress, bool) and not callable(progress):
             raise InvalidDatasetError(f"progress={progress!r}: give None, False or a function that takes a Progress")
         self._contract = _function.contract_of(fn, outputs)

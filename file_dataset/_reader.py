@@ -65,7 +65,7 @@ def _mapping(source: Any) -> Mapping[str, object]:  # noqa: ANN401  # a mapping,
     return dict(source.items()) if hasattr(source, "items") else source
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Reader:
     """What `reader(...)` returns: a checked row or frame that can be read more than once."""
 

@@ -14,6 +14,7 @@ import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from file_dataset import _urls
 from file_dataset._errors import InvalidDatasetError, is_disk_full
 
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ class TempDir(os.PathLike[str]):
             InvalidDatasetError: there is no such place, or it cannot be written.
             OSError: the disk is full.
         """
+        if directory is not None:
+            _urls.check_home(directory)
         place = self.parent() if directory is None else directory
         # named before it is made, which `mkdtemp` does not do: Ctrl-C in between would leave it behind
         self.path = Path(place, f"file_dataset-{secrets.token_hex(8)}").absolute()

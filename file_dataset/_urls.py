@@ -30,9 +30,11 @@ DIRECTORY_REMEDY = (
 _SHOWN_CHARS = 200  # a guess: fits three lines
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/")
+# botocore's own rule, and no dots alone: a server would take them for steps in the path
+_BUCKET_NAME = re.compile(r"(?!\.+$)[A-Za-z0-9._-]{1,255}")
 # The bucket part of a URL may be the ARN of an access point, which holds a slash of its own
 # (https://docs.aws.amazon.com/AmazonS3/latest/userguide/using-access-points.html).
-_BUCKET_ARN = re.compile(r"arn:aws[a-z-]*:s3:[a-z0-9-]*:[0-9]*:accesspoint[:/][^:/]+(?=/|$)")
+_BUCKET_ARN = re.compile(r"arn:aws[a-z-]*:s3:[a-z0-9-]*:[0-9]*:accesspoint[:/](?!\.)[A-Za-z0-9.-]{1,63}(?=/|$)")
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f/\\]")
 
 
@@ -75,8 +77,6 @@ def parse(value: object, *, base: Path) -> Location:
     if value.startswith("s3://"):
         return _object_url(value)
     _check_local(value, "s3://bucket/key")
-    if value.startswith("~/"):
-        raise InvalidDatasetError(f"{_short(value)}: ~ is not expanded; give Path(...).expanduser()")
     if value.endswith("/"):
         raise InvalidDatasetError(f"{_short(value)}: {DIRECTORY_REMEDY}")
     return base / value
@@ -207,7 +207,7 @@ def _check_url(bucket: str, url: str) -> None:
         url.encode()
     except UnicodeEncodeError:
         raise InvalidDatasetError(f"{_short(url)} is not valid Unicode") from None
-    if not re.fullmatch(r"[A-Za-z0-9._-]+", bucket) and not _BUCKET_ARN.fullmatch(bucket):
+    if not _BUCKET_NAME.fullmatch(bucket) and not _BUCKET_ARN.fullmatch(bucket):
         raise InvalidDatasetError(f"{_short(url)} has no valid bucket name: give s3://bucket/key")
 
 
@@ -238,6 +238,18 @@ def _check_local(path: str, wanted: str) -> None:
         raise InvalidDatasetError(f"{_short(path)} is not valid Unicode: give {wanted} or a local path") from None
     if not is_path:
         raise InvalidDatasetError(f"{_short(path)} is not a location: give {wanted} or a local path")
+    check_home(path)
+
+
+def check_home(path: str | os.PathLike[str]) -> None:
+    """Refuse `~/x`, and `~name/x` where there is such a user: as it stands it would be a directory named `~`.
+
+    Raises:
+        InvalidDatasetError: a shell would write another path there.
+    """
+    text = os.fspath(path)
+    if isinstance(text, str) and text.startswith("~") and os.path.expanduser(text) != text:  # noqa: PTH111  # as text
+        raise InvalidDatasetError(f"{_short(text)}: ~ is not expanded; give Path({_short(text)}).expanduser()")
 
 
 def _short(value: object) -> str:

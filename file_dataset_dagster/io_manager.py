@@ -11,6 +11,7 @@ failures of a later run whose manifest was not stored.
 # no `from __future__ import annotations` here: Dagster reads an IO manager's annotations as types
 
 import contextlib
+import os
 import tempfile
 import uuid
 from collections.abc import Mapping, Sequence
@@ -59,6 +60,10 @@ class ManifestIOManager(dg.ConfigurableIOManager):
                 "neither the ManifestIOManager nor its resource has a base_path: give s3://bucket/prefix or a directory"
             )
         if "://" not in base:
+            if base.startswith("~") and os.path.expanduser(base) != base:  # noqa: PTH111  # it would be a directory named ~
+                raise file_dataset.InvalidDatasetError(
+                    f"base_path {base!r}: ~ is not expanded; give str(Path({base!r}).expanduser())"
+                )
             base = str(Path(base).absolute())
         elif not base.removeprefix("s3://").strip("/") or not base.startswith("s3://"):
             raise file_dataset.InvalidDatasetError(

@@ -62,6 +62,32 @@ def test_the_temp_dir_is_made_where_it_is_wanted(tmp_path, bucket, options):
         assert temp.parent == tmp_path
 
 
+def test_a_home_is_not_expanded_and_makes_no_directory_of_that_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.txt").write_text("hi")
+    (tmp_path / "~").mkdir()
+    frame = pd.DataFrame({"id": ["1"], "a.txt": ["a.txt"]})
+    doors = [
+        lambda: file_dataset.reader({"a.txt": "~/a.txt"}).into_blob_table(),
+        lambda: file_dataset.reader({"a.txt": "a.txt"}).into_temp_dir(dir="~"),
+        lambda: file_dataset.write_files({"a.txt": "a.txt"}, into_path="~/out", id="1"),
+        lambda: file_dataset.Pipeline(lambda **_: {}, write_options={"into_path": "~/out"}),
+        lambda: file_dataset.Pipeline(lambda **_: {}, write_options={"into_path": "out"}, temp_dir="~").run(frame),
+        lambda: file_dataset.TempDir("~"),
+    ]
+    for door in doors:
+        with pytest.raises(InvalidDatasetError, match=r"~ is not expanded; give Path\('~.*'\)\.expanduser\(\)"):
+            door()
+    assert list((tmp_path / "~").iterdir()) == []
+
+
+def test_a_reader_is_itself_alone_and_can_be_a_key(tmp_path):
+    row = {"a.txt": tmp_path / "a.txt"}
+    one, other = file_dataset.reader(row), file_dataset.reader(row)
+    assert {one: 1, other: 2}[one] == 1
+    assert one != other
+
+
 def test_a_failed_read_leaves_no_temp_dir(tmp_path, bucket, options):
     with pytest.raises(RowError):
         file_dataset.reader({"a.txt": bucket.url("none")}, options=options).into_temp_dir(dir=tmp_path)

@@ -100,7 +100,7 @@ LOCAL = {
     "Path": (Path("sub/a.mha"), "/base/sub/a.mha"),
     "PurePath": (PurePosixPath("a.mha"), "/base/a.mha"),
     "percent": ("a%20b", "/base/a%20b"),
-    "tilde": ("~root/a", "/base/~root/a"),
+    "a tilde and no user": ("~no such user/a", "/base/~no such user/a"),
     "colon": ("12:30.mha", "/base/12:30.mha"),
     "s3 without a colon": ("s3/bucket/key", "/base/s3/bucket/key"),
     "subclass of str": (np.str_("a.mha"), "/base/a.mha"),
@@ -129,9 +129,22 @@ NO_LOCATION = {
     "query in bucket": ("s3://bucket?x/key", "no valid bucket name"),
     "newline in bucket": ("s3://bucket\n/key", "no valid bucket name"),
     "unicode in bucket": ("s3://bücket/key", "no valid bucket name"),
+    "dots as an access point": ("s3://arn:aws:s3:us-west-2:123456789012:accesspoint/../key", "no valid bucket name"),
+    "backslash in an access point": ("s3://arn:aws:s3:us-west-2:123456789012:accesspoint/a\\b/key", "no valid bucket"),
     "prefix": ("s3://bucket/dicom/", r"a directory \(a DICOM series, a Zarr store\) is not a location"),
     "local directory": ("series/", r"a directory \(a DICOM series, a Zarr store\) is not a location"),
     "root": ("/", "is not a location"),
+    "dot as a bucket": ("s3://./key", "no valid bucket name"),
+    "two dots as a bucket": ("s3://../key", "no valid bucket name"),
+    "dots as a bucket": ("s3://.../key", "no valid bucket name"),
+    "backslash in bucket": ("s3://a\\b/key", "no valid bucket name"),
+    "control character in bucket": ("s3://a\x1fb/key", "no valid bucket name"),
+    "newline after bucket": ("s3://bucket\n", "no valid bucket name"),
+    "long bucket": (f"s3://{'a' * 256}/key", "no valid bucket name"),
+    "home": ("~/a.mha", r"give Path\('~/a.mha'\).expanduser\(\)"),
+    "home alone": ("~", r"give Path\('~'\).expanduser\(\)"),
+    "home as a Path": (Path("~/a.mha"), r"give Path\('~/a.mha'\).expanduser\(\)"),
+    "home of another": ("~root/a.mha", r"give Path\('~root/a.mha'\).expanduser\(\)"),
     "surrogate in key": ("s3://bucket/\ud800", "not valid Unicode"),
     "empty": ("", "'' is not a location"),
     "null byte": ("a\0b", "is not a location"),
@@ -206,6 +219,7 @@ NO_PREFIX = {
     "another scheme": "gs://bucket/out", "file": "file:///out", "s3, one slash": "s3:/bucket/out", "empty": "",
     "no bucket": "s3:///out", "scheme only": "s3://", "null byte": "out\0", "int": 5, "bytes": b"s3://bucket/out",
     "None": None, "surrogate in key": "s3://bucket/\ud800", "space in bucket": "s3://my bucket/out",
+    "dots as a bucket": "s3://../out", "backslash in bucket": "s3://a\\b/out",
 }  # fmt: skip
 
 
@@ -213,6 +227,13 @@ NO_PREFIX = {
 def test_what_is_no_place_for_outputs_is_refused(value):
     with pytest.raises(InvalidDatasetError, match=r"give s3://bucket/(prefix|key)|not valid Unicode"):
         parse_prefix(value)
+
+
+@pytest.mark.parametrize("value", ["~/out", "~", "~root/out", Path("~/out")])
+def test_a_home_is_no_place_for_outputs_before_it_is_expanded(value):
+    with pytest.raises(InvalidDatasetError, match=r"~ is not expanded; give Path\('~.*'\)\.expanduser\(\)"):
+        parse_prefix(value)
+    assert isinstance(parse_prefix(Path(value).expanduser()), Path)
 
 
 @patient

@@ -156,7 +156,7 @@ def test_the_base_path_of_the_io_manager_wins(local):
     assert io_manager.uri(key("a", "b")) == "s3://other/place/manifests/a/b/manifest.parquet"
 
 
-@pytest.mark.parametrize("base_path", [None, "s3://", "gs://bucket", "file:///tmp/x"])
+@pytest.mark.parametrize("base_path", [None, "s3://", "gs://bucket", "file:///tmp/x", "~/manifests"])
 def test_a_base_path_that_is_none_is_refused(base_path):
     with pytest.raises(file_dataset.InvalidDatasetError, match="base_path"):
         ManifestIOManager(resource=FileDatasetResource(base_path=base_path)).uri(key("a"))
