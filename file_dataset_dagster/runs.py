@@ -7,8 +7,6 @@
 
 # no `from __future__ import annotations` here: Dagster reads the annotations of an asset's function
 
-import contextlib
-import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +21,7 @@ from file_dataset_dagster import dispatch
 from file_dataset_dagster.checks import CHECK_NAME, DroppedRows, DropPolicy, of_partitions
 from file_dataset_dagster.inputs import frame_of, frame_of_all
 from file_dataset_dagster.io_manager import ManifestIOManager
+from file_dataset_dagster.logs import lines_in
 from file_dataset_dagster.parquet import check_storable
 from file_dataset_dagster.partial import PartialRun, rows_to_run
 from file_dataset_dagster.partitions import segment
@@ -281,7 +280,7 @@ class _Run:
             stored = self.manifests.stored(self.asset_key, partition_key)
             known = None if stored is None else stored.of_input(frame)
         rows = rows_to_run(frame, self.wanted, known)
-        with contextlib.nullcontext() if self.settings.policy.show_ids else _quiet():
+        with lines_in(self.context.log, hides_ids=not self.settings.policy.show_ids):
             result = self._pipeline_run(rows, partition_key, into_path)
         if known is not None:
             result = known.merge(result)
@@ -394,18 +393,6 @@ def _tags(partition_key: str, version: dg.DataVersion) -> dict[str, str]:
         "dagster/data_version_is_user_provided": "true",
         **{f"dagster/partition/{dimension}": key for dimension, key in by_dimension.items()},
     }
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """No log lines of the library meanwhile: they name ids, and Dagster stores what a step logs and prints."""
-    logger = logging.getLogger(file_dataset.__name__)
-    level = logger.level
-    logger.setLevel(logging.CRITICAL + 1)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 def _log_progress(
