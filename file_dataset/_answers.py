@@ -14,8 +14,9 @@ import urllib3
 from botocore import exceptions as boto
 from botocore import parsers
 
-from file_dataset import _digest, _options
+from file_dataset import _digest, _secrets
 from file_dataset._errors import EXPIRED_CODES, NO_CREDENTIALS, IncompleteBodyError, code_of, store_error
+from file_dataset._secrets import without_userinfo
 from file_dataset._store import ObjectInfo
 
 if TYPE_CHECKING:
@@ -188,12 +189,13 @@ _BROKEN = (
 
 
 def os_error(error: Exception) -> OSError:
-    """Return the `OSError` that one of `RAISED`, or an error of a socket, is."""
+    """Return the `OSError` that one of `RAISED`, or an error of a socket, is; secrets are masked in both."""
+    _secrets.scrub(error)  # a store may say what it was sent, and a traceback shows it
     if isinstance(error, boto.ClientError):
         return _answered(error.response, int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)))
     if isinstance(error, OSError) and not isinstance(error, (*RAISED, ssl.SSLError)):
         return error
-    text = _options.without_userinfo(str(error))
+    text = without_userinfo(str(error))
     if isinstance(error, LOST):
         remedy = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile or a role; for a public bucket give"
         unsigned = "Options(s3_client_kwargs={'config': Config(signature_version=botocore.UNSIGNED)})"
@@ -215,7 +217,7 @@ def cause_of(error: Exception) -> Exception | None:
 def _answered(response: Mapping[str, Any], status: int) -> OSError:
     answer = response.get("Error", {})
     code = str(answer.get("Code", ""))
-    text = _options.without_userinfo(str(answer.get("Message") or code or _phrase(status)))
+    text = without_userinfo(str(answer.get("Message") or code or _phrase(status)))
     if remedy := _REMEDIES.get("ExpiredToken" if code in EXPIRED_CODES else code):
         text = f"{text}; {remedy}"
     kind: type[OSError] = OSError

@@ -21,6 +21,8 @@ import errno
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
+from file_dataset._secrets import masked
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -68,7 +70,8 @@ class Failure:
     message: str
 
     def __post_init__(self) -> None:
-        """Make the texts safe for logs and Arrow: names that are no UTF-8 hold surrogates (PEP 383)."""
+        """Make the texts safe for logs and Arrow: no secrets, no surrogates (of names that are no UTF-8, PEP 383)."""
+        object.__setattr__(self, "message", masked(self.message))
         for name in ("file", "url", "message"):
             text = getattr(self, name)
             if isinstance(text, str):
@@ -109,7 +112,7 @@ class RowError(FileDatasetError):
     def __init__(self, failures: Sequence[Failure], message: str | None = None) -> None:
         """Take the failures, at least one; the message is made from them unless given."""
         self.failures = tuple(failures)
-        super().__init__(message or _listing(self.failures))
+        super().__init__(masked(message or _listing(self.failures)))
         self.message = str(self)
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -122,8 +125,8 @@ class RunStoppedError(FileDatasetError):
 
     def __init__(self, message: str, result: PipelineResult | None = None) -> None:
         """Take the message, which names the cause and the remedy, and what was done until then."""
-        super().__init__(message)
-        self.message = message
+        super().__init__(masked(message))
+        self.message = str(self)
         self.result = result
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -146,7 +149,7 @@ def printable(text: str) -> str:
 
 def store_error(kind: type[OSError], message: str, *, code: str | None = None) -> OSError:
     """Return an error of the built-in family that carries the store's own code."""
-    error = kind(_ERRNO.get(kind, errno.EIO), message)
+    error = kind(_ERRNO.get(kind, errno.EIO), masked(message))
     error.code = code  # type: ignore[attr-defined]  # an attribute of ours on the built-in types
     return error
 

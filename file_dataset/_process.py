@@ -41,6 +41,17 @@ def recent(key: Hashable, make: Callable[[], T]) -> T:
     return made
 
 
+def known(key: Hashable) -> Any:  # noqa: ANN401  # whatever was made for it
+    """Return what `recent` keeps for `key`; None: nothing."""
+    return _recent.get(key)
+
+
+def forget(key: Hashable) -> None:
+    """Have `recent` make a new instance for `key`."""
+    with _lock:
+        _recent.pop(key, None)
+
+
 def _made(instances: OrderedDict[Hashable, Any], key: Hashable, make: Callable[[], T]) -> T:
     with _lock:
         if key in instances:

@@ -1,26 +1,31 @@
-"""How requests for a bucket are made: botocore is asked once, so that every addressing style comes out as boto3 has it.
+"""How requests for a bucket are made: botocore is asked once, so that addressing styles and endpoints are boto3's.
 
 botocore makes a request for a key of no meaning and is kept from sending it; what it would have sent is the route:
 scheme, host, path, region and headers. What the wire does not know (proxies, client certificates, accelerated and
-directory buckets, signatures other than SigV4) has no route, and is boto3's.
+directory buckets, services beside S3, signatures other than SigV4) has no route, and is boto3's. So is everything while
+a handler in this process may answer botocore's requests (moto's mock_aws, a Stubber): nothing leaves a mock.
 """
 
 from __future__ import annotations
 
+import functools
 import io
 import logging
-import ssl
+import math
+import re
 import threading
 import time
 from dataclasses import dataclass
+from ssl import CERT_NONE
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import urllib3
 from botocore.awsrequest import AWSResponse
+from botocore.client import BaseClient
 from botocore.compat import HTTPHeaders
 from botocore.exceptions import BotoCoreError
-from botocore.httpsession import get_cert_path
+from botocore.handlers import BUILTIN_HANDLERS
 from botocore.utils import get_environ_proxies
 
 from file_dataset import _options
@@ -28,13 +33,14 @@ from file_dataset._sigv4 import Signer, quoted_path
 from file_dataset._wire import Endpoint
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    import ssl
+    from collections.abc import Iterator, Mapping
 
     from file_dataset._options import Options
 
 logger = logging.getLogger(__name__)
 
-_PROBE_KEY = "probe"
+_PROBE_KEY, _OTHER_KEY = "probe", "probe-2"
 _FRESH_S = 5.0  # credentials are asked for again after this; a guess that makes no request late
 # what each request has of its own, and what botocore says of its own tries and digests
 _OWN_HEADERS = frozenset({
@@ -42,6 +48,14 @@ _OWN_HEADERS = frozenset({
     "expect", "host", "transfer-encoding", "x-amz-content-sha256", "x-amz-date", "x-amz-decoded-content-length",
     "x-amz-sdk-checksum-algorithm", "x-amz-security-token", "x-amz-trailer", "x-amzn-trace-id",
 })  # fmt: skip
+# directory buckets and their access points
+# (https://docs.aws.amazon.com/AmazonS3/latest/userguide/directory-buckets-overview.html)
+_DIRECTORY = re.compile(r"--xa?-s3(?=[:/]|$)")
+# where a handler may answer a request, or change what it asks for; the rest may change its URL and headers
+_ANSWERING = ("provide-client-params", "before-parameter-build", "before-call", "before-send")
+_CHANGING = ("before-endpoint-resolution", "choose-signer", "request-created", "before-sign")
+_OPERATIONS = ("GetObject", "HeadObject", "PutObject", "UploadPart")
+_OURS = ("botocore.", "boto3.", "s3transfer.", "file_dataset.")
 # headers that change what is asked in ways of their own
 _STRANGE_HEADERS = ("x-amz-server-side-encryption-customer", "x-amz-request-payer", "x-amz-expected-bucket-owner")
 
@@ -69,9 +83,22 @@ class UnknownError(Exception):
 class Router:
     """Routes of one client. Safe between threads."""
 
-    def __init__(self, options: Options, session: Any, client: Any) -> None:  # noqa: ANN401  # boto3 has no types
-        """Ask nothing yet."""
-        self._options, self._session, self._client = options, session, client
+    def __init__(
+        self,
+        options: Options,
+        session: Any,  # noqa: ANN401  # boto3 has no types
+        client: Any,  # noqa: ANN401
+        own: str | None = None,
+    ) -> None:
+        """Ask nothing yet.
+
+        Args:
+            options: how S3 is reached.
+            session: what has the credentials.
+            client: what makes requests.
+            own: the identity of the options; handlers that the user has registered on their `s3_client` count.
+        """
+        self._options, self._session, self._client, self._own = options, session, client, own
         self._routes: dict[str, Route | None] = {}
         self._uploads: dict[tuple[str, str], Mapping[str, str] | None] = {}
         self._endpoints: dict[tuple[str, str, int], Endpoint] = {}
@@ -79,7 +106,14 @@ class Router:
         self._lock = threading.RLock()
         self._probing: int | None = None
         self._probed: list[Any] = []
+        self._built_in = len(BUILTIN_HANDLERS)
+        self._seen: tuple[Any, ...] = ()  # what `_foreign` was found in
+        self._answering: tuple[Any, ...] = ()
+        self._changing: tuple[Any, ...] | None = ()  # None: not the same for each operation
         client.meta.events.register_first("before-send.s3", self._keep)
+        if own is not None:
+            for event in (*_ANSWERING, *_CHANGING):
+                client.meta.events.register(f"{event}.s3", self._emit_to_own)
 
     def route(self, bucket: str) -> Route | None:
         """Return how requests for the bucket are made; None: by boto3.
@@ -87,6 +121,8 @@ class Router:
         Raises:
             botocore's own errors: there are no credentials, say.
         """
+        if self.is_answered():
+            return None
         try:
             return self._routes[bucket]
         except KeyError:
@@ -95,6 +131,66 @@ class Router:
             if bucket not in self._routes:
                 self._routes[bucket] = self._known(f"bucket {bucket}", lambda: self._route(bucket))
             return self._routes[bucket]
+
+    def is_answered(self) -> bool:
+        """Tell whether a handler in this process may answer requests, so that they are made by boto3.
+
+        Asked for each object: it compares identities while no handler comes or goes.
+        """
+        own = None if self._own is None else _options.client_of(self._own)
+        events = self._client.meta.events._emitter  # noqa: SLF001  # botocore has no name for what is registered
+        theirs = None if own is None else own.meta.events._emitter  # noqa: SLF001
+        # a registration replaces the cache
+        seen = self._seen
+        if (
+            not seen
+            or seen[0] is not events._lookup_cache  # noqa: SLF001
+            or seen[1] is not (theirs and theirs._lookup_cache)  # noqa: SLF001
+            or self._built_in != len(BUILTIN_HANDLERS)
+        ):
+            with self._lock:
+                self._look(events, theirs)
+        # moto's handler stays for ever, and is switched on and off
+        is_mocked = any(getattr(handler, "enabled", True) for handler in self._answering)
+        return is_mocked or _is_replaced()
+
+    def _look(self, events: Any, theirs: Any) -> None:  # noqa: ANN401  # botocore has no types
+        for name, handler, *_ in BUILTIN_HANDLERS[self._built_in :]:
+            # moto was imported after this client was made
+            self._client.meta.events.register(name, handler)
+        self._built_in = len(BUILTIN_HANDLERS)
+
+        def foreign(event: str, operation: str) -> Iterator[Any]:
+            for emitter in (events, theirs):
+                for handler in [] if emitter is None else emitter._handlers.prefix_search(f"{event}.s3.{operation}"):  # noqa: SLF001
+                    if not _module(handler).startswith(_OURS):
+                        yield handler
+
+        self._answering = tuple(
+            handler for event in _ANSWERING for operation in _OPERATIONS for handler in foreign(event, operation)
+        )
+        each = [tuple(handler for event in _CHANGING for handler in foreign(event, name)) for name in _OPERATIONS]
+        self._changing = each[0] if all(found == each[0] for found in each) else None
+        self._routes.clear()
+        self._uploads.clear()
+        self._seen = events._lookup_cache, theirs and theirs._lookup_cache  # noqa: SLF001
+
+    def _emit_to_own(self, event_name: str, **kwargs: Any) -> Any:  # noqa: ANN401  # boto3 has no types
+        """Have the handlers that the user registered on the `s3_client` of these options see our requests too."""
+        own = _options.client_of(self._own or "")
+        if own is None:
+            return None
+        for handler in own.meta.events._emitter._handlers.prefix_search(event_name):  # noqa: SLF001
+            if not _module(handler).startswith(_OURS):
+                answer = handler(event_name=event_name, **kwargs)
+                if answer is not None:
+                    return answer
+        return None
+
+    @property
+    def is_changed(self) -> bool:
+        """Whether handlers of the user's may change what botocore sends."""
+        return self._changing is None or bool(self._changing)
 
     def find_again(self, bucket: str) -> None:
         """Ask botocore once more for a bucket that is elsewhere; one that it moves nowhere is left to boto3."""
@@ -110,7 +206,7 @@ class Router:
 
     def upload_headers(self, bucket: str, extra_args: Mapping[str, Any]) -> Mapping[str, str] | None:
         """Return the headers that boto3's `ExtraArgs` stand for; None: boto3 does the upload."""
-        if not extra_args:
+        if not extra_args and not self._changing:
             return {}
         key = bucket, repr(sorted(extra_args.items()))
         with self._lock:
@@ -139,15 +235,27 @@ class Router:
             logger.debug("%s is left to boto3: %s", what, exc)
             return None
 
-    def _route(self, bucket: str) -> Route:
+    def _asked(self, bucket: str) -> Any:  # noqa: ANN401  # boto3 has no types
+        """Return the request for an object in the bucket."""
         config = self._client.meta.config
-        if bucket.endswith("--x-s3"):
+        if _DIRECTORY.search(bucket):
             raise UnknownError("directory buckets have sessions of their own")
         if (config.s3 or {}).get("use_accelerate_endpoint"):
             raise UnknownError("accelerated endpoints")
         if config.client_cert:
             raise UnknownError("client certificates")
         request = self._probe("get_object", Bucket=bucket, Key=_PROBE_KEY)
+        if self._changing is None:
+            raise UnknownError("handlers for some operations only")
+        if self._changing:
+            other = self._probe("get_object", Bucket=bucket, Key=_OTHER_KEY)
+            if _constant(request.headers) != _constant(other.headers):
+                raise UnknownError("handlers that give each request other headers")
+        return request
+
+    def _route(self, bucket: str) -> Route:
+        config = self._client.meta.config
+        request = self._asked(bucket)
         proxies = get_environ_proxies(request.url) if config.proxies is None else config.proxies
         if proxies.get(urlsplit(request.url).scheme):
             raise UnknownError("proxies")
@@ -156,11 +264,15 @@ class Router:
         if url.query or not url.path.endswith("/" + _PROBE_KEY) or url.scheme not in ("http", "https"):
             raise UnknownError(f"a URL such as {url.path}")
         scope = _scope(headers.get("authorization"))
+        if scope is not None and scope[1] != "s3":
+            raise UnknownError(f"the service {scope[1]}")
         kept = {name: value for name, value in headers.items() if name not in _OWN_HEADERS}
         if strange := [name for name in kept if name.startswith(_STRANGE_HEADERS)]:
             raise UnknownError(f"headers {strange}")
         signs = (config.s3 or {}).get("payload_signing_enabled")
-        kept["host"] = url.netloc.rpartition("@")[2]
+        # a scheme's own port is neither sent nor signed, as botocore has it
+        usual = {"http": ":80", "https": ":443"}[url.scheme]
+        kept["host"] = url.netloc.rpartition("@")[2].removesuffix(usual)
         return Route(
             self._endpoint(url.scheme, url.hostname or "", url.port or (443 if url.scheme == "https" else 80)),
             url.path[: -len(_PROBE_KEY)],
@@ -197,13 +309,16 @@ class Router:
                 getattr(self._client, operation)(**kwargs)
             finally:
                 self._probing = None
-            request = self._probed.pop()
-            self._probed.clear()
-            return request
+                probed, self._probed = self._probed, []
+            if not probed:
+                raise UnknownError("a request that is answered before it is made")
+            return probed[-1]
 
-    def _keep(self, request: Any, **_: object) -> AWSResponse | None:  # noqa: ANN401  # boto3 has no types
+    def _keep(self, request: Any, event_name: str, **_: object) -> AWSResponse | None:  # noqa: ANN401  # boto3 has no types
         if self._probing != threading.get_ident():
             return None
+        if not event_name.endswith(("GetObject", "PutObject")):  # a session's, say
+            raise UnknownError(f"{event_name.rpartition('.')[2]} before it")
         self._probed.append(request)
         empty = urllib3.HTTPResponse(io.BytesIO(), preload_content=False)
         return AWSResponse(request.url, 200, HTTPHeaders.from_pairs([("Content-Length", "0")]), empty)
@@ -214,23 +329,46 @@ class Router:
             config = self._client.meta.config
             tls = self._tls() if scheme == "https" else None
             self._endpoints[at] = Endpoint(
-                host, port, tls, float(config.connect_timeout), float(config.read_timeout), bool(config.tcp_keepalive)
+                host,
+                port,
+                tls,
+                _seconds(config.connect_timeout),
+                _seconds(config.read_timeout),
+                _options.keeps_alive(self._session, config),
             )
         return self._endpoints[at]
 
     def _tls(self) -> ssl.SSLContext:
-        verify = _options.verify(self._options, self._session)
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        verify, by = _options.verify(self._options, self._session)
+        context = _options.context(verify if isinstance(verify, str) else None, by)
         if verify is False:
             context.check_hostname = False
-            context.verify_mode = ssl.CERT_NONE
-        else:
-            try:
-                context.load_verify_locations(get_cert_path(verify))  # type: ignore[arg-type]  # a path too
-            except OSError as exc:
-                raise UnknownError(f"the CA in {verify}: {exc}") from None
+            context.verify_mode = CERT_NONE
         return context
+
+
+_make_api_call: Any = BaseClient._make_api_call  # type: ignore[attr-defined]  # noqa: SLF001  # tests replace it
+
+
+def _is_replaced() -> bool:
+    """Tell whether a mock stands where botocore makes requests; a wrapper that only watches keeps the name."""
+    call: Any = BaseClient._make_api_call  # type: ignore[attr-defined]  # noqa: SLF001
+    return call is not _make_api_call and (call.__module__ != "botocore.client" or hasattr(call, "mock"))
+
+
+def _module(handler: Any) -> str:  # noqa: ANN401  # whatever is called
+    while isinstance(handler, functools.partial):
+        handler = handler.func
+    handler = getattr(handler, "__func__", handler)
+    return str(getattr(handler, "__module__", None) or type(handler).__module__) + "."
+
+
+def _seconds(timeout: float | None) -> float:
+    return math.inf if timeout is None else float(timeout)  # None is botocore's "no timeout"
+
+
+def _constant(headers: Mapping[str, Any]) -> dict[str, str]:
+    return {name: value for name, value in _text(headers).items() if name not in _OWN_HEADERS}
 
 
 def _text(headers: Mapping[str, Any]) -> dict[str, str]:

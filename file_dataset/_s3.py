@@ -21,7 +21,7 @@ from boto3.s3.transfer import S3Transfer
 from botocore import exceptions as boto
 from s3transfer.utils import ReadFileChunk
 
-from file_dataset import _answers, _options
+from file_dataset import _answers, _defaults, _options, _secrets
 from file_dataset._answers import RAISED, REPLACED_CODES, WrongSpanError, replaced
 from file_dataset._errors import EXPIRED_CODES, InvalidDatasetError, code_of, store_error
 from file_dataset._pool import Pool
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
+    from file_dataset._defaults import Source
     from file_dataset._options import Options
     from file_dataset._route import Route
     from file_dataset._store import Part, Sink
@@ -58,11 +59,12 @@ def part_bytes(size_bytes: int) -> int:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Access:
-    """One set of credentials in use: the session that has them, its client, and the routes that it gave."""
+    """One set of credentials in use: the session that has them, its client, the routes that it gave, and attempts."""
 
     session: Any
     client: Any
     router: Router
+    attempts: int
 
 
 @dataclass(slots=True, eq=False)
@@ -81,10 +83,14 @@ class S3Store:
     When credentials that came with the options expire, the process's own chain takes over and stays.
     """
 
-    def __init__(self, options: Options) -> None:
-        """Make neither client nor thread yet; the first request does."""
-        self._options = options
-        self._attempts = _options.attempts(options)
+    def __init__(self, options: Options, source: Source | None = None) -> None:
+        """Make neither client nor thread yet; the first request does.
+
+        Args:
+            options: how S3 is reached.
+            source: the session of `options=None`; None: that of the options.
+        """
+        self._options, self._source = options, source
         self._width = options.max_concurrency
         self._pool = Pool(options.max_concurrency, "file_dataset-s3")
         self._lock = threading.Lock()
@@ -201,7 +207,7 @@ class S3Store:
                 self._renew(access, exc)
             return once()
 
-        return attempt(once, attempts=self._attempts, cancelled=operation.cancelled)
+        return attempt(once, attempts=self._access().attempts, cancelled=operation.cancelled)
 
     def _once(self, operation: _Operation[T], access: _Access, error: Exception | None) -> T:
         bucket = operation.at.bucket
@@ -365,8 +371,8 @@ class S3Store:
     ) -> dict[str, Any]:
         def on_wire(access: _Access, route: Route, future: Future[dict[str, Any]], rescue: _Rescue) -> None:
             known = self._accepted(access, "UploadPart", extra)
-            if known:
-                raise UnknownError(f"parts with {sorted(known)}")
+            if known or access.router.is_changed:
+                raise UnknownError(f"parts with {sorted(known)}, or handlers")
             query = f"partNumber={number}&uploadId={quote(upload['UploadId'], safe='-_.~')}"
             body = Body(path, first, length, {}, query=query, algorithm=self._algorithm(access, extra))
             self._store(access, route, target, body, cancelled, future, rescue, _part_stored)
@@ -494,10 +500,10 @@ class S3Store:
             self._wire.release(self._lane)
 
     def _os_error(self, error: Exception) -> OSError:
-        """Return the `OSError` that one of `RAISED` is, without the secrets of these options."""
-        found = _answers.os_error(error)
-        found.strerror = _options.without_secrets(found.strerror or "", self._options)
-        return found
+        """Return the `OSError` that one of `RAISED` is."""
+        if isinstance(error, boto.ProfileNotFound):
+            return _defaults.lost(error)
+        return _answers.os_error(error)
 
     # credentials
 
@@ -506,22 +512,32 @@ class S3Store:
             return held
         with self._lock:
             if self._held is None:
-                self._held = self._connected(self._options)
+                self._held = self._connected(self._options, self._source)
             return self._held
 
-    def _connected(self, options: Options) -> _Access:
+    def _connected(self, options: Options, source: Source | None = None, *, anew: bool = False) -> _Access:
         try:
-            session = _options.new_session(options)
+            if source is not None:
+                session = _defaults.again(source.session) if anew else source.session
+            else:
+                session = _options.new_session(options) if anew else options.session
             client = _options.new_client(options, session, one_attempt=True)
+            _options.check_client(options, session, client)
+            count = _options.attempts(options, session)
         except _answers.LOST as exc:
             raise self._os_error(exc) from None
-        except boto.BotoCoreError as exc:  # no request can ever be made: a region with a space in it, say
-            message = _options.without_secrets(str(exc), self._options)
+        except (boto.BotoCoreError, ValueError) as exc:  # no request can ever be made: a region with a space in it, say
+            if isinstance(exc, InvalidDatasetError):
+                raise
+            message = _secrets.without_userinfo(_secrets.masked(str(exc)))
             raise InvalidDatasetError(f"these Options make no S3 client: {message}") from None
-        if options.check_digests and _asks_for_digests(options):
+        if options.check_digests and _asks_for_digests(options, session):
             for operation in ("GetObject", "HeadObject"):
                 client.meta.events.register(f"before-call.s3.{operation}", _ask_for_digest)
-        return _Access(session, client, Router(options, session, client))
+        client.meta.events.register("before-sign.s3", _check_credentials)
+        # what the user registers on the `s3_client` of the options given here, whatever credentials are in use by now
+        own = _options.identity(self._options) if source is None else None
+        return _Access(session, client, Router(options, session, client, own), count)
 
     def _renew(self, expired: _Access, error: OSError) -> None:
         """Go on with newer credentials: those of this process's own chain, read afresh.
@@ -532,7 +548,9 @@ class S3Store:
         with self._lock:
             if self._held is not expired:
                 return  # another thread was first
-            access = self._connected(_options.without_credentials(self._options))
+            if self._source is not None:
+                _defaults.forget(self._source)
+            access = self._connected(_options.without_credentials(self._options), self._source, anew=True)
             keys = _options.keys_of(access.session)
             if keys is None or keys == _options.keys_of(expired.session):
                 reason = "this process has none of its own" if keys is None else "this process's own are the same"
@@ -579,9 +597,18 @@ def _part_stored(headers: Mapping[str, str], body: Body) -> dict[str, Any]:
     return {"ETag": headers.get("etag", "")} | _answers.checksum_fields(headers)
 
 
-def _asks_for_digests(options: Options) -> bool:
-    config = (options.s3_client_kwargs or {}).get("config")
-    return getattr(config, "response_checksum_validation", None) != "when_required"
+def _asks_for_digests(options: Options, session: Any) -> bool:  # noqa: ANN401  # boto3 has no types
+    given = _options.config_of(options, session).response_checksum_validation
+    if given is None:
+        given = session._session.get_config_variable("response_checksum_validation")  # noqa: SLF001
+    return bool(given != "when_required")
+
+
+def _check_credentials(request_signer: Any, **_: object) -> None:  # noqa: ANN401  # boto3 has no types
+    # what botocore has just refreshed was seen by nothing of ours yet
+    credentials = request_signer._credentials  # noqa: SLF001  # boto3 has no name for it
+    if credentials is not None:
+        _defaults.checked(credentials)
 
 
 def _ask_for_digest(params: dict[str, Any], **_: object) -> None:

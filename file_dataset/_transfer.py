@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from file_dataset import _options, _process
+from file_dataset import _defaults, _options, _process
 from file_dataset._errors import Failure, RowError, is_fatal, store_error
 from file_dataset._options import Options
 from file_dataset._store import LocalStore, ObjectInfo, Sink
@@ -56,7 +56,7 @@ class Stores:
     """The stores of one call. S3 is resolved when the first S3 location comes, so local work needs no credentials."""
 
     def __init__(self, options: Options | None) -> None:
-        """Take the user's options; None stands for `Options.default()`, read once, when it is needed."""
+        """Take the user's options; None stands for boto3's default session, as it is when it is first needed."""
         self._options = options
         self._s3: tuple[int, S3Store] | None = None
 
@@ -74,19 +74,24 @@ class Stores:
     @property
     def endpoint(self) -> str | None:
         """Where S3 is reached; None: AWS."""
-        self._options = self._options or Options.default()
+        if self._options is None:
+            return _defaults.endpoint(_defaults.source({}).session)
         url: str | None = (self._options.s3_client_kwargs or {}).get("endpoint_url")
         return url
 
     @property
     def s3(self) -> S3Store:
-        """The S3 store of these options."""
+        """The S3 store of these options, of which a process has one."""
         if self._s3 is None or self._s3[0] != _process.number:
-            self._options = options = self._options or Options.default()
             # brings botocore along, which local work does without
             from file_dataset._s3 import S3Store
 
-            store = _process.recent(("s3", _options.identity(options)), lambda: S3Store(options))
+            options = self._options
+            if options is None:
+                source = _defaults.source({})
+                store = _process.recent(("s3", source.key), lambda: S3Store(Options(), source))
+            else:
+                store = _process.recent(("s3", _options.identity(options)), lambda: S3Store(options))
             self._s3 = _process.number, store
         return self._s3[1]
 

@@ -552,13 +552,13 @@ def test_a_program_ends_soon_after_ctrl_c(own_faults, tmp_path, engine):
 
 def test_no_secret_of_the_options_is_in_a_message(faults, monkeypatch):
     """What botocore says of a request can hold its headers and its endpoint."""
-    from file_dataset import _options
+    from file_dataset import _secrets
 
     secret = "Zs3cr3t/+Z"
     keys = {"aws_access_key_id": "a", "aws_secret_access_key": secret, "aws_session_token": f"token-{secret}"}
-    options = file_dataset.Options(keys, {"endpoint_url": f"http://user:{secret}@127.0.0.1:1"})
+    assert file_dataset.Options(keys, {"endpoint_url": f"http://user:{secret}@127.0.0.1:1"})
     said = f"Invalid header value b'token-{secret}' for http://user:{secret}@127.0.0.1:1/ with {secret}"
-    assert secret not in _options.without_secrets(said, options)
+    assert secret not in _secrets.masked(said)
 
 
 @pytest.mark.parametrize("name", ["aws_access_key_id", "aws_secret_access_key", "aws_session_token"])

@@ -20,7 +20,8 @@ from botocore.config import Config
 
 import file_dataset
 from file_dataset import InvalidDatasetError, Options, _process
-from file_dataset._options import attempts, has_credentials, without_credentials, without_userinfo
+from file_dataset._options import attempts, has_credentials, without_credentials
+from file_dataset._secrets import without_userinfo
 
 SECRET = "Zs3cr3tZ"
 KEYS = {"aws_access_key_id": "AKIDTEST", "aws_secret_access_key": SECRET, "region_name": "us-east-1"}
@@ -68,7 +69,7 @@ OPTIONS = {
     "endpoint": Options(KEYS, {"endpoint_url": "http://127.0.0.1:9", "verify": "/ca.pem"}),
     "config": Options(KEYS, {"config": Config(s3={"addressing_style": "path"}, retries={"max_attempts": 2})}),
     "unsigned": Options(KEYS, {"config": Config(signature_version=UNSIGNED)}),
-    "all": Options(KEYS, {"use_ssl": False}, max_concurrency=3, check_digests=False, engine="boto3"),
+    "all": Options(KEYS, {"use_ssl": False}, max_concurrency=3, check_digests=False, engine="boto3", local_paths=False),
 }
 WAYS = {
     "pickle": lambda options: pickle.loads(pickle.dumps(options)),
@@ -102,6 +103,7 @@ def test_what_was_given_comes_back():
     options = WAYS["pickle"](OPTIONS["all"])
     assert (options.session_kwargs, options.s3_client_kwargs) == (KEYS, {"use_ssl": False})
     assert (options.max_concurrency, options.check_digests, options.engine) == (3, False, "boto3")
+    assert options.local_paths is False
 
 
 def test_a_config_that_comes_back_sets_what_it_set():
@@ -133,6 +135,7 @@ DIFFERENT = {
     "concurrency": Options(KEYS, max_concurrency=1),
     "digests": Options(KEYS, check_digests=False),
     "engine": Options(KEYS, engine="boto3"),
+    "local paths": Options(KEYS, local_paths=False),
     "other type": "options",
 }
 
@@ -235,6 +238,7 @@ SHOWN = {
     "addressing": (Options(None, {"config": Config(s3={"addressing_style": "path"})}), "'addressing_style': 'path'"),
     "unsigned": (OPTIONS["unsigned"], "'signature_version': 'unsigned'"),
     "concurrency": (Options(max_concurrency=3), "max_concurrency=3"),
+    "local paths": (Options(local_paths=False), "local_paths=False"),
     "name of a masked one": (Options(KEYS), "'aws_secret_access_key': '***'"),
 }
 
@@ -273,6 +277,7 @@ REFUSED = {
     "bool concurrency": ({"max_concurrency": True}, "max_concurrency=True: give a whole number"),
     "text concurrency": ({"max_concurrency": "8"}, "max_concurrency='8': give a whole number"),
     "engine": ({"engine": "crt"}, "engine='crt': give 'auto' or 'boto3'"),
+    "local paths": ({"local_paths": None}, "local_paths=None: give True or False"),
 }
 
 
@@ -364,7 +369,8 @@ ATTEMPTS = {
 
 @pytest.mark.parametrize(("config", "count"), ATTEMPTS.values(), ids=ATTEMPTS)
 def test_attempts_are_those_of_the_config_or_five(config, count):
-    assert attempts(Options(None, {"config": config} if config else None)) == count
+    options = Options(None, {"config": config} if config else None)
+    assert attempts(options, options.session) == count
 
 
 # --- credentials in the options
@@ -477,7 +483,9 @@ def test_the_default_freezes_a_profile_that_was_given_and_needs_it_no_more(profi
 
 
 def test_an_unknown_profile_is_an_error_with_the_remedy():
-    with pytest.raises(PermissionError, match=r"nobody.*mend the AWS configuration, or give Options") as refused:
+    with pytest.raises(
+        PermissionError, match=r"nobody.*the profiles of this machine are none.*or give Options"
+    ) as refused:
         Options.default({"profile_name": "nobody"})
     assert refused.value.code == "NoCredentials"
 

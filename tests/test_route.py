@@ -15,8 +15,9 @@ from file_dataset._s3 import S3Store
 
 UNUSUAL = {
     "a directory bucket": ("https://s3.example", Config(), "zone--usw2-az1--x-s3", "sessions of their own"),
+    "its access point": ("https://s3.example", Config(), "point--usw2-az1--xa-s3", "sessions of their own"),
     "an accelerated endpoint": (None, Config(s3={"use_accelerate_endpoint": True}), "bucket", "accelerated endpoints"),
-    "a client certificate": ("https://s3.example", Config(client_cert="/nowhere/me.pem"), "bucket", "certificates"),
+    "a client certificate": ("https://s3.example", Config(client_cert=__file__), "bucket", "certificates"),
     "an old signature": ("https://s3.example", Config(signature_version="s3"), "bucket", "other than SigV4"),
     "a signature in the URL": (
         "https://s3.example", Config(signature_version="s3v4-query"), "bucket", "a URL such as /bucket/",
@@ -33,12 +34,3 @@ def test_what_is_unusual_is_left_to_boto3(caplog, endpoint, config, bucket, why)
     (line,) = [record.getMessage() for record in caplog.records if "left to boto3" in record.getMessage()]
     assert line.startswith(f"bucket {bucket} is left to boto3: ")
     assert why in line
-
-
-def test_a_ca_that_cannot_be_read_is_left_to_boto3_which_says_so(caplog):
-    caplog.set_level(logging.DEBUG, "file_dataset")
-    options = options_for("https://s3.example")
-    options.s3_client_kwargs["verify"] = "/nowhere/ca.pem"
-    store = S3Store(options)
-    assert store._route(store._access(), "bucket") is None
-    assert "the CA in /nowhere/ca.pem" in caplog.text
