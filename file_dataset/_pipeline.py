@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import logging
@@ -16,7 +17,9 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from file_dataset import _function, _options, _process, _urls
 from file_dataset._errors import InvalidDatasetError
+from file_dataset._interrupts import Interrupts
 from file_dataset._options import Options
+from file_dataset._result import attach
 from file_dataset._run import Run, Settings
 
 if TYPE_CHECKING:
@@ -156,11 +159,29 @@ class Pipeline:
                 nothing, a class fn that cannot be made), more failures than `max_failures`, or the first failure with
                 `on_failure="raise"`. Rows before the one that stops the run are finished; later ones that were begun
                 are given up. Its `result` has what was done, and in `unprocessed_rows` the rest. So has the
-                KeyboardInterrupt of a run that was interrupted, which gives up every row in flight.
+                KeyboardInterrupt of a run that was interrupted, which gives up every row in flight; its note says so.
         """
         if self._kept is not None and not self._settings.worker_count and _is_ray_task():
             _warn_of_crashes()
-        return self._run(frame).to_end()
+        with Interrupts() as interrupts:
+            run = None
+            try:
+                run = self._run(frame)
+                run.interrupts = interrupts
+                return run.to_end()
+            except BaseException as exc:
+                interrupts.is_held = True
+                if run is not None:
+                    attach(exc, run.result())
+                elif not isinstance(exc, Exception):  # interrupted; the frame may be good
+                    attach(exc, self._untouched(frame))
+                raise
+
+    def _untouched(self, frame: pd.DataFrame) -> PipelineResult | None:
+        """Return the result of a run that came to no row; None: there is none of what is no frame."""
+        with contextlib.suppress(InvalidDatasetError, AttributeError):
+            return replace(self._run(frame.iloc[:0]).result(), input=frame)
+        return None
 
     def _run(self, frame: pd.DataFrame, **changes: Any) -> Run:  # noqa: ANN401  # fields of Settings
         """Return a run of the frame that has not begun, under settings that are changed for it."""

@@ -44,6 +44,15 @@ class PipelineResult:
     files: pd.DataFrame
     files_without_digest: int = 0
 
+    @staticmethod
+    def last_stopped() -> PipelineResult | None:
+        """Return the result of the last run in this process that something stopped (Ctrl-C, say); None: none was.
+
+        The same as the exception's `.result`, for a notebook, where the next error takes the exception away. It is kept
+        in memory until another run is stopped.
+        """
+        return _last_stopped[0] if _last_stopped else None
+
     @classmethod
     def from_recorded(cls, frame: pd.DataFrame, *, input: pd.DataFrame | None = None) -> PipelineResult:  # noqa: A002
         """Return the result that a manifest with recorded failures (`on_failure="record"`) stands for.
@@ -212,6 +221,24 @@ class PipelineResult:
         if more:
             parts.append(f"<p>... and {more} more in <code>failures</code></p>")
         return f"<div>{''.join(parts)}</div>"
+
+
+_last_stopped: list[PipelineResult] = []  # at most one
+_NOTE = (
+    "The rows done so far are in .result: `except {name} as exc: result = exc.result`. In a notebook: `import sys; "
+    "result = sys.last_value.result`, or, after another error, `file_dataset.PipelineResult.last_stopped()`."
+)
+
+
+def attach(error: BaseException, result: PipelineResult | None) -> None:
+    """Have what stopped a run carry the run's result, with a note that says where it is."""
+    if result is None:
+        return
+    is_new = getattr(error, "result", None) is None
+    error.result = result  # type: ignore[attr-defined]  # an attribute of ours on any exception
+    _last_stopped[:] = [result]
+    if is_new:
+        error.add_note(_NOTE.format(name=type(error).__name__))
 
 
 def causes_of(firsts: Iterable[Failure]) -> list[str]:

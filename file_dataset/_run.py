@@ -19,6 +19,7 @@ import logging
 import os
 import shutil
 import threading
+import time
 from collections import deque
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
@@ -35,6 +36,7 @@ from file_dataset._errors import (
     is_disk_full,
     is_fatal,
 )
+from file_dataset._interrupts import Interrupts
 from file_dataset._pool import Pool
 from file_dataset._result import PipelineResult, causes_of
 from file_dataset._tempdir import TempDir
@@ -61,6 +63,7 @@ _REFUSED_TARGET = frozenset({"NoSuchBucket", "AccessDenied"})
 # How long a run that is stopped waits for its transfers to give up: they hear of it within 0.1 s, and an upload in
 # parts has 5 s to abort what it began (`_transfer`).
 _GRACE_S = 6.0
+_LOOK_S = 0.1  # how late it notices another interrupt meanwhile; a guess
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +208,7 @@ class Run:
         self.in_fn = 0
         self.workers: Workers | None = None
         self.kept = kept
+        self.interrupts = Interrupts()  # those of a caller that has begun to hold them, where there is one
         # shared with the pool's threads, under the lock: which row is next, and who has files on disk
         self.lock = threading.RLock()
         self.limit = self.total
@@ -216,16 +220,13 @@ class Run:
         self.events: SimpleQueue[None] = SimpleQueue()
 
     def to_end(self) -> PipelineResult:
-        """Run the rows and return the result; whatever stops it carries what was done until then."""
-        try:
-            self.run_rows()
-            if self.total and len(self.failed) == self.total:
-                first = self.failed[0][0]
-                logger.error("all %d rows failed; the first: row %r: %s", self.total, first.id, first)
-            return self.result()
-        except BaseException as exc:
-            exc.result = self.result()  # type: ignore[attr-defined]  # KeyboardInterrupt carries it too
-            raise
+        """Run the rows and return the result."""
+        self.run_rows()
+        if self.total and len(self.failed) == self.total:
+            first = self.failed[0][0]
+            logger.error("all %d rows failed; the first: row %r: %s", self.total, first.id, first)
+        self.interrupts.result = result = self.result()
+        return result
 
     def run_rows(self) -> None:
         """Run the rows: `stored` and `failed` have what became of them, also when something stops it."""
@@ -233,6 +234,7 @@ class Run:
             with _progress.reporting(self.settings.progress, self.total) as report:
                 self._drive(report)
         finally:
+            self.interrupts.is_held = True
             self._stop()
 
     def result(self) -> PipelineResult:
@@ -491,7 +493,7 @@ class Run:
             if self.workers is not None:
                 self._leave_workers(self.workers)
             begun: list[Future[Any]] = [*(future for _, future in self.ahead), *self.uploads.values()]
-            wait(begun, timeout=_GRACE_S)
+            self._wait(begun)
             for position, upload in self.uploads.items():
                 # stored before it heard: then it is
                 if isinstance(outcome := _outcome(upload), _Done):
@@ -502,6 +504,12 @@ class Run:
                     flight.work.cleanup()
             # an error's traceback refers to this run for as long as somebody keeps it; the threads are not to wait
             self.pool = None
+
+    def _wait(self, begun: Sequence[Future[Any]]) -> None:
+        """Wait for transfers to give up; another interrupt says that there is no time for that."""
+        end = time.monotonic() + _GRACE_S
+        while begun and not self.interrupts.is_urgent and (left_s := end - time.monotonic()) > 0:
+            begun = list(wait(begun, timeout=min(left_s, _LOOK_S)).not_done)
 
     def _leave_workers(self, workers: Workers) -> None:
         if self.kept is None or self.judged < self.total:

@@ -1273,7 +1273,7 @@ class Interrupted:
         if event in ("call", "c_return") and frame.f_code.co_filename.startswith(HERE):
             self.seen += 1
             if self.seen == self.number:
-                raise KeyboardInterrupt
+                signal.raise_signal(signal.SIGINT)
 
     def __enter__(self):
         sys.setprofile(self)

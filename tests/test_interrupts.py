@@ -1,0 +1,281 @@
+"""Ctrl-C, once or often, at any moment of a run: the result is there, and nothing stays on disk."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from file_dataset import Pipeline, PipelineResult, _run
+from file_dataset._interrupts import Interrupts
+
+
+@pytest.fixture
+def rows(tmp_path):
+    (tmp_path / "a.txt").write_text("a")
+    return pd.DataFrame({"id": range(20), "a.txt": [str(tmp_path / "a.txt")] * 20, "label": "x"})
+
+
+@pytest.fixture
+def on(tmp_path):
+    (tmp_path / "work").mkdir()
+
+    def make(fn, **kwargs):
+        write_options = {"into_path": tmp_path / "out"}
+        return Pipeline(fn, write_options=write_options, temp_dir=tmp_path / "work", progress=False, **kwargs)
+
+    return make
+
+
+def forward(input_dir, output_dir):
+    return {"a.txt": input_dir / "a.txt"}
+
+
+@pytest.fixture
+def handled():
+    """Interrupts that count from the moment at which a run begins to mind them to that at which it does not."""
+
+    def raises(number, frame):
+        del number
+        if frame is None or signal.getsignal(signal.SIGINT) is not raises:
+            raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, raises)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("handled")
+@pytest.mark.parametrize(("prefetch", "workers"), [(0, 0), (2, 0), (2, 2)])
+def test_however_many_interrupts_come_the_result_is_there_and_no_temp_dir_stays(rows, on, tmp_path, prefetch, workers):
+    pipeline = on(forward, prefetch=prefetch, workers=workers)
+    began = time.monotonic()
+    pipeline.run(rows)
+    took_s = time.monotonic() - began
+    chance = random.Random(7)  # noqa: S311
+    interrupted = 0
+    for _ in range(6 if workers else 25):
+        main = threading.main_thread().ident
+        gaps_s = [chance.uniform(0, took_s), *(chance.choice([0, 0.0005, 0.005]) for _ in range(4))]
+
+        def storm(gaps_s=gaps_s, main=main):
+            for gap_s in gaps_s:
+                time.sleep(gap_s)
+                signal.pthread_kill(main, signal.SIGINT)
+
+        thread = threading.Thread(target=storm)
+        thread.start()
+        try:
+            result = pipeline.run(rows)
+        except KeyboardInterrupt as exc:
+            interrupted += 1
+            result, notes = exc.result, exc.__notes__
+            assert len(notes) == 1
+        thread.join()
+        assert len(result.manifest) + len(result.unprocessed_rows) == len(rows)
+        assert len(result.files) == len(result.manifest)
+        assert PipelineResult.last_stopped() is result or not len(result.unprocessed_rows)
+        # a download that did not hear of it removes what it has made
+        end = time.monotonic() + 10
+        while list((tmp_path / "work").iterdir()) and time.monotonic() < end:
+            time.sleep(0.01)
+        assert not list((tmp_path / "work").iterdir())
+    assert interrupted > 2
+
+
+def test_the_note_says_where_the_result_is(rows, on):
+    def interrupted(input_dir, output_dir):
+        signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        on(interrupted).run(rows)
+    (note,) = caught.value.__notes__
+    assert "except KeyboardInterrupt as exc: result = exc.result" in note
+    assert "sys.last_value.result" in note
+    assert "PipelineResult.last_stopped()" in note
+
+
+def test_an_error_after_it_does_not_take_the_result_away(rows, on):
+    """In a notebook a look at the variable that was not set is the next error, and `sys.last_value` is that."""
+
+    def interrupted(input_dir, output_dir):
+        signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        on(interrupted).run(rows)
+    on(forward).run(rows.iloc[:1])  # nor does a run that nothing stops
+    assert PipelineResult.last_stopped() is caught.value.result
+    assert len(PipelineResult.last_stopped().unprocessed_rows) == len(rows)
+
+
+def test_an_interrupt_while_a_run_is_set_up_carries_a_result(rows, on, monkeypatch):
+    def interrupted(*_):
+        monkeypatch.undo()
+        signal.raise_signal(signal.SIGINT)
+
+    pipeline = on(forward, outputs=["a.txt"])
+    monkeypatch.setattr(_run.Run, "_inputs_at_risk", interrupted)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        pipeline.run(rows)
+    result = caught.value.result
+    assert result.unprocessed_rows.equals(rows)
+    assert result.manifest.columns.tolist() == ["a.txt", "id", "label"]
+    assert result.merge(pipeline.run(result.unprocessed_rows)).manifest["id"].tolist() == list(range(20))
+
+
+def test_an_interrupt_that_comes_when_all_rows_are_done_carries_the_whole_result(rows, on, monkeypatch):
+    ended = _run.Run._stop  # noqa: SLF001
+
+    def interrupted(self):
+        ended(self)
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(_run.Run, "_stop", interrupted)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        on(forward).run(rows)
+    assert len(caught.value.result.manifest) == len(rows)
+
+
+def test_a_second_interrupt_gives_up_the_wait_for_transfers(rows, on, monkeypatch):
+    monkeypatch.setattr(_run, "_GRACE_S", 600)
+    release, main, overdue = threading.Event(), threading.main_thread().ident, []
+    fetch = _run.Run._fetch  # noqa: SLF001
+
+    def stuck(self, flight):
+        if flight.position == 1:
+            signal.pthread_kill(main, signal.SIGINT)
+            overdue.append(not release.wait(10))
+        return fetch(self, flight)
+
+    monkeypatch.setattr(_run.Run, "_fetch", stuck)
+    wait = _run.wait
+
+    def waits(futures, timeout):
+        signal.raise_signal(signal.SIGINT)
+        return wait(futures, timeout)
+
+    monkeypatch.setattr(_run, "wait", waits)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        on(forward).run(rows)
+    assert not overdue  # the download still stands
+    assert len(caught.value.result.unprocessed_rows) >= 19
+    release.set()
+
+
+def test_an_interrupt_that_fn_swallows_does_not_make_the_run_deaf(rows, on):
+    calls = []
+
+    def swallows_once(input_dir, output_dir):
+        calls.append(1)
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            if len(calls) > 1:
+                raise
+        return forward(input_dir, output_dir)
+
+    with pytest.raises(KeyboardInterrupt):
+        on(swallows_once).run(rows)
+    assert len(calls) == 2
+
+
+def test_the_programs_own_handlers_are_back_after_a_run(rows, on):
+    class Stopped(BaseException):
+        pass
+
+    def stop(*_):
+        raise Stopped
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        on(forward).run(rows)
+        assert signal.getsignal(signal.SIGINT) is signal.getsignal(signal.SIGTERM) is stop
+        # what Dagster does: an error of its own, for SIGTERM too
+        with pytest.raises(Stopped) as caught:
+            on(lambda i, o: signal.raise_signal(signal.SIGTERM)).run(rows)
+        assert len(caught.value.result.unprocessed_rows) == len(rows)
+        assert signal.getsignal(signal.SIGTERM) is stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def test_a_handler_that_fn_puts_in_place_stays(rows, on):
+    def mine(*_):
+        """Do nothing."""
+
+    def changes(input_dir, output_dir):
+        signal.signal(signal.SIGINT, mine)
+        return forward(input_dir, output_dir)
+
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        on(changes).run(rows)
+        assert signal.getsignal(signal.SIGINT) is mine
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_a_signal_that_ends_the_process_or_is_ignored_is_left_alone():
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        with Interrupts():
+            assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_a_run_in_another_thread_touches_no_handler(rows, on):
+    seen = []
+    before = signal.getsignal(signal.SIGINT)
+    work = on(lambda i, o: (seen.append(signal.getsignal(signal.SIGINT)), forward(i, o))[1])
+    thread = threading.Thread(target=lambda: work.run(rows.iloc[:1]))
+    thread.start()
+    thread.join()
+    assert seen == [before]
+
+
+def test_two_interrupts_from_outside_leave_the_result_and_no_temp_dir(tmp_path):
+    (tmp_path / "t").mkdir()
+    (tmp_path / "a.txt").write_text("a")
+    script = """
+        import signal, time
+        import pandas as pd
+        import file_dataset
+
+        def busy(input_dir, output_dir):
+            end = time.monotonic() + 0.05
+            while time.monotonic() < end:
+                pass
+            print("working", flush=True)
+            return {"a.txt": input_dir / "a.txt"}
+
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        frame = pd.DataFrame({"id": range(400), "a.txt": ["a.txt"] * 400})
+        try:
+            file_dataset.Pipeline(busy, write_options={"into_path": "out"}, progress=False).run(frame)
+        except KeyboardInterrupt as exc:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            print("listed", len(exc.result.manifest) + len(exc.result.unprocessed_rows))
+    """
+    program = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(script)],
+        cwd=tmp_path,
+        env={**os.environ, "TMPDIR": str(tmp_path / "t"), "PYTHONPATH": str(Path(_run.__file__).parent.parent)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert program.stdout.readline() == "working\n"
+    program.send_signal(signal.SIGINT)
+    program.send_signal(signal.SIGINT)
+    assert program.communicate(timeout=60)[0].splitlines()[-1] == "listed 400"
+    assert list((tmp_path / "t").iterdir()) == []
