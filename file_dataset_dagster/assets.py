@@ -43,6 +43,7 @@ def pipeline_asset(  # noqa: PLR0913 (each is a choice of the user's)
     ray_resource_key: str | None = None,
     max_dropped_fraction: float | None = None,
     on_exceeded: OnExceeded = "fail",
+    min_rows: int = 0,
     preview: Callable[[Path], bytes] | None = None,
     show_ids: bool = True,
     batch_size: int | None = None,
@@ -54,6 +55,9 @@ def pipeline_asset(  # noqa: PLR0913 (each is a choice of the user's)
     prefetch: int = 2,
     workers: int | None = None,
     fn_timeout_s: float | None = None,
+    max_failures: float | None = None,
+    worker_env: Mapping[str, str] | None = None,
+    temp_dir: str | os.PathLike[str] | None = None,
     **asset_args: Any,
 ) -> Any:
     """Return an asset that runs `fn(input_dir, output_dir)` on each row of another asset's manifest.
@@ -80,6 +84,8 @@ def pipeline_asset(  # noqa: PLR0913 (each is a choice of the user's)
         on_exceeded: "fail": the run fails and the previous manifest stays; "block": the manifest is stored, downstream
             does not run; "check": the check tells it, nothing more. Whatever it is, a run that drops every row of a
             non-empty input fails.
+        min_rows: fewer rows of the input are an error of the check, and `on_exceeded` says what it does: an empty
+            listing is then no success. 0: an empty input is normal.
         preview: `preview(output_dir)` returns the bytes of a PNG, 1 MiB at most; shown with the materialization for the
             first three rows, whose outputs are downloaded for it.
         show_ids: False keeps ids, and the URLs and messages that may hold them, out of everything Dagster stores; the
@@ -93,6 +99,10 @@ def pipeline_asset(  # noqa: PLR0913 (each is a choice of the user's)
         prefetch: as `file_dataset.Pipeline` takes it.
         workers: as `file_dataset.Pipeline` takes it; None: what suits the runner, 0 locally and 1 on Ray.
         fn_timeout_s: as `file_dataset.Pipeline` takes it.
+        max_failures: as `file_dataset.Pipeline` takes it: more failed rows (int), or a larger share of the rows that
+            run (float), stop the run of the partition, and the previous manifest stays.
+        worker_env: as `file_dataset.Pipeline` takes it; with workers, or on Ray.
+        temp_dir: as `file_dataset.Pipeline` takes it; on Ray a directory of every node.
         asset_args: any argument of `dg.asset`, but `ins`, `check_specs`, `dagster_type` and `config_schema`.
 
     Run config of the asset (`only_missing`, `limit`, `ids`) runs a part of the rows and merges them into the manifest.
@@ -114,7 +124,7 @@ def pipeline_asset(  # noqa: PLR0913 (each is a choice of the user's)
             f"write_options has {', '.join(sorted(unknown))}: it takes extra_args only. into_path is an argument of "
             "pipeline_asset, and write_resource_key names the resource of another store"
         )
-    policy = DropPolicy(max_dropped_fraction, on_exceeded, show_ids)
+    policy = DropPolicy(max_dropped_fraction, on_exceeded, show_ids, min_rows)
     on_ray = ray_settings(
         runner,
         ray_resource_key,
@@ -144,8 +154,12 @@ def pipeline_asset(  # noqa: PLR0913 (each is a choice of the user's)
                 "file_columns": file_columns,
                 "outputs": outputs,
                 "prefetch": prefetch,
-                "workers": workers or 0,
+                # on Ray None is one process in each task, as run_pipeline has it
+                "workers": (0 if on_ray is None else 1) if workers is None else workers,
                 "fn_timeout_s": fn_timeout_s,
+                "max_failures": max_failures,
+                "worker_env": worker_env,
+                "temp_dir": temp_dir,
             },
         )
         # a wrong fn or into_path fails the import, not the nightly run
@@ -161,7 +175,7 @@ def pipeline_asset(  # noqa: PLR0913 (each is a choice of the user's)
             **{name: value for name, value in asset_args.items() if name not in {"name", "key", "key_prefix"}},
             "key": asset_key,
             "ins": {INPUT: asset_input},
-            "config_schema": PartialRun.to_config_schema(),
+            "config_schema": PartialRun.config_field(),
             "check_specs": [check_spec(asset_key, policy)],
             "required_resource_keys": keys | set(asset_args.get("required_resource_keys") or ()),
         }

@@ -25,11 +25,12 @@ _NAMING_COLUMNS = ("id", "error_url", "error_message")
 
 @dataclass(frozen=True, slots=True)
 class DropPolicy:
-    """How many rows of a run may be dropped, and what happens when there are more."""
+    """How many rows of a run may be dropped, how many it must have, and what happens otherwise."""
 
     max_dropped_fraction: float | None = None
     on_exceeded: OnExceeded = "fail"
     show_ids: bool = True
+    min_rows: int = 0
 
     def __post_init__(self) -> None:
         """Refuse what has no meaning."""
@@ -43,9 +44,13 @@ class DropPolicy:
             raise file_dataset.InvalidDatasetError(
                 f"on_exceeded={self.on_exceeded!r} is unknown: give 'fail', 'block' or 'check'"
             )
-        if self.on_exceeded != "fail" and allowed is None:
+        least = self.min_rows
+        if isinstance(least, bool) or not isinstance(least, int) or least < 0:
+            raise file_dataset.InvalidDatasetError(f"min_rows={least!r}: give a number of input rows, 0 or more")
+        if self.on_exceeded != "fail" and allowed is None and not least:
             raise file_dataset.InvalidDatasetError(
-                f"on_exceeded={self.on_exceeded!r} needs max_dropped_fraction: without it nothing is exceeded"
+                f"on_exceeded={self.on_exceeded!r} needs max_dropped_fraction or min_rows: without them nothing is "
+                "exceeded"
             )
 
 
@@ -73,29 +78,36 @@ class DroppedRows:
         return self.result.dropped_rows > 0 and self.result.manifest.empty
 
     @property
-    def is_too_many(self) -> bool:
-        """More than the policy allows, or all."""
+    def is_too_few(self) -> bool:
+        """Fewer rows of the input than the policy wants."""
+        return self.result.input_rows < self.policy.min_rows
+
+    @property
+    def is_exceeded(self) -> bool:
+        """More dropped rows than the policy allows, or all; or fewer rows of the input than it wants."""
         allowed = self.policy.max_dropped_fraction
-        return self.is_every_row or (allowed is not None and self.fraction > allowed)
+        return self.is_every_row or self.is_too_few or (allowed is not None and self.fraction > allowed)
 
     @property
     def fails_the_run(self) -> bool:
         """The manifest is not stored and the run fails."""
-        return self.is_every_row or (self.is_too_many and self.policy.on_exceeded == "fail")
+        return self.is_every_row or (self.is_exceeded and self.policy.on_exceeded == "fail")
 
     @property
     def may_be_retried(self) -> bool:
-        """Another attempt may help: not when fn itself raised for every dropped row."""
+        """Another attempt may help: not when fn itself raised for every dropped row, nor when none was dropped."""
         return not self.result.failures["error_stage"].eq("fn").all()
 
     def __str__(self) -> str:
         """Return one line: "3 of 12 rows dropped (25.0%; allowed 50.0%): 2 at download, 1 at fn"."""
         where = "" if self.partition_key is None else f"{self.partition_key}: "
         not_run = f"; {self.not_run} not run yet" if self.not_run else ""
-        return f"{where}{self.result.summary(allowed_fraction=self.policy.max_dropped_fraction)}{not_run}"
+        rows = self.result.input_rows
+        few = f"; {rows} input rows are fewer than min_rows={self.policy.min_rows}" if self.is_too_few else ""
+        return f"{where}{self.result.summary(allowed_fraction=self.policy.max_dropped_fraction)}{not_run}{few}"
 
     def check_result(self, asset_key: dg.AssetKey, failures_uri: str | None) -> dg.AssetCheckResult:
-        """Return the result of `no_dropped_rows`: WARN when rows were dropped, ERROR when too many."""
+        """Return the result of `no_dropped_rows`: WARN when rows were dropped, ERROR when the policy is exceeded."""
         metadata: dict[str, Any] = {
             "input_rows": self.result.input_rows,
             "dropped_rows": self.result.dropped_rows,
@@ -112,8 +124,8 @@ class DroppedRows:
         return dg.AssetCheckResult(
             check_name=CHECK_NAME,
             asset_key=asset_key,
-            passed=not self.result.dropped_rows and not self.not_run,
-            severity=dg.AssetCheckSeverity.ERROR if self.is_too_many else dg.AssetCheckSeverity.WARN,
+            passed=not self.result.dropped_rows and not self.not_run and not self.is_too_few,
+            severity=dg.AssetCheckSeverity.ERROR if self.is_exceeded else dg.AssetCheckSeverity.WARN,
             description=str(self),
             metadata=metadata,
         )

@@ -5,7 +5,7 @@
     <base_path>/runs/<run>/<step>/<output>.parquet                what one op of a graph hands to the next
 
 Beside each manifest of a pipeline lie its `.failures.parquet` and `.files.parquet`, and `.rejected.parquet`: the
-failures of a later run whose manifest was not stored.
+failures of a later run whose manifest was not stored, without rows once a later run's is.
 """
 
 # no `from __future__ import annotations` here: Dagster reads an IO manager's annotations as types
@@ -46,6 +46,7 @@ class ManifestIOManager(dg.ConfigurableIOManager):
         default=None, description="s3://bucket/prefix or a local directory; the resource's base_path unless given."
     )
     _options: file_dataset.Options | None = PrivateAttr(default=None)
+    _expected: dict[dg.AssetKey, tuple[object, file_dataset.PipelineResult | None]] = PrivateAttr(default_factory=dict)
 
     def uri(self, asset_key: dg.AssetKey, partition_key: str | None = None, *, of: str = "manifest") -> str:
         """Where the `manifest`, `failures`, `files` or `rejected` frame of an asset or of one partition lies."""
@@ -109,7 +110,22 @@ class ManifestIOManager(dg.ConfigurableIOManager):
             self.store(frame, self.uri(asset_key, partition_key, of=of), stamp)
         uri = self.uri(asset_key, partition_key)
         self.store(result.manifest, uri, stamp | {_WITHOUT_DIGEST: result.files_without_digest})
+        rejected = self.uri(asset_key, partition_key, of="rejected")
+        # what it follows is gone, so it counts no more: this is for people who look there
+        with contextlib.suppress(file_dataset.FileDatasetError):
+            if self._blobs({"rejected": rejected}):
+                self.store(result.failures.head(0), rejected, {_AGAINST: None})
         return _metadata(result.manifest, uri, partition_key)
+
+    def expect(self, asset_key: dg.AssetKey, value: object, result: file_dataset.PipelineResult | None) -> None:
+        """Take `value`, the asset's next output, for this result: others see a frame, and all of it is stored.
+
+        Args:
+            asset_key: whose output it is.
+            value: the manifest, or a dict of manifests by partition.
+            result: what is stored for it; None: it is stored already.
+        """
+        self._expected[asset_key] = value, result
 
     def store_rejected(self, failures: pd.DataFrame, asset_key: dg.AssetKey, partition_key: str | None) -> str:
         """Store the failures of a run whose manifest is not stored; return where. One GET to see what they follow."""
@@ -149,13 +165,24 @@ class ManifestIOManager(dg.ConfigurableIOManager):
         """
         if not context.has_asset_key:
             self._handle_op_output(context, obj)
-            return
+        elif not self._handle_result(context, obj):
+            self._handle_frames(context, obj)
+
+    def _handle_result(self, context: dg.OutputContext, obj: object) -> bool:
+        """Store a result; tell whether there is one: what `expect` announced, or the output itself."""
+        expected, result = self._expected.pop(context.asset_key, (None, None))
+        is_expected = expected is not None and expected is obj
+        if not is_expected:
+            result = obj if isinstance(obj, file_dataset.PipelineResult) else None
+        if result is not None:
+            keys = list(context.asset_partition_keys) if context.has_asset_partitions else []
+            own_key = str(keys[0]) if keys else None  # of several, each is stored as it finishes
+            context.add_output_metadata(self.store_result(result, context.asset_key, own_key))
+        return is_expected or result is not None
+
+    def _handle_frames(self, context: dg.OutputContext, obj: object) -> None:
         of = f"asset {context.asset_key.to_user_string()}"
         keys = [str(key) for key in context.asset_partition_keys] if context.has_asset_partitions else []
-        if isinstance(obj, file_dataset.PipelineResult):
-            own_key = keys[0] if keys else None  # of several, each is stored as it finishes
-            context.add_output_metadata(self.store_result(obj, context.asset_key, own_key))
-            return
         frames: dict[str, Any]
         if isinstance(obj, Mapping) and keys:
             frames = {str(key): frame for key, frame in obj.items()}

@@ -3,7 +3,7 @@
 # no `from __future__ import annotations` here: Dagster reads a config's annotations as types
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import dagster as dg
 import pandas as pd
@@ -21,7 +21,7 @@ class PartialRun(dg.Config):
         default=False,
         description="Run only the rows of the input that the manifest does not have: failed ones and new ones.",
     )
-    limit: int | None = Field(default=None, description="With only_missing: run at most so many rows.")
+    limit: int | None = Field(default=None, description="With only_missing: true, run at most so many rows.")
     ids: list[str] | None = Field(default=None, description="Run only these rows of the input.")
 
     def check(self) -> None:
@@ -31,16 +31,37 @@ class PartialRun(dg.Config):
             file_dataset.InvalidDatasetError: with the remedy.
         """
         if self.ids is not None and (self.only_missing or self.limit is not None):
-            raise file_dataset.InvalidDatasetError("run config has ids and only_missing or limit: give one of the two")
+            raise file_dataset.InvalidDatasetError(
+                "run config has ids and only_missing or limit: give ids alone, or only_missing"
+            )
         if self.limit is not None and not self.only_missing:
-            raise file_dataset.InvalidDatasetError("run config has limit alone: it goes with only_missing: true")
+            raise file_dataset.InvalidDatasetError("run config has limit alone: give only_missing: true beside it")
         if self.limit is not None and self.limit < 1:
             raise file_dataset.InvalidDatasetError(f"limit={self.limit}: give the number of rows to run, 1 or more")
+
+    @classmethod
+    def config_field(cls) -> dg.Field:
+        """Return the run config's schema. What `check` refuses is refused at launch, before there is a run."""
+        fields: Any = vars(cls.to_config_schema().as_field().config_type)["fields"]
+        return dg.Field(_CheckedShape(fields, "Which rows run; without it all of the input."), is_required=False)
 
     @property
     def is_partial(self) -> bool:
         """Whether some rows are left out."""
         return self.only_missing or self.ids is not None
+
+
+class _CheckedShape(dg.Shape):
+    """The fields of PartialRun, checked together."""
+
+    def __new__(cls, *_: Any) -> Self:  # noqa: ANN401 (what __init__ takes)
+        made = object.__new__(cls)  # dg.Shape makes plain shapes, and keeps them by their fields
+        made._initialized = False
+        return made
+
+    def post_process(self, value: Any) -> Any:  # noqa: ANN401 (a mapping of the fields)
+        PartialRun(**value).check()
+        return value
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -9,7 +9,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -104,7 +104,10 @@ class _NotStoredError(Exception):
 
 def materialize(context: dg.AssetExecutionContext, given: Any, settings: Settings) -> Iterator[Any]:  # noqa: ANN401
     """Yield what Dagster is told, as it happens. `given` is what the IO manager loaded."""
-    run = _Run(context, settings)
+    try:
+        run = _Run(context, settings)
+    except file_dataset.InvalidDatasetError as exc:  # of resources and config alone: it names no id
+        raise dg.Failure(str(exc), allow_retries=False) from exc
     keys = list(context.partition_keys) if settings.is_partitioned else [None]
     if len(keys) == 1:
         yield from run.alone(given, keys[0])
@@ -125,6 +128,7 @@ class _Run:
         self.asset_key = context.asset_key
         found = None if settings.io_manager_key is None else getattr(context.resources, settings.io_manager_key)
         self.manifests = found if isinstance(found, ManifestIOManager) else None
+        self.root = self._root()
         self.wanted = PartialRun(**(context.op_execution_context.op_config or {}))
         self.wanted.check()
         if self.wanted.is_partial and self.manifests is None:
@@ -142,10 +146,11 @@ class _Run:
                 yield exc.check
             # Dagster stores the cause's text as well
             raise dg.Failure(exc.description, exc.metadata, allow_retries=exc.may_be_retried) from exc.cause
+        if self.manifests is not None:
+            self.manifests.expect(self.asset_key, done.result.manifest, done.result)
         yield dg.MaterializeResult(
             asset_key=self.asset_key,
-            # other IO managers know frames, not PipelineResult
-            value=done.result.manifest if self.manifests is None else done.result,
+            value=done.result.manifest,
             metadata=done.metadata,
             data_version=done.version,
         )
@@ -193,10 +198,9 @@ class _Run:
             raise self._failure(failed, keys, done=len(events))
         for key, event in events.items():
             self.context.add_asset_metadata(event.metadata, self.asset_key, key)
-        if self.manifests is None:
-            yield dg.MaterializeResult(asset_key=self.asset_key, value=manifests)
-        else:
-            yield dg.MaterializeResult(asset_key=self.asset_key)
+        if self.manifests is not None:
+            self.manifests.expect(self.asset_key, manifests, None)
+        yield dg.MaterializeResult(asset_key=self.asset_key, value=manifests)
         yield from events.values()
 
     def _input(self, given: Any, partition_key: str | None) -> pd.DataFrame:  # noqa: ANN401
@@ -220,20 +224,24 @@ class _Run:
         """Run the rows that are wanted, merge and judge them."""
         started = time.monotonic()
         policy = self.settings.policy
-        into_path = self._into_path(partition_key)
+        into_path = self.root if partition_key is None else f"{self.root}/{segment(partition_key)}"
         try:
             if self.manifests is not None:
                 check_storable(frame)  # not after hours of rows
-            result, rows_run = self._rows(frame, partition_key, into_path)
+            if len(frame) < policy.min_rows and policy.on_exceeded == "fail":  # no row runs in vain
+                result, rows_run = self._nothing(frame, into_path), 0
+            else:
+                result, rows_run = self._rows(frame, partition_key, into_path)
         except file_dataset.FileDatasetError as exc:
             stopped = exc.result if isinstance(exc, file_dataset.RunStoppedError) else None
             told, cause = self._told(exc)
             raise _NotStoredError(
                 f"the pipeline stopped: {told}",
                 metadata={} if stopped is None else self._keep(stopped.failures, partition_key),
-                # the same frame and arguments are refused again
-                may_be_retried=not isinstance(exc, file_dataset.InvalidDatasetError),
-                stops=isinstance(exc, file_dataset.RunStoppedError),
+                # the same frame and arguments are refused again, and fn raises again
+                may_be_retried=not isinstance(exc, file_dataset.InvalidDatasetError)
+                and not (stopped is not None and self._is_over_max_failures(stopped) and _is_all_at_fn(stopped)),
+                stops=stopped is not None and not self._is_over_max_failures(stopped),
                 cause=cause,
             ) from exc
         dropped = DroppedRows(result, policy, partition_key)
@@ -270,6 +278,18 @@ class _Run:
         }
         check = dropped.check_result(self.asset_key, failures_uri)
         return _Finished(result, check, metadata, version_of_result(result))
+
+    def _nothing(self, frame: pd.DataFrame, into_path: str) -> file_dataset.PipelineResult:
+        """The result of a run over the frame that has not begun: its manifest has the columns that fn promises."""
+        pipeline = self.settings.pipeline(into_path, options=self.source.get_options(), progress=False)
+        return replace(pipeline.run(frame.head(0)), input=frame)
+
+    def _is_over_max_failures(self, stopped: file_dataset.PipelineResult) -> bool:
+        """Whether the run stopped for its own failed rows: the next partition may do better."""
+        most = self.settings.pipeline_args.get("max_failures")
+        if most is None:
+            return False
+        return stopped.dropped_rows > (most if isinstance(most, int) else most * stopped.input_rows)
 
     def _rows(
         self, frame: pd.DataFrame, partition_key: str | None, into_path: str
@@ -323,15 +343,15 @@ class _Run:
             self.context.log.warning("the failures could not be stored: %s", type(exc).__name__)
             return {}
 
-    def _into_path(self, partition_key: str | None) -> str:
-        into_path = self.settings.into_path
-        if into_path is None:
-            if not self.target.base_path:
-                raise file_dataset.InvalidDatasetError(
-                    "nowhere to write to: give pipeline_asset an into_path, or the FileDatasetResource a base_path"
-                )
-            into_path = "/".join([self.target.base_path.rstrip("/"), "files", *map(segment, self.asset_key.path)])
-        return into_path if partition_key is None else f"{into_path}/{segment(partition_key)}"
+    def _root(self) -> str:
+        """Where outputs go, below it those of each partition."""
+        if self.settings.into_path is not None:
+            return self.settings.into_path
+        if not self.target.base_path:
+            raise file_dataset.InvalidDatasetError(
+                "nowhere to write to: give pipeline_asset an into_path, or the FileDatasetResource a base_path"
+            )
+        return "/".join([self.target.base_path.rstrip("/"), "files", *map(segment, self.asset_key.path)])
 
     def _evaluation(self, check: dg.AssetCheckResult) -> dg.AssetCheckEvaluation:
         """The check of one partition; `of_partitions` is that of the run."""
@@ -360,6 +380,10 @@ class _Run:
 
 
 _SHOWN = 10  # partitions in a message; a guess
+
+
+def _is_all_at_fn(result: file_dataset.PipelineResult) -> bool:
+    return bool(result.failures["error_stage"].eq("fn").all())
 
 
 def _resource(context: dg.AssetExecutionContext, key: str) -> FileDatasetResource:

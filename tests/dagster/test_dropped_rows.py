@@ -162,6 +162,13 @@ def test_the_failures_of_a_failed_run_are_kept_beside_the_previous_ones(run_fram
     assert ids_stored(local, of="failures") == ["lost"]
 
 
+def test_a_later_good_run_leaves_no_failures_of_a_rejected_one(run_frame, scans, three_of_twelve, local):
+    run_frame(three_of_twelve, max_dropped_fraction=0.1)
+    assert ids_stored(local, of="rejected") == ["s3", "s4", "s5"]
+    assert run_frame(scans(ROWS), max_dropped_fraction=0.1).success
+    assert ids_stored(local, of="rejected") == []
+
+
 def test_block_stores_the_manifest_and_keeps_downstream_from_running(run_frame, three_of_twelve, local):
     result = run_frame(three_of_twelve, max_dropped_fraction=0.1, on_exceeded="block")
     assert not result.success
@@ -180,6 +187,50 @@ def test_check_only_tells(run_frame, three_of_twelve, local):
     assert result.success
     assert ran_downstream(result)
     assert len(ids_stored(local)) == 9
+
+
+MIN_ROWS = [
+    # on_exceeded, the run, whether the manifest is stored, whether downstream runs
+    ("fail", False, False, False),
+    ("block", False, True, False),
+    ("check", True, True, True),
+]
+
+
+@pytest.mark.parametrize("rows", [0, 2])
+@pytest.mark.parametrize(("on_exceeded", "success", "is_stored", "is_read"), MIN_ROWS)
+def test_fewer_rows_than_min_rows_are_an_error_of_the_check(
+    run_frame, scans, local, rows, on_exceeded, success, is_stored, is_read
+):
+    run_frame(scans(["old"]))
+    result = run_frame(scans(ROWS[:rows]), min_rows=3, on_exceeded=on_exceeded)
+    check = check_of(result)
+    assert (check.passed, check.severity, check.blocking) == (
+        False,
+        dg.AssetCheckSeverity.ERROR,
+        on_exceeded == "block",
+    )
+    assert f"{rows} input rows are fewer than min_rows=3" in check.description
+    assert (result.success, ran_downstream(result)) == (success, is_read)
+    assert ids_stored(local) == (list(ROWS[:rows]) if is_stored else ["old"])
+
+
+def test_min_rows_are_enough(run_frame, scans):
+    result = run_frame(scans(ROWS[:3]), min_rows=3)
+    assert result.success
+    assert check_of(result).passed
+
+
+def test_too_few_rows_do_not_run_in_vain_and_are_not_tried_again(run_frame, scans, tmp_path):
+    result = run_frame(scans(ROWS[:2]), min_rows=3, retry_policy=dg.RetryPolicy(max_retries=1))
+    assert not (tmp_path / "base" / "files").exists()
+    assert not result.filter_events(lambda event: event.is_step_up_for_retry)
+
+
+def test_min_rows_count_the_input_and_not_what_is_left_of_it(run_frame, scans):
+    result = run_frame(scans(ROWS[:3], missing=ROWS[:2]), min_rows=3)
+    assert result.success
+    assert check_of(result).severity is dg.AssetCheckSeverity.WARN
 
 
 POLICIES = [

@@ -144,20 +144,27 @@ def test_ids_without_a_manifest_are_refused(chain, scans):
     assert "no manifest to merge their rows into" in told_by(chain(scans(ROWS), config={"ids": ["a"]}))
 
 
+def test_ids_that_are_not_in_the_input_are_refused(chain, scans, stored):
+    chain(scans(ROWS))
+    told = told_by(chain(scans(ROWS), config={"ids": ["a", "zz"]}))
+    assert "ids that are not in the input: ['zz'] (1 in all)" in told
+    assert stored()["id"].tolist() == ROWS
+
+
 @pytest.mark.parametrize(
     ("config", "said"),
     [
-        ({"ids": ["a", "zz"]}, "ids that are not in the input: ['zz'] (1 in all)"),
-        ({"ids": ["a"], "only_missing": True}, "give one of the two"),
-        ({"limit": 1}, "goes with only_missing"),
+        ({"ids": ["a"], "only_missing": True}, "give ids alone, or only_missing"),
+        ({"ids": ["a"], "limit": 1}, "give ids alone, or only_missing"),
+        ({"limit": 1}, "give only_missing: true beside it"),
         ({"only_missing": True, "limit": 0}, "limit=0"),
     ],
     ids=str,
 )
-def test_what_has_no_meaning_is_refused(chain, scans, stored, config, said):
-    chain(scans(ROWS))
-    assert said in told_by(chain(scans(ROWS), config=config))
-    assert stored()["id"].tolist() == ROWS
+def test_what_has_no_meaning_is_refused_at_launch_before_there_is_a_run(chain, scans, instance, config, said):
+    with pytest.raises(file_dataset.InvalidDatasetError, match=said):
+        chain(scans(ROWS), config=config)
+    assert not instance.get_runs()
 
 
 def test_duplicate_ids_of_the_whole_input_are_refused_in_a_part_of_it(chain, scans):

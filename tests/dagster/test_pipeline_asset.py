@@ -131,7 +131,12 @@ def test_an_asset_is_of_kind_s3_where_its_files_are(into_path, kinds):
         ({"input": "a", "write_options": {"into_path": "x"}}, "into_path is an argument"),
         ({"input": "a", "max_dropped_fraction": 50}, "from 0 to 1"),
         ({"input": "a", "max_dropped_fraction": 0.5, "on_exceeded": "warn"}, "'fail', 'block' or 'check'"),
-        ({"input": "a", "on_exceeded": "block"}, "needs max_dropped_fraction"),
+        ({"input": "a", "on_exceeded": "block"}, "needs max_dropped_fraction or min_rows"),
+        ({"input": "a", "min_rows": -1}, "min_rows=-1"),
+        ({"input": "a", "min_rows": 0.5}, "min_rows=0.5"),
+        ({"input": "a", "max_failures": -1}, "max_failures=-1"),
+        ({"input": "a", "worker_env": {"A": "b"}}, "give workers=1"),
+        ({"input": "a", "temp_dir": 7}, "temp_dir=7"),
         ({"input": "a", "key": "x", "name": "y"}, "not both"),
         ({"input": "a", "into_path": "gs://bucket"}, "s3://"),
         ({"input": "a", "config_schema": {}}, "only_missing, limit, ids"),
@@ -202,7 +207,7 @@ def test_nowhere_to_write_is_told_with_the_remedy(run, tmp_path, raw_scans, base
     io_manager = ManifestIOManager(resource=resource, base_path=str(tmp_path))
     result = run([raw_scans, pipeline_asset(shout, input=raw_scans)], resource, resources={"io_manager": io_manager})
     (event,) = result.filter_events(lambda event: event.is_step_failure)
-    assert "give pipeline_asset an into_path" in event.step_failure_data.error.cause.message
+    assert "give pipeline_asset an into_path" in event.step_failure_data.user_failure_data.description
 
 
 def test_outputs_can_go_to_another_store(run, local, resource, raw_scans, s3, bucket):
@@ -296,7 +301,75 @@ def test_another_io_manager_gets_the_frame(run, local, raw_scans):
 def test_a_resource_of_another_type_is_told(run, local, raw_scans):
     result = run([raw_scans, pipeline_asset(shout, input=raw_scans)], local, resources={"file_dataset": object()})
     (event,) = result.filter_events(lambda event: event.is_step_failure)
-    assert "give a FileDatasetResource" in event.step_failure_data.error.cause.message
+    assert "give a FileDatasetResource" in event.step_failure_data.user_failure_data.description
+
+
+def test_what_another_attempt_cannot_mend_is_not_retried(run, local, raw_scans):
+    retried = pipeline_asset(shout, input=raw_scans, retry_policy=dg.RetryPolicy(max_retries=3))
+    result = run([raw_scans, retried], local, resources={"file_dataset": object()})
+    assert not result.success
+    assert not result.filter_events(lambda event: event.is_step_up_for_retry)
+
+
+def test_rows_have_their_files_in_temp_dir(run, local, raw_scans, tmp_path):
+    seen = []
+
+    def look(input_dir, output_dir):
+        seen.append(input_dir)
+        return shout(input_dir, output_dir)
+
+    (tmp_path / "fast").mkdir()
+    loud = pipeline_asset(look, name="loud", input=raw_scans, temp_dir=tmp_path / "fast")
+    assert run([raw_scans, loud], local).success
+    assert [tmp_path / "fast" in path.parents for path in seen] == [True, True]
+
+
+def tell_variable(input_dir, output_dir):
+    (output_dir / "loud.txt").write_text(os.environ["OF_THE_WORKER"])
+    return {"loud.txt": output_dir / "loud.txt"}
+
+
+def test_workers_have_variables_of_their_own(run, local, raw_scans):
+    env = {"OF_THE_WORKER": "told"}
+    loud = pipeline_asset(tell_variable, name="loud", input=raw_scans, workers=1, worker_env=env)
+    assert run([raw_scans, loud], local).success
+    assert "OF_THE_WORKER" not in os.environ
+
+
+def test_on_ray_there_are_workers_for_variables():
+    pipeline_asset(shout, input="raw_scans", runner="ray", worker_env={"A": "b"})
+    with pytest.raises(file_dataset.InvalidDatasetError, match="give workers=1"):
+        pipeline_asset(shout, input="raw_scans", runner="ray", worker_env={"A": "b"}, workers=0)
+
+
+@pytest.mark.parametrize(("most", "ran"), [(1, 2), (0.2, 2), (3, 6)])
+def test_more_failed_rows_than_max_failures_stop_the_run(run, local, scans, most, ran):
+    """Of six rows the first three fail at fn: the first over the limit stops the run, which is not tried again."""
+    ids, called = [f"s{number}" for number in range(6)], []
+
+    @dg.asset
+    def raw_scans() -> pd.DataFrame:
+        return scans(ids)
+
+    def fail(input_dir, output_dir):
+        called.append(input_dir)
+        if len(called) in (1, 2, 3):
+            message = "bad"
+            raise ValueError(message)
+        return shout(input_dir, output_dir)
+
+    policy = dg.RetryPolicy(max_retries=1)
+    loud = pipeline_asset(
+        fail, name="loud", input=raw_scans, max_failures=most, prefetch=0, max_dropped_fraction=0.6, retry_policy=policy
+    )
+    result = run([raw_scans, loud], local)
+    assert (result.success, len(called)) == (ran == len(ids), ran)
+    assert not result.filter_events(lambda event: event.is_step_up_for_retry)
+    if not result.success:
+        (event,) = result.filter_events(lambda event: event.is_step_failure)
+        failure = event.step_failure_data.user_failure_data
+        assert f"max_failures={most}" in failure.description
+        assert len(ManifestIOManager(resource=local).load(failure.metadata["failures_uri"].value)) == len(called)
 
 
 def test_an_input_that_is_no_frame_is_told(run, local):
@@ -376,8 +449,19 @@ def test_an_asset_is_called_directly_in_a_test(scans, local):
     resources = {"file_dataset": local, "io_manager": ManifestIOManager(resource=local)}
     with dg.build_asset_context(resources=resources) as context:
         materialized, checked = list(loud(context, scans(["s1"])))
-    assert materialized.value.manifest["id"].tolist() == ["s1"]
+    assert type(materialized.value) is pd.DataFrame
+    assert materialized.value["id"].tolist() == ["s1"]
     assert checked.passed
+
+
+def test_the_value_that_others_see_is_the_manifest(run, local, raw_scans, instance):
+    loud = pipeline_asset(shout, input=raw_scans, name="loud")
+    resources = {"file_dataset": local, "io_manager": ManifestIOManager(resource=local)}
+    result = run([raw_scans, loud], local)
+    loaded = dg.Definitions([raw_scans, loud], resources=resources).load_asset_value("loud", instance=instance)
+    for value in (result.asset_value("loud"), result.output_for_node("loud"), loaded):
+        pd.testing.assert_frame_equal(value, manifest_of(local, "loud"))
+    assert len(manifest_of(local, "loud", of="files")) == 2
 
 
 def test_a_code_location_loads():
