@@ -13,17 +13,26 @@ from typing import TYPE_CHECKING, Any
 import urllib3
 from botocore import exceptions as boto
 from botocore import parsers
+from urllib3.connection import CertificateError  # type: ignore[attr-defined]  # where each version has it
 
 from file_dataset import _digest, _secrets
-from file_dataset._errors import EXPIRED_CODES, NO_CREDENTIALS, IncompleteBodyError, code_of, store_error
+from file_dataset._errors import (
+    CREDENTIAL_CODES,
+    EXPIRED_CODES,
+    NO_CREDENTIALS,
+    IncompleteBodyError,
+    code_of,
+    store_error,
+)
 from file_dataset._secrets import without_userinfo
 from file_dataset._store import ObjectInfo
+from file_dataset._wire import NO_TLS_REMEDY, NOT_TLS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from file_dataset._digest import Digest
-    from file_dataset._store import Part
+    from file_dataset._store import Part, Sink
 
 # what boto3 raises; a body that breaks off can raise urllib3's own
 RAISED = (boto.BotoCoreError, boto.ClientError, urllib3.exceptions.HTTPError)
@@ -45,10 +54,22 @@ _REMEDIES = {
     "PermanentRedirect": "set the bucket's region: Options(session_kwargs={'region_name': ...})",
     "RequestTimeTooSkewed": "this machine's clock is off: set it",
     "SignatureDoesNotMatch": "check the secret key, and that no proxy rewrites the request",
-    "NotImplemented": (
-        "a store that knows no default checksums needs Config(request_checksum_calculation='when_required')"
-    ),
 }
+# A store that does not know S3's checksum headers refuses them in its own way: NotImplemented, InvalidArgument,
+# InvalidRequest, XAmzContentSHA256Mismatch, MissingContentLength, others. These say something else.
+_REFUSING = (400, 411, 501)
+_OTHER_REASONS = CREDENTIAL_CODES | _TRANSIENT_CODES | {
+    "EntityTooLarge", "EntityTooSmall", "InvalidBucketName", "InvalidPart", "InvalidPartOrder", "InvalidStorageClass",
+    "InvalidTag", "KeyTooLongError", "MetadataTooLarge",
+}  # fmt: skip
+# of verify_code (https://docs.openssl.org/master/man1/openssl-verification-options/)
+_CERTIFICATE_REMEDIES = {
+    9: "the certificate is not valid yet: check this machine's clock",
+    10: "the certificate has expired: renew it on the server, or check this machine's clock",
+    62: "the certificate is another host's: check endpoint_url",
+    64: "the certificate is another host's: check endpoint_url",
+}
+_UNKNOWN_CA = (2, 18, 19, 20, 21)
 
 
 def info_of(headers: Mapping[str, str], *, check_digests: bool) -> ObjectInfo:
@@ -57,7 +78,8 @@ def info_of(headers: Mapping[str, str], *, check_digests: bool) -> ObjectInfo:
     Raises:
         OSError: they have no length.
     """
-    return ObjectInfo(length_of(headers), etag_of(headers), digest_of(headers) if check_digests else None)
+    digest = digest_of(headers) if check_digests else None
+    return ObjectInfo(length_of(headers), etag_of(headers), digest, headers.get("etag"))
 
 
 def head_of(headers: Mapping[str, str]) -> ObjectInfo:
@@ -73,14 +95,32 @@ def length_of(headers: Mapping[str, str]) -> int:
     """Return `Content-Length`.
 
     Raises:
-        OSError: there is none.
+        OSError: there is none, or it is no length.
     """
     length = headers.get("content-length")
     if length is None:
         raise store_error(
             OSError, "the store sent no Content-Length: nothing could tell a whole body from a broken one"
         )
-    return int(length)
+    return _count(length, "Content-Length")
+
+
+def total_of(headers: Mapping[str, str]) -> int:
+    """Return the size of the whole object of which a range was asked for.
+
+    Raises:
+        OSError: the headers do not say it.
+    """
+    if (span := headers.get("content-range")) is None:  # the range was ignored
+        return length_of(headers)
+    return _count(span.rpartition("/")[2], "Content-Range")
+
+
+def _count(text: str, name: str) -> int:
+    # int() would take "+5", "1_0" and other digits than these; 18 of them fit 64 bits
+    if not _COUNT.fullmatch(text):
+        raise store_error(ConnectionError, f"the store sent a {name} that is no number of bytes: {text[:60]!r}")
+    return int(text)
 
 
 def etag_of(headers: Mapping[str, str]) -> str | None:
@@ -96,7 +136,7 @@ def plain_etag(etag: str | None) -> str | None:
 def etag_of_parts(parts: Sequence[Mapping[str, Any]]) -> str | None:
     """Return the ETag that S3 gives an object of these parts: the MD5 of their MD5s."""
     etags = [part["ETag"].strip('"') for part in parts]
-    if not all(re.fullmatch("[0-9a-f]{32}", etag) for etag in etags):
+    if not all(map(_MD5.fullmatch, etags)):
         return None
     joined = hashlib.md5(bytes.fromhex("".join(etags)), usedforsecurity=False)
     return f"{joined.hexdigest()}-{len(parts)}"
@@ -115,7 +155,7 @@ def digest_of(headers: Mapping[str, str]) -> Digest | None:
         and headers.get("x-amz-server-side-encryption", "AES256") == "AES256"
         and "x-amz-server-side-encryption-customer-algorithm" not in headers
     )
-    return _digest.Digest("MD5", etag) if is_md5 else None
+    return _digest.Digest("MD5", etag.lower()) if is_md5 else None  # Alibaba's OSS sends it in upper case
 
 
 def crc_of(headers: Mapping[str, str]) -> Digest | None:
@@ -147,9 +187,12 @@ class WrongSpanError(ConnectionError):
 REPLACED_CODES = frozenset({"PreconditionFailed", "412", "InvalidRange", "416"})
 
 
-def replaced(error: OSError) -> OSError:
-    """Return what such an answer means."""
-    return store_error(ConnectionError, "the object was replaced while it was read", code=code_of(error))
+def replaced(error: OSError, sink: Sink) -> OSError:
+    """Return what such an answer to a request for the rest of a sink means; the next attempt reads the whole."""
+    message = "the object was replaced while it was read"
+    if not sink.lose_version():
+        message = "the store refuses the rest of the version that this read began with: it may have been replaced"
+    return store_error(ConnectionError, message, code=code_of(error))
 
 
 def checksum_fields(headers: Mapping[str, str]) -> dict[str, str]:
@@ -162,10 +205,17 @@ def span_of(part: Part, size_bytes: int) -> str:
     return f"bytes {part.start + part.received}-{part.stop - 1}/{size_bytes}"
 
 
-def error_of(status: int, headers: Mapping[str, str], body: bytes) -> OSError:
-    """Return the error that an answer of the wire is, as botocore reads it."""
+def error_of(status: int, headers: Mapping[str, str], body: bytes, *, checksums: str | None = None) -> OSError:
+    """Return the error that an answer of the wire is, as botocore reads it.
+
+    Args:
+        status: of the answer.
+        headers: of the answer.
+        body: of the answer.
+        checksums: what in botocore's `Config` had the request carry a header of S3's checksums; None: it has none.
+    """
     parsed = _parser().parse({"status_code": status, "headers": dict(headers), "body": body}, None)
-    return _answered(parsed, status)
+    return _answered(parsed, status, checksums)
 
 
 @functools.cache
@@ -173,7 +223,8 @@ def _parser() -> Any:  # noqa: ANN401  # botocore has no types
     return parsers.create_parser("rest-xml")
 
 
-_MD5 = re.compile("[0-9a-f]{32}")
+_MD5 = re.compile("[0-9a-fA-F]{32}")
+_COUNT = re.compile("[0-9]{1,18}")
 _CHECKSUM_HEADERS = tuple((algorithm, f"x-amz-checksum-{algorithm.lower()}") for algorithm in _digest.ALGORITHMS)
 
 
@@ -188,11 +239,15 @@ _BROKEN = (
 )  # fmt: skip
 
 
-def os_error(error: Exception) -> OSError:
-    """Return the `OSError` that one of `RAISED`, or an error of a socket, is; secrets are masked in both."""
+def os_error(error: Exception, *, checksums: str | None = None) -> OSError:
+    """Return the `OSError` that one of `RAISED`, or an error of a socket, is; secrets are masked in both.
+
+    `checksums` as in `error_of`.
+    """
     _secrets.scrub(error)  # a store may say what it was sent, and a traceback shows it
     if isinstance(error, boto.ClientError):
-        return _answered(error.response, int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)))
+        status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+        return _answered(error.response, status, checksums)
     if isinstance(error, OSError) and not isinstance(error, (*RAISED, ssl.SSLError)):
         return error
     text = without_userinfo(str(error))
@@ -202,8 +257,8 @@ def os_error(error: Exception) -> OSError:
         return store_error(PermissionError, f"{text}: {remedy} {unsigned}", code=NO_CREDENTIALS)
     if isinstance(error, boto.IncompleteReadError):
         return IncompleteBodyError(None, text)
-    if isinstance(error, boto.SSLError | ssl.SSLError) and _is_certificate(error):
-        return store_error(OSError, f"{text}; give the CA as Options(s3_client_kwargs={{'verify': 'ca.pem'}})")
+    if isinstance(error, boto.SSLError | ssl.SSLError) and (advice := _tls_remedy(error)):
+        return store_error(OSError, f"{text}; {advice}")
     kind = TimeoutError if isinstance(error, _LATE) else ConnectionError if isinstance(error, _BROKEN) else OSError
     return store_error(kind, text)
 
@@ -214,14 +269,16 @@ def cause_of(error: Exception) -> Exception | None:
     return error if isinstance(error, boto.ClientError) else None
 
 
-def _answered(response: Mapping[str, Any], status: int) -> OSError:
+def _answered(response: Mapping[str, Any], status: int, checksums: str | None) -> OSError:
     answer = response.get("Error", {})
     code = str(answer.get("Code", ""))
     text = without_userinfo(str(answer.get("Message") or code or _phrase(status)))
     if remedy := _REMEDIES.get("ExpiredToken" if code in EXPIRED_CODES else code):
         text = f"{text}; {remedy}"
+    elif checksums and status in _REFUSING and code not in _OTHER_REASONS:
+        text = f"{text}; a store that does not know S3's checksum headers needs Config({checksums}='when_required')"
     kind: type[OSError] = OSError
-    if status >= 500 or status == 429 or code in _TRANSIENT_CODES:  # noqa: PLR2004
+    if (status >= 500 and status != 501) or status in (408, 429) or code in _TRANSIENT_CODES:  # noqa: PLR2004
         kind = ConnectionError
     elif status == 404:  # noqa: PLR2004
         kind = FileNotFoundError
@@ -234,12 +291,19 @@ def _phrase(status: int) -> str:
     return HTTPStatus(status).phrase if status in list(HTTPStatus) else str(status)
 
 
-def _is_certificate(error: BaseException | None) -> bool:
+def _tls_remedy(error: BaseException | None) -> str | None:
+    """Return what to do about an error that no other attempt helps; None: the connection broke."""
     seen: list[BaseException] = []
     while isinstance(error, BaseException) and error not in seen:
         if isinstance(error, ssl.SSLCertVerificationError):
-            return True
+            if error.verify_code in _UNKNOWN_CA:
+                return "give the CA of this certificate as Options(s3_client_kwargs={'verify': 'ca.pem'})"
+            return _CERTIFICATE_REMEDIES.get(error.verify_code, "check the server's certificate")
+        if isinstance(error, CertificateError):  # urllib3 compares names itself
+            return _CERTIFICATE_REMEDIES[62]
+        if isinstance(error, ssl.SSLError) and error.reason in NOT_TLS:
+            return NO_TLS_REMEDY
         seen.append(error)
         inner = getattr(error, "kwargs", {}).get("error") or getattr(error, "reason", None)
         error = inner if isinstance(inner, BaseException) else error.__cause__ or error.__context__
-    return False
+    return None

@@ -15,6 +15,7 @@ from file_dataset._store import ObjectInfo
 from file_dataset._tempdir import TempDir
 
 if TYPE_CHECKING:
+    import mmap
     from collections.abc import Iterator, Mapping, Sequence
 
     import pandas as pd
@@ -303,11 +304,11 @@ class _BlobColumn:
     def __init__(self, kind: Any) -> None:  # noqa: ANN401  # pyarrow has no types
         self._kind = kind
         self._chunks: list[Any] = []
-        self._run: list[bytearray | None] = []
+        self._run: list[bytearray | mmap.mmap | None] = []
         self._run_bytes = 0
         self._length = 0
 
-    def put(self, position: int, blob: bytearray) -> None:
+    def put(self, position: int, blob: bytearray | mmap.mmap) -> None:
         """Take the blob of a row; rows come in order, and those left out are null."""
         self._pad(position)
         self._length += 1
@@ -339,7 +340,7 @@ class _BlobColumn:
             self._chunks.append(pa.array(self._run, self._kind))
             self._run, self._run_bytes = [], 0
 
-    def _in_place(self, blob: bytearray) -> Any:  # noqa: ANN401
+    def _in_place(self, blob: bytearray | mmap.mmap) -> Any:  # noqa: ANN401
         import pyarrow as pa
 
         width = "int64" if self._kind == pa.large_binary() else "int32"

@@ -83,6 +83,11 @@ class Request(Exchange, Generic[T]):
         lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
         return f"{method} {target} HTTP/1.1\r\n{lines}\r\n".encode("latin-1")
 
+    @property
+    def checksums(self) -> str | None:
+        """What in a `Config` has it ask for a checksum; None: it does not."""
+        return "response_checksum_validation" if "x-amz-checksum-mode" in self.route.read_headers else None
+
     def result(self, answer: Answer) -> T:
         """Return what an answer of status 200 or 206 gives."""
         raise NotImplementedError
@@ -105,7 +110,7 @@ class Request(Exchange, Generic[T]):
                 raise error  # noqa: TRY301  # one place maps every error
             assert answer is not None  # noqa: S101  # one of the two
             if answer.status not in (200, 206):
-                raise _refused(answer)  # noqa: TRY301
+                raise _refused(answer, self.checksums)  # noqa: TRY301
             found = self.result(answer)
         except (OSError, UnknownError) as exc:
             if self.rescue is None or isinstance(exc, InterruptedError):
@@ -118,12 +123,12 @@ class Request(Exchange, Generic[T]):
             self.future.set_result(found)
 
 
-def _refused(answer: Answer) -> OSError | UnknownError:
+def _refused(answer: Answer, checksums: str | None) -> OSError | UnknownError:
     if 300 <= answer.status < 400:  # noqa: PLR2004
         return ElsewhereError(f"status {answer.status}")
     if answer.status < 300:  # noqa: PLR2004
         return UnknownError(f"status {answer.status}")
-    error = _answers.error_of(answer.status, answer.headers, answer.body)
+    error = _answers.error_of(answer.status, answer.headers, answer.body, checksums=checksums)
     if code_of(error) == "400":  # a HEAD's answer has no body to say why; boto3's way is to ask by a GET
         return UnknownError("status 400 without a reason")
     if code_of(error) in _ELSEWHERE_CODES:
@@ -205,7 +210,7 @@ class Get(Request[ObjectInfo]):
             part = self._part
             headers = {
                 **headers,
-                "if-match": f'"{self._sink.info.etag}"',
+                "if-match": self._sink.info.pin or "",
                 "range": f"bytes={part.start + part.received}-{part.stop - 1}",
             }
         return self.head("GET", headers)
@@ -255,7 +260,7 @@ class Get(Request[ObjectInfo]):
         lead = self._lead or self
         if error is None and answer is not None and answer.status not in (200, 206):
             try:
-                error = _refused(answer)
+                error = _refused(answer, self.checksums)
             except Exception as exc:  # noqa: BLE001  # handed over
                 error = exc
         if lead._is_last(error):  # noqa: SLF001
@@ -271,8 +276,7 @@ class Get(Request[ObjectInfo]):
     def _whole_error(self) -> BaseException | None:
         error = self._error
         if isinstance(error, OSError) and self._sink.parts and code_of(error) in _answers.REPLACED_CODES:
-            self._sink.restart()
-            return _answers.replaced(error)
+            return _answers.replaced(error, self._sink)
         if isinstance(error, _answers.WrongSpanError):
             self._sink.restart()
             self._sink.comes_in_parts = False  # this store knows no ranges
@@ -385,6 +389,11 @@ class Put(Request[T]):
     def is_large(self) -> bool:
         """Whether the body is sent piece by piece."""
         return not self._body.is_small
+
+    @property
+    def checksums(self) -> str | None:
+        """What in a `Config` has it carry a checksum."""
+        return "request_checksum_calculation" if self._body.algorithm else None
 
     @property
     def _signs(self) -> bool:

@@ -48,6 +48,8 @@ T = TypeVar("T")
 # S3 parts are 5 MiB to 5 GiB, at most 10,000 (https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html).
 _MAX_PARTS = 10_000
 _PART_BYTES = 16 << 20  # a guess: large enough that a request's own cost does not show
+_ALGORITHM = "CRC64NVME"
+_READS = ("get_object", "head_object")
 _MULTIPART_BYTES = 4 * _PART_BYTES  # a guess: below it, one request is as fast and three fewer
 
 
@@ -265,13 +267,12 @@ class S3Store:
         resume: dict[str, str] = {}
         if part is not None and sink.info is not None:
             span = f"bytes={part.start + part.received}-{part.stop - 1}"
-            resume = {"Range": span, "IfMatch": f'"{sink.info.etag}"'}
+            resume = {"Range": span, "IfMatch": sink.info.pin or ""}
         try:
             answer = self._call(access, "get_object", Bucket=source.bucket, Key=source.key, **resume)
         except OSError as exc:
             if resume and code_of(exc) in REPLACED_CODES:
-                sink.restart()
-                raise replaced(exc) from exc
+                raise replaced(exc, sink) from exc
             raise
         headers = answer["ResponseMetadata"]["HTTPHeaders"]
         body = answer["Body"]
@@ -281,6 +282,7 @@ class S3Store:
                 part = sink.begin(info)
             elif part is None or sink.info is None or span_sent != _answers.span_of(part, sink.info.size_bytes):
                 sink.restart()
+                sink.comes_in_parts = False
                 raise WrongSpanError(span_sent)
             while chunk := body.read(CHUNK_BYTES):
                 part.write(chunk)
@@ -299,9 +301,9 @@ class S3Store:
         # a HEAD's answer has no body to say why it is refused; one byte's GET says it, or tells the size
         answer = self._call(access, "get_object", Bucket=at.bucket, Key=at.key, Range="bytes=0-0")
         answer["Body"].close()
-        size_bytes = int(answer["ContentRange"].rpartition("/")[2])
+        headers = answer["ResponseMetadata"]["HTTPHeaders"]
         # no checksum: that of a range need not be the whole object's
-        return ObjectInfo(size_bytes, _answers.etag_of(answer["ResponseMetadata"]["HTTPHeaders"]))
+        return ObjectInfo(_answers.total_of(headers), _answers.etag_of(headers))
 
     # uploads
 
@@ -403,10 +405,8 @@ class S3Store:
             if code_of(exc) != "NoSuchUpload":
                 raise
             answer = self._call(access, "head_object", Bucket=upload["Bucket"], Key=upload["Key"])
-            if (
-                _answers.plain_etag(answer.get("ETag")) != _answers.etag_of_parts(parts)
-                or answer["ContentLength"] != size
-            ):
+            found = _answers.plain_etag(answer.get("ETag")) or ""
+            if found.lower() != _answers.etag_of_parts(parts) or answer["ContentLength"] != size:
                 raise
         # some versions of Ceph answer a completion without the ETag
         etag = _answers.plain_etag(answer.get("ETag")) or _answers.etag_of_parts(parts)
@@ -483,7 +483,12 @@ class S3Store:
             try:
                 return getattr(access.client, operation)(**kwargs)
             except RAISED as exc:
-                raise self._os_error(exc) from _answers.cause_of(exc)
+                found = self._os_error(exc, checksums=self._checksums(access, operation, kwargs))
+                raise found from _answers.cause_of(exc)
+            except InvalidDatasetError:  # a ValueError too
+                raise
+            except (ValueError, OverflowError) as exc:  # botocore's parser, of a header that is no number or no date
+                raise store_error(ConnectionError, f"the answer cannot be read: {exc}") from None
 
     @contextlib.contextmanager
     def _place(self) -> Iterator[None]:
@@ -499,11 +504,18 @@ class S3Store:
         finally:
             self._wire.release(self._lane)
 
-    def _os_error(self, error: Exception) -> OSError:
-        """Return the `OSError` that one of `RAISED` is."""
+    def _checksums(self, access: _Access, operation: str, kwargs: Mapping[str, Any]) -> str | None:
+        """Return what in a `Config` has a request carry, or ask for, a checksum that the user did not ask for."""
+        if operation in _READS:
+            asks = self._options.check_digests and _asks_for_digests(self._options, access.session)
+            return "response_checksum_validation" if asks else None
+        return "request_checksum_calculation" if kwargs.get("ChecksumAlgorithm") == _ALGORITHM else None
+
+    def _os_error(self, error: Exception, *, checksums: str | None = None) -> OSError:
+        """Return the `OSError` that one of `RAISED` is; `checksums` as in `_answers.error_of`."""
         if isinstance(error, boto.ProfileNotFound):
             return _defaults.lost(error)
-        return _answers.os_error(error)
+        return _answers.os_error(error, checksums=checksums)
 
     # credentials
 
@@ -577,7 +589,7 @@ class S3Store:
         config = access.client.meta.config
         if config.request_checksum_calculation != "when_supported" or any("Checksum" in name for name in extra):
             return None
-        return "CRC64NVME"
+        return _ALGORITHM
 
     def _checked(self, access: _Access, extra: Mapping[str, Any]) -> dict[str, Any]:
         algorithm = self._algorithm(access, extra)

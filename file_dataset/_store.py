@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import mmap
 import os
 import random
 import secrets
@@ -51,11 +52,21 @@ _numbers = itertools.count()
 
 @dataclass(frozen=True, slots=True)
 class ObjectInfo:
-    """What a store says of one object. `digest` is that of the whole body, None where the store offers none."""
+    """What a store says of one object.
+
+    `etag` has no quotes, and is None where it pins no bytes; `sent_etag` is what the store sent. `digest` is that of
+    the whole body, None where the store offers none.
+    """
 
     size_bytes: int
     etag: str | None = None
     digest: Digest | None = None
+    sent_etag: str | None = None
+
+    @property
+    def pin(self) -> str | None:
+        """What `If-Match` says: the ETag as it came, for some stores compare it with an ETag without quotes."""
+        return self.etag and (self.sent_etag or f'"{self.etag}"')
 
 
 class ObjectStore(Protocol[At_contra]):
@@ -122,6 +133,7 @@ class Sink:
         "_lock",
         "_path",
         "_target",
+        "_unpinned",
         "_writers",
         "cancelled",
         "comes_in_parts",
@@ -152,8 +164,9 @@ class Sink:
         """
         self.info: ObjectInfo | None = None
         self.parts: list[Part] = []
-        self.comes_in_parts = True  # False: the store answered a range with something else
-        self.data = bytearray()
+        self.comes_in_parts = True  # False: the store answers ranges with something else, or not at all
+        self._unpinned: str | None = None  # an ETag that the store has refused to go on with
+        self.data: bytearray | mmap.mmap = bytearray()
         self.cancelled = cancelled
         self._target, self._limit_bytes = None if target is None else os.fspath(target), limit_bytes
         self._path: str | None = None  # what there is to remove
@@ -177,11 +190,20 @@ class Sink:
         given_up, self.parts, self.info = self.received, [], None
         return given_up
 
+    def lose_version(self) -> bool:
+        """Start again, for the store refuses the version begun with; tell whether it was replaced, as far as is known.
+
+        Where the next attempt meets the very same ETag, the store does not know it in `If-Match`: no parts then.
+        """
+        before, self._unpinned = self._unpinned, self.info.etag if self.info else None
+        self.restart()
+        return before is not None and before != self._unpinned
+
     def missing(self) -> list[Part]:
         """Return the parts that can be gone on with; none: the object is read from its first byte, all of it."""
         if self.info is None:  # nothing was begun
             return []
-        if self.info.etag is None or not self.received:
+        if self.info.etag is None or not self.received or not self.comes_in_parts:
             self.restart()
             return []
         return [part for part in self.parts if part.wants() > 0]
@@ -191,7 +213,7 @@ class Sink:
 
         Raises:
             InvalidDatasetError: the body is larger than `limit_bytes`.
-            OSError: the file cannot be made.
+            OSError: the file cannot be made, or the body is larger than any memory.
             InterruptedError: cancelled.
         """
         if self.cancelled.is_set():
@@ -202,8 +224,11 @@ class Sink:
                 "ask for into_blob_table(large=True)"
             )
         self.info = info
+        if info.etag is not None and info.etag == self._unpinned:
+            self.comes_in_parts = False
         if self._target is None:
-            self.data = bytearray(info.size_bytes)
+            self.data = bytearray()  # what an earlier attempt has brought goes first
+            self.data = _memory(info.size_bytes)
         else:
             self._make_file()
         part = Part(self, 0, info.size_bytes)
@@ -318,6 +343,17 @@ class Sink:
         name = os.path.basename(self._target)  # noqa: PTH119
         need = f"{name} is {self.info.size_bytes} bytes, {free} are free in {directory}"
         return OSError(error.errno, f"no space left on device: {need}")
+
+
+def _memory(size_bytes: int) -> bytearray | mmap.mmap:
+    """Return room for a body. What is large costs no memory before its bytes arrive: the store may lie about it."""
+    if size_bytes < CHUNK_BYTES:
+        return bytearray(size_bytes)
+    try:
+        return mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except (OSError, OverflowError) as exc:
+        message = f"no memory for a blob of {size_bytes} bytes: read it into a file, by into_temp_dir()"
+        raise store_error(OSError, message) from exc
 
 
 def _new_file(path: str) -> int:

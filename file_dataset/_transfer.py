@@ -21,6 +21,7 @@ from file_dataset._store import LocalStore, ObjectInfo, Sink
 from file_dataset._urls import ObjectUrl
 
 if TYPE_CHECKING:
+    import mmap
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from file_dataset._errors import RowId, Stage
@@ -190,7 +191,7 @@ def _size(source: Location) -> int | OSError:
 
 def read_each(
     wanted: Iterable[Wanted], stores: Stores, *, limit_bytes: int | None
-) -> Iterator[tuple[Wanted, bytearray]]:
+) -> Iterator[tuple[Wanted, bytearray | mmap.mmap]]:
     """Yield the bytes of every file, in order; one of them may have at most `limit_bytes`. Nothing is kept of them.
 
     Raises:

@@ -65,6 +65,10 @@ _NAMES_S = 30.0  # a name is looked up again after this: S3 moves its addresses
 _THROTTLE_S = 1.0  # the requests that were in flight when the store first said "slow down" say the same
 
 _STALE = (BrokenPipeError, ConnectionResetError, ConnectionAbortedError, ssl.SSLEOFError, ssl.SSLZeroReturnError)
+# what OpenSSL calls an answer to a handshake that is no TLS at all
+NOT_TLS = ("WRONG_VERSION_NUMBER", "UNKNOWN_PROTOCOL", "HTTP_REQUEST")
+NO_TLS_REMEDY = "the server speaks no TLS on this port: write http:// in endpoint_url, or the port that speaks https"
+_ALERT = b"\x15\x03"  # how a TLS record begins that says what is wrong
 _SLOW_DOWN = (429, 503)
 _AGAIN = (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
@@ -641,6 +645,11 @@ class _Connection:
             self._want_write(wanted=False)
         except ssl.SSLWantWriteError:
             self._want_write(wanted=True)
+        except ssl.SSLError as exc:
+            if exc.reason not in NOT_TLS:
+                raise
+            where = f"{self.endpoint.host}:{self.endpoint.port}"
+            raise store_error(OSError, f"no TLS with {where}: {exc}; {NO_TLS_REMEDY}") from None
         else:
             self._send_request()
 
@@ -786,6 +795,9 @@ class _Connection:
         raw = data if isinstance(data, bytes) else self.wire.scratch
         end = raw.find(b"\r\n\r\n", 0, len(data))
         if end < 0:
+            if raw.startswith(_ALERT):
+                where = f"{self.endpoint.host}:{self.endpoint.port}"
+                raise store_error(OSError, f"{where} speaks TLS on this port: write https:// in endpoint_url")
             if len(data) > _HEAD_BYTES:
                 raise store_error(ConnectionError, "the answer begins with no HTTP headers")
             self._head = bytes(data)

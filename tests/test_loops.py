@@ -128,7 +128,7 @@ def test_all_loops_together_keep_to_max_concurrency(faults, loops):
     sinks = [Sink(None, threading.Event()) for _ in range(40)]
     for future in [store.download(ObjectUrl("bucket", str(n % 4)), sink) for n, sink in enumerate(sinks)]:
         future.result(60)
-    assert all(sink.data == BODY for sink in sinks)
+    assert all(bytes(sink.data) == BODY for sink in sinks)
     assert busy(loops) == [True, True, True]
     assert 1 < faults.max_in_flight <= width
     assert until(lambda: store._lane.in_flight == 0)

@@ -254,7 +254,7 @@ def test_an_answer_is_read_however_it_is_cut(tmp_path, framing, in_memory):
         sink = Sink(None if in_memory else tmp_path / "a.bin", threading.Event())
         one_attempt(server.url).download(AT, sink).result(10)
         sink.commit()
-    assert (sink.data if in_memory else (tmp_path / "a.bin").read_bytes()) == b"0123456789"
+    assert (bytes(sink.data) if in_memory else (tmp_path / "a.bin").read_bytes()) == b"0123456789"
 
 
 def chunked(body, status):
@@ -787,7 +787,7 @@ class Authority:
         self.path = directory / "ca.pem"
         self.path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
 
-    def _sign(self, name, key, *extensions):
+    def _sign(self, name, key, *extensions, days=(-1, 1)):
         now = dt.datetime.now(dt.UTC)
         builder = (
             x509.CertificateBuilder()
@@ -795,8 +795,8 @@ class Authority:
             .issuer_name(self._name)
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
-            .not_valid_before(now - dt.timedelta(days=1))
-            .not_valid_after(now + dt.timedelta(days=1))
+            .not_valid_before(now + dt.timedelta(days=days[0]))
+            .not_valid_after(now + dt.timedelta(days=days[1]))
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
         )
@@ -804,15 +804,15 @@ class Authority:
             builder = builder.add_extension(extension, critical=isinstance(extension, x509.BasicConstraints))
         return builder.sign(self._key, hashes.SHA256())
 
-    def server(self, name):
-        """A context of a server of this name or address."""
+    def server(self, name, *, days=(-1, 1)):
+        """A context of a server of this name or address; `days` from now on its certificate is valid."""
         key = ec.generate_private_key(ec.SECP256R1())
         with contextlib.suppress(ValueError):
             name = ipaddress.ip_address(name)
         known = x509.DNSName(name) if isinstance(name, str) else x509.IPAddress(name)
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, str(name))])
-        certificate = self._sign(subject, key, x509.SubjectAlternativeName([known]))
-        path = self.directory / f"{name}.pem"
+        certificate = self._sign(subject, key, x509.SubjectAlternativeName([known]), days=days)
+        path = self.directory / f"{name}{days}.pem"
         path.write_bytes(
             key.private_bytes(
                 serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
@@ -916,10 +916,23 @@ def test_a_certificate_that_is_not_trusted_is_told_with_the_remedy_after_one_att
     assert tls_faults.accepted == 1
 
 
-def test_a_certificate_of_another_host_is_refused(authority, engine):
-    with Scripted(always(answer(b"body")), tls=authority.server("another.example")) as server:
-        with pytest.raises(OSError, match=r"127\.0\.0\.1"):
+WRONG_CERTIFICATES = {
+    "another host": ("another.example", -1, 1, "another host's: check endpoint_url"),
+    "another address": ("127.0.0.2", -1, 1, "another host's: check endpoint_url"),
+    "expired": ("127.0.0.1", -2, -1, "expired: renew it"),
+    "not valid yet": ("127.0.0.1", 1, 2, "not valid yet: check this machine's clock"),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG_CERTIFICATES.values(), ids=WRONG_CERTIFICATES)
+def test_a_certificate_that_no_ca_helps_is_refused_with_what_does(authority, engine, wrong):
+    name, first, last, remedy = wrong
+    with Scripted(always(answer(b"body")), tls=authority.server(name, days=(first, last))) as server:
+        with pytest.raises(OSError, match=remedy) as caught:
             get(S3Store(trusting(server.url, str(authority.path), engine=engine)))
+        assert "verify'" not in str(caught.value)
+        assert "attempts" not in str(caught.value)
+        assert server.accepted == 1
         assert not server.heads
 
 
@@ -937,8 +950,18 @@ def test_a_handshake_that_breaks_off_is_tried_again(authority, engine):
 
 def test_a_server_that_speaks_no_tls_is_told(engine):
     said = b"HTTP/1.1 400 Bad Request\r\n\r\n"
-    with Scripted(lambda peer: peer.send(said)) as server, pytest.raises(ConnectionError, match=r"(?i)ssl"):
-        get(store_at(server.url.replace("http:", "https:"), engine=engine))
+    with Scripted(lambda peer: peer.send(said)) as server:
+        with pytest.raises(OSError, match=r"(?i)ssl.*http://"):
+            get(store_at(server.url.replace("http:", "https:"), engine=engine))
+        assert server.accepted == 1  # another attempt cannot help
+
+
+def test_a_server_that_speaks_tls_to_a_client_that_does_not_is_told():
+    alert = b"\x15\x03\x01\x00\x02\x02\x46"  # TLS 1.0: fatal, protocol_version
+    with Scripted(answering(alert)) as server:
+        with pytest.raises(OSError, match="https://"):
+            get(store_at(server.url))
+        assert server.accepted == 1
 
 
 @pytest.mark.parametrize("end", ["closes", "resets"])
