@@ -1,11 +1,20 @@
-"""Frames as Parquet and back: every dtype comes back, columns can be chosen, nothing is unpickled. Pure: no I/O."""
+"""Frames as Parquet and back: what comes back is what went in, or the frame is refused. Pure: no I/O, no unpickling.
+
+A file is plain Parquet, which anything reads. Beside the columns it has: what pyarrow does not restore by itself (our
+metadata), and in a gap before the footer, where no reader looks, a digest of all other bytes.
+"""
 
 from __future__ import annotations
 
+import base64
+import datetime as dt
+import hashlib
 import json
+import zlib
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,29 +27,99 @@ if TYPE_CHECKING:
 _VERSION_KEY = b"file_dataset.format_version"
 _DTYPES_KEY = b"file_dataset.dtypes"
 _NOTES_KEY = b"file_dataset.notes"
-_VERSION = 1
+_VERSION = 2  # 1 had no digest, and kept one kind of null in a column of objects
+_GAP = b"file_dataset.sha256:"
+_DIGEST_BYTES = hashlib.sha256().digest_size
+_FOOTER_END = 8  # its length in 4 bytes, and "PAR1" (https://parquet.apache.org/docs/file-format/)
 _JSON_TYPES = {"string", "integer", "floating", "boolean", "empty"}  # as pandas infers them
+# of these, == on lists of one type each says whether they are the same; NaN aside, which only looks different
+_PLAIN_TYPES = {str, int, float, bool, bytes, type(None), dt.date, dt.timedelta}
+_NULLS: dict[str, Any] = {"nan": float("nan"), "NA": pd.NA, "NaT": pd.NaT}
+_REMEDY = (
+    "carry text instead: json.dumps for lists and dicts, str for paths, ids, enums, decimals and times, and one type a "
+    "column"
+)
 
 
 def to_parquet(frame: pd.DataFrame, notes: Mapping[str, Any] | None = None) -> pa.Buffer:
-    """The frame with all its dtypes, also those that pyarrow's own pandas metadata loses or cannot parse.
+    """The frame with all its dtypes and values, or none of it: it is read back and compared before it is returned.
+
+    Values are compared with their types: True is no 1, a tuple no list, and a dict that gained a key is no longer the
+    same. Some 0.3 s for 100,000 rows of ten columns of text, on one core of 2020.
 
     Args:
-        frame: any frame with columns of one type each.
+        frame: any frame whose columns have text for names. Its `attrs` are kept where JSON and pyarrow hold them.
         notes: what else is known of the frame, as JSON; `notes_of` reads it.
 
     Raises:
-        file_dataset.InvalidDatasetError: a column holds what Parquet cannot, such as a Path or several types.
+        file_dataset.InvalidDatasetError: Parquet cannot hold a column, or would change a value of it; names the columns
+            and the first row, by number, and shows no value.
     """
     try:
-        table = pa.Table.from_pandas(frame)
-    except (pa.ArrowException, TypeError, ValueError):
+        content = _written(frame, notes)
+        back = _read(content, None)
+    except Exception as exc:  # noqa: BLE001 (pyarrow and pandas raise a dozen types, OverflowError among them)
         # pyarrow's own message has values in it, ids perhaps
-        columns = [str(name) for name in frame.columns if not _is_storable(frame[[name]])]
-        raise file_dataset.InvalidDatasetError(
-            f"the frame cannot be stored as Parquet because of columns {columns}: one type a column, paths as str"
-        ) from None
-    dtypes = [_dtype_note(dtype) for dtype in frame.dtypes]
+        raise file_dataset.InvalidDatasetError(_refusal(frame, exc)) from None
+    if _has_changed(frame, back):
+        raise file_dataset.InvalidDatasetError(_refusal(frame, None))
+    return content
+
+
+def check_storable(frame: pd.DataFrame) -> None:
+    """Refuse a frame whose ids or carried columns no manifest can hold; columns of Paths are files, and not carried.
+
+    Raises:
+        file_dataset.InvalidDatasetError: naming the columns.
+    """
+    kept = [place for place in range(frame.shape[1]) if not _has_paths(frame.iloc[:, place])]
+    to_parquet(frame.iloc[:, kept].reset_index(drop=True))  # manifests have an index of their own
+
+
+def from_parquet(content: pa.Buffer, uri: str, columns: Sequence[str] | None = None) -> pd.DataFrame:
+    """The frame that `to_parquet` was given, by this version or an earlier one, or some columns of it.
+
+    Args:
+        content: the file.
+        uri: where it lies, for the messages.
+        columns: these, in this order; None: all, and the index.
+
+    Raises:
+        file_dataset.InvalidDatasetError: the file is damaged, `to_parquet` did not write it, or a later version of it
+            did; or it has no such column.
+    """
+    names = _opened(content, uri).schema_arrow.names
+    if columns is not None and (unknown := [name for name in columns if name not in names]):
+        raise file_dataset.InvalidDatasetError(f"{uri} has no columns {unknown}: it has {names}")
+    try:
+        return _read(content, columns)
+    except Exception as exc:
+        raise _damaged(uri, exc) from exc
+
+
+def notes_of(content: pa.Buffer, uri: str) -> dict[str, Any]:
+    """The notes that `to_parquet` was given, empty when there were none.
+
+    Raises:
+        file_dataset.InvalidDatasetError: as `from_parquet`.
+    """
+    file = _opened(content, uri)
+    try:
+        notes = json.loads(file.schema_arrow.metadata.get(_NOTES_KEY, b"{}"))
+        return dict(notes)
+    except (ValueError, TypeError) as exc:
+        raise _damaged(uri, exc) from exc
+
+
+# --- the file ---
+
+
+def _written(frame: pd.DataFrame, notes: Mapping[str, Any] | None) -> pa.Buffer:
+    frame = frame.copy(deep=False)
+    if not _is_json(frame.attrs):
+        frame.attrs = {}  # pyarrow would warn, or change them
+    table = pa.Table.from_pandas(frame)
+    dtypes = [_note(frame.iloc[:, place]) for place in range(frame.shape[1])]
     metadata = dict(table.schema.metadata)
     about = json.loads(metadata[b"pandas"])
     for column, note in zip(about["columns"], dtypes, strict=False):  # index levels come after the columns
@@ -53,74 +132,46 @@ def to_parquet(frame: pd.DataFrame, notes: Mapping[str, Any] | None = None) -> p
     } | ({_NOTES_KEY: json.dumps(notes).encode()} if notes else {})
     sink = pa.BufferOutputStream()
     pq.write_table(table.replace_schema_metadata(metadata), sink)
-    return sink.getvalue()
+    content = memoryview(sink.getvalue()).cast("B")
+    footer = _footer_start(content)
+    digest = hashlib.sha256(content).digest()
+    return pa.py_buffer(b"".join([content[:footer], _GAP, digest, content[footer:]]))
 
 
-def check_storable(frame: pd.DataFrame) -> None:
-    """Refuse a frame whose ids or carried columns no manifest can hold; columns of Paths are files, and not carried.
-
-    Raises:
-        file_dataset.InvalidDatasetError: naming the columns.
-    """
-    kept = [name for name in frame.columns if not any(isinstance(value, PurePath) for value in frame[name])]
-    to_parquet(frame[kept])
-
-
-def _is_storable(frame: pd.DataFrame) -> bool:
+def _is_json(attrs: Mapping[Any, Any]) -> bool:
     try:
-        pa.Table.from_pandas(frame)
-    except (pa.ArrowException, TypeError, ValueError):
+        return bool(json.loads(json.dumps(attrs)) == attrs)
+    except (TypeError, ValueError):
         return False
-    return True
 
 
-def from_parquet(content: pa.Buffer, uri: str, columns: Sequence[str] | None = None) -> pd.DataFrame:
-    """The frame that `to_parquet` was given, by this version or an earlier one, or some columns of it.
-
-    Args:
-        content: the file.
-        uri: where it lies, for the messages.
-        columns: these, in this order; None: all, and the index.
-
-    Raises:
-        file_dataset.InvalidDatasetError: `to_parquet` did not write this, or a later version of it did; or it has no
-            such column.
-    """
-    file = _opened(content, uri)
-    notes = json.loads(file.schema_arrow.metadata.get(_DTYPES_KEY, b"[]"))
-    if columns is not None:
-        of_name = dict(zip(file.schema_arrow.names, notes, strict=False))  # index levels come after the columns
-        if unknown := [name for name in columns if name not in of_name]:
-            raise file_dataset.InvalidDatasetError(f"{uri} has no columns {unknown}: it has {list(of_name)}")
-        notes = [of_name[name] for name in columns]
-        table = file.read(columns=list(columns)).select(list(columns))
-    else:
-        table = file.read()
-    frame: pd.DataFrame = table.to_pandas()
-    for index, note in enumerate(notes):
-        if note is not None:
-            frame.isetitem(index, _series(table.column(index), note, frame.index))
-    return frame
+def _footer_start(content: memoryview) -> int:
+    size = int.from_bytes(content[-_FOOTER_END:-4], "little")
+    return max(len(content) - _FOOTER_END - size, 0)
 
 
-def notes_of(content: pa.Buffer, uri: str) -> dict[str, Any]:
-    """The notes that `to_parquet` was given, empty when there were none.
-
-    Raises:
-        file_dataset.InvalidDatasetError: as `from_parquet`.
-    """
-    notes: dict[str, Any] = json.loads(_opened(content, uri).schema_arrow.metadata.get(_NOTES_KEY, b"{}"))
-    return notes
+def _is_whole(content: pa.Buffer) -> bool | None:
+    """Whether the digest is that of the other bytes; None where there is none."""
+    view = memoryview(content).cast("B")
+    footer = _footer_start(view)
+    gap = footer - len(_GAP) - _DIGEST_BYTES
+    if gap < 0 or view[gap : gap + len(_GAP)] != _GAP:
+        return None
+    digest = hashlib.sha256(view[:gap])
+    digest.update(view[footer:])
+    return digest.digest() == view[footer - _DIGEST_BYTES : footer]
 
 
 def _opened(content: pa.Buffer, uri: str) -> pq.ParquetFile:
+    is_whole = _is_whole(content)
+    if is_whole is False:
+        raise _damaged(uri, "its bytes are not those that were stored")
     try:
         file = pq.ParquetFile(pa.BufferReader(content))
-    except pa.ArrowInvalid as exc:
-        raise file_dataset.InvalidDatasetError(
-            f"{uri} is no Parquet file ({exc}); materialize the asset again"
-        ) from exc
-    version = (file.schema_arrow.metadata or {}).get(_VERSION_KEY, b"").decode()
+        version = (file.schema_arrow.metadata or {}).get(_VERSION_KEY, b"").decode("ascii", "replace")
+    except Exception as exc:
+        why = "it is empty" if not content.size else _line(exc)
+        raise file_dataset.InvalidDatasetError(f"{uri} is no Parquet file ({why}); {_AGAIN}") from exc
     if not version.isdigit():
         raise file_dataset.InvalidDatasetError(
             f"{uri} was not written by ManifestIOManager (no {_VERSION_KEY.decode()} in its metadata); it is left as "
@@ -130,28 +181,213 @@ def _opened(content: pa.Buffer, uri: str) -> pq.ParquetFile:
         raise file_dataset.InvalidDatasetError(
             f"{uri} has format version {version}, this file_dataset reads up to {_VERSION}: upgrade file-dataset"
         )
+    if int(version) > 1 and is_whole is None:
+        raise _damaged(uri, "it has lost its digest")
     return file
 
 
-def _dtype_note(dtype: Any) -> Any:  # noqa: ANN401 (JSON)
-    """What pyarrow's pandas metadata does not restore about a column's dtype; None where it restores all."""
+_AGAIN = "materialize the asset again"
+
+
+def _damaged(uri: str, why: object) -> file_dataset.InvalidDatasetError:
+    said = _line(why) if isinstance(why, BaseException) else why
+    return file_dataset.InvalidDatasetError(f"{uri} is damaged ({said}); {_AGAIN}")
+
+
+def _line(exc: BaseException) -> str:
+    return f"{type(exc).__name__}: {exc}".split("\n", 1)[0][:200]
+
+
+def _read(content: pa.Buffer, columns: Sequence[str] | None) -> pd.DataFrame:
+    file = pq.ParquetFile(pa.BufferReader(content))
+    schema = file.schema_arrow
+    notes = json.loads(schema.metadata.get(_DTYPES_KEY, b"[]"))
+    if columns is not None:
+        of_name = dict(zip(schema.names, notes, strict=False))  # index levels come after the columns
+        notes = [of_name.get(name) for name in columns]
+        table = file.read(columns=list(columns)).select(list(columns))
+    else:
+        table = file.read()
+    frame: pd.DataFrame = table.to_pandas()
+    for place, note in enumerate(notes):
+        if note is not None:
+            frame.isetitem(place, _restored(table.column(place), note, frame.iloc[:, place]))
+    return frame
+
+
+# --- dtypes ---
+
+
+def _note(series: pd.Series) -> Any:  # noqa: ANN401 (JSON)
+    """What pyarrow's pandas metadata does not restore of a column; None where it restores all."""
+    dtype: Any = series.dtype
     if isinstance(dtype, pd.ArrowDtype):
         return "arrow"
     if isinstance(dtype, pd.CategoricalDtype) and dtype.categories.inferred_type in _JSON_TYPES:
         # Parquet has dictionaries of strings only, and none in an empty column
         return {"categories": dtype.categories.tolist(), "of": str(dtype.categories.dtype), "ordered": dtype.ordered}
     if isinstance(dtype, pd.StringDtype):
-        return f"string[{dtype.storage}]" if dtype.na_value is pd.NA else None
-    return str(dtype) if str(dtype) in {"object", "datetime64[s]"} else None
+        if dtype.na_value is pd.NA:
+            return f"string[{dtype.storage}]"
+        return {"str": dtype.storage} if dtype.storage == "python" else None
+    if pd.api.types.is_object_dtype(dtype):
+        nulls = _nulls(series)
+        return {"objects": nulls} if nulls else "object"
+    # Parquet has no seconds: they come back as milliseconds
+    return str(dtype) if str(dtype).startswith("datetime64[s") else None
 
 
-def _series(column: pa.ChunkedArray, note: Any, index: pd.Index) -> Any:  # noqa: ANN401 (JSON; a Series)
+def _nulls(series: pd.Series) -> dict[str, str]:
+    """Where a column of objects has nulls other than None, which is what pyarrow gives for all of them."""
+    places = np.flatnonzero(series.isna().to_numpy())
+    values = series.to_numpy()[places].tolist()
+    found: dict[str, str] = {}
+    for name, null in _NULLS.items():
+        if hit := [place for place, value in zip(places, values, strict=True) if _is_same(value, null)]:
+            mask = np.zeros(len(series), dtype=bool)
+            mask[hit] = True
+            found[name] = base64.b64encode(zlib.compress(np.packbits(mask).tobytes())).decode()
+    return found
+
+
+def _restored(column: pa.ChunkedArray, note: Any, plain: Any) -> Any:  # noqa: ANN401 (JSON; a Series)
+    index = plain.index
     if note == "arrow":
         return pd.Series(pd.arrays.ArrowExtensionArray(column), index=index)
-    values: Any = pd.Series(column.to_pylist(), dtype=object, index=index)
-    if note == "object":
-        return values
+    if isinstance(note, str) and note.startswith("datetime64"):
+        return plain.astype(note)
+    if isinstance(note, dict) and "categories" in note:
+        values: Any = (
+            plain if isinstance(plain.dtype, pd.CategoricalDtype) else pd.Series(column.to_pylist(), dtype=object)
+        )
+        categories = pd.Index(note["categories"], dtype=note["of"])
+        return values.astype(pd.CategoricalDtype(categories, ordered=note["ordered"])).set_axis(index)
+    is_text = pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
+    objects = column.to_numpy() if is_text else column.to_pylist()
+    values = pd.Series(objects, dtype=object, index=index)
     if isinstance(note, str):
-        return values.astype(note)
-    categories = pd.Index(note["categories"], dtype=note["of"])
-    return values.astype(pd.CategoricalDtype(categories, ordered=note["ordered"]))
+        return values if note == "object" else values.astype(note)
+    if "str" in note:
+        return values.astype(pd.StringDtype(note["str"], na_value=np.nan))
+    array = values.to_numpy(copy=True)
+    for name, packed in note["objects"].items():
+        bits = np.frombuffer(zlib.decompress(base64.b64decode(packed)), dtype=np.uint8)
+        array[np.unpackbits(bits, count=len(array)).astype(bool)] = _NULLS[name]
+    return pd.Series(array, dtype=object, index=index)
+
+
+# --- what would change ---
+
+
+def _refusal(frame: pd.DataFrame, exc: BaseException | None) -> str:
+    """Say which columns are at fault; each is tried by itself."""
+    if twice := sorted({str(name) for name in frame.columns[frame.columns.duplicated()]}):
+        return f"the frame cannot be stored as Parquet because of columns {twice}: there are two of each"
+    faults = {}
+    for place, name in enumerate(frame.columns):
+        alone = frame.iloc[:, [place]].reset_index(drop=True)
+        try:
+            back = _read(_written(alone, None), None)
+        except Exception:  # noqa: BLE001 (as above)
+            faults[name] = _first_odd(alone.iloc[:, 0])
+        else:
+            row = _first_change(alone.iloc[:, 0], back.iloc[:, 0])
+            if row is not None:
+                faults[name] = f"dtype {alone.dtypes.iloc[0]}" if row < 0 else _shown(row, alone.iloc[row, 0])
+    if faults:
+        name, first = next(iter(faults.items()))
+        return (
+            f"the frame cannot be stored as Parquet because of columns {list(faults)}: they would not come back as "
+            f"they are (first in {name!r}: {first}); {_REMEDY}"
+        )
+    if odd := [name for name in frame.columns if type(name) is not str]:
+        return f"the frame cannot be stored as Parquet because of columns {odd[:5]}: give columns names of type str"
+    why = f" ({type(exc).__name__})" if exc else ""
+    return f"the frame cannot be stored as Parquet because of its index{why}: store frame.reset_index(drop=True)"
+
+
+def _has_changed(before: pd.DataFrame, after: pd.DataFrame) -> bool:
+    is_same_shape = before.shape == after.shape and before.columns.equals(after.columns)
+    if not is_same_shape or list(map(type, before.columns)) != list(map(type, after.columns)):
+        return True
+    if not _is_same_index(before.index, after.index):
+        return True
+    return any(
+        _first_change(before.iloc[:, place], after.iloc[:, place]) is not None for place in range(before.shape[1])
+    )
+
+
+def _is_same_index(before: pd.Index, after: pd.Index) -> bool:
+    if before.names != after.names or before.nlevels != after.nlevels:
+        return False
+    if isinstance(before, pd.RangeIndex):
+        return before.equals(after)
+    return all(
+        _first_change(_series(before.get_level_values(level)), _series(after.get_level_values(level))) is None
+        for level in range(before.nlevels)
+    )
+
+
+def _series(values: pd.Index) -> pd.Series:
+    return values.to_series(index=pd.RangeIndex(len(values)))
+
+
+def _first_change(before: pd.Series, after: pd.Series) -> int | None:
+    """The first row whose value is another one, -1 where the dtype is; None where both are the same."""
+    if not _is_same_dtype(before.dtype, after.dtype):
+        return -1
+    if before.dtype != object and before.array.equals(after.array):
+        return None
+    mine, others = before.astype(object).tolist(), after.astype(object).tolist()
+    types = list(map(type, mine))
+    if types == list(map(type, others)) and set(types) <= _PLAIN_TYPES and mine == others:
+        return None
+    changed = (row for row, pair in enumerate(zip(mine, others, strict=True)) if not _is_same(*pair))
+    return next(changed, None)
+
+
+def _is_same_dtype(before: Any, after: Any) -> bool:  # noqa: ANN401 (dtypes of numpy, pandas and others)
+    if isinstance(before, pd.CategoricalDtype) and isinstance(after, pd.CategoricalDtype):
+        # == takes unordered categories for a set
+        is_same_order = before.ordered == after.ordered and len(before.categories) == len(after.categories)
+        return is_same_order and _first_change(_series(before.categories), _series(after.categories)) is None
+    return bool(before == after)
+
+
+def _is_same(before: Any, after: Any) -> bool:  # noqa: ANN401, PLR0911 (a cell; a case after another)
+    kind = type(before)
+    if kind is not type(after):
+        return False
+    if before is after:
+        return True
+    if kind in _PLAIN_TYPES:
+        return bool(before == after or (before != before and after != after))  # noqa: PLR0124 (NaN)
+    if kind is list:
+        return len(before) == len(after) and all(map(_is_same, before, after))
+    if kind is dict:
+        return len(before) == len(after) and all(
+            key in after and _is_same(value, after[key]) for key, value in before.items()
+        )
+    try:
+        # the text too: 1.0 is not 1.00 as a Decimal; and the name of the zone: a summer's +01:00 is none
+        zones = [str(getattr(value, "tzinfo", None)) for value in (before, after)]
+        return bool(before == after) and str(before) == str(after) and zones[0] == zones[1]
+    except Exception:  # noqa: BLE001 (whatever a stranger's == raises)
+        return False
+
+
+def _first_odd(series: pd.Series) -> str:
+    """A guess at the value that pyarrow refuses: the first of another type than the first, else the first."""
+    values = series.astype(object).tolist()
+    filled = [row for row, value in enumerate(values) if value is not None]
+    others = [row for row in filled if type(values[row]) is not type(values[filled[0]])]
+    rows = others or filled
+    return _shown(rows[0], values[rows[0]]) if rows else f"dtype {series.dtype}"
+
+
+def _shown(row: int, value: object) -> str:
+    return f"row {row}, of type {type(value).__name__}"
+
+
+def _has_paths(series: pd.Series) -> bool:
+    return series.dtype == object and any(isinstance(value, PurePath) for value in series)

@@ -240,8 +240,8 @@ def test_a_file_that_is_no_parquet_is_refused(tmp_path, local):
 def test_a_manifest_of_a_later_version_is_refused_with_the_remedy():
     table = pq.read_table(pa.BufferReader(to_parquet(pd.DataFrame({"id": [1]}))))
     sink = pa.BufferOutputStream()
-    pq.write_table(table.replace_schema_metadata(table.schema.metadata | {b"file_dataset.format_version": b"2"}), sink)
-    with pytest.raises(file_dataset.InvalidDatasetError, match=r"format version 2.*upgrade file-dataset"):
+    pq.write_table(table.replace_schema_metadata(table.schema.metadata | {b"file_dataset.format_version": b"9"}), sink)
+    with pytest.raises(file_dataset.InvalidDatasetError, match=r"format version 9.*upgrade file-dataset"):
         from_parquet(sink.getvalue(), "somewhere")
 
 
@@ -251,7 +251,7 @@ def test_a_manifest_of_an_earlier_version_is_read(monkeypatch):
     written = to_parquet(frame)
     bare = pa.BufferOutputStream()
     pq.write_table(pa.table({"id": [1, 2]}).replace_schema_metadata({b"file_dataset.format_version": b"1"}), bare)
-    monkeypatch.setattr("file_dataset_dagster.parquet._VERSION", 2)
+    monkeypatch.setattr("file_dataset_dagster.parquet._VERSION", 9)
     pd.testing.assert_frame_equal(from_parquet(written, "somewhere"), frame)
     assert from_parquet(bare.getvalue(), "somewhere")["id"].tolist() == [1, 2]
     assert notes_of(bare.getvalue(), "somewhere") == {}
