@@ -50,6 +50,7 @@ class Rows:
     failed: Mapping[int, Failure]
     base: Path
     count: int
+    local_paths: bool = True  # False: a local location costs its row
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -71,7 +72,7 @@ class Rows:
             InvalidDatasetError: the cell is no location.
         """
         cell = self.cells[name][position]
-        return None if cell is None else _urls.parse(cell, base=self.base)
+        return None if cell is None else _urls.parse(cell, base=self.base, local_paths=self.local_paths)
 
     def refused(self, position: int, name: str, error: InvalidDatasetError) -> Failure:
         """Return the failure of a cell that is no location."""

@@ -384,6 +384,11 @@ def check(options: object) -> None:
         raise InvalidDatasetError(f"options is a {type(options).__name__}: give file_dataset.Options")
 
 
+def takes_local_paths(options: Options | None) -> bool:
+    """Tell whether locations may be local."""
+    return options is None or options.local_paths
+
+
 def _kwargs(options: Options) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     return options.session_kwargs or {}, options.s3_client_kwargs or {}
 

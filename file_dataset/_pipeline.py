@@ -106,8 +106,8 @@ class Pipeline:
             InvalidDatasetError: fn cannot be called so, or an argument makes no sense.
         """
         self._style = _function.check_signature(fn)
-        _check_write_options(write_options)
         _options.check(options)
+        _check_write_options(write_options, options)
         for name, names in (("file_columns", file_columns), ("outputs", outputs)):
             if names is not None and (isinstance(names, str) or not isinstance(names, Sequence)):
                 raise InvalidDatasetError(f"{name}={names!r}: give a list of names")
@@ -238,7 +238,7 @@ def _warn_of_crashes() -> None:
     )
 
 
-def _check_write_options(write_options: object) -> None:
+def _check_write_options(write_options: object, options: Options | None) -> None:
     if not isinstance(write_options, Mapping) or "into_path" not in write_options:
         raise InvalidDatasetError("write_options: give a mapping with 'into_path'")
     if unknown := sorted(set(write_options) - {"into_path", "extra_args", "options"}):
@@ -247,7 +247,8 @@ def _check_write_options(write_options: object) -> None:
     extra_args = write_options.get("extra_args")
     if extra_args is not None and not isinstance(extra_args, Mapping):
         raise InvalidDatasetError(f"extra_args is a {type(extra_args).__name__}: give a mapping, boto3's ExtraArgs")
-    _urls.parse_prefix(write_options["into_path"])
+    target = write_options.get("options") or options
+    _urls.parse_prefix(write_options["into_path"], local_paths=_options.takes_local_paths(target))
 
 
 def _checked_count(name: str, value: object) -> int:

@@ -182,7 +182,7 @@ def _bytes_per_row(first: _Part, ids: list[Any] | None, options: Options, on_fai
     sizes: list[int] = []
     for positions in [whole] if on_failure == "raise" else [whole[at : at + 1] for at in whole]:
         cells = {name: [column[at] for at in positions] for name, column in first.cells.items()}
-        rows = _rows([None if ids is None else ids[at] for at in positions], cells)
+        rows = _rows([None if ids is None else ids[at] for at in positions], cells, options)
         try:
             columns = Reader(rows, options, None).into_size_table().to_pydict()
         except (RowError, InvalidDatasetError) as exc:
@@ -230,7 +230,7 @@ def _table(cells: dict[str, list[Any]], plain: pa.Table, count: int, what: _What
     blobs = None
     while blobs is None:
         # positions name the rows, which may have no ids
-        rows = _rows(kept, cells)
+        rows = _rows(kept, cells, what.options)
         failures: Sequence[Failure] = [] if what.on_failure == "raise" else _failures_of_cells(rows)
         if not failures:
             try:
@@ -263,8 +263,8 @@ def _table(cells: dict[str, list[Any]], plain: pa.Table, count: int, what: _What
     return pa.Table.from_arrays([columns[name] for name in what.schema.names], schema=what.schema)
 
 
-def _rows(ids: list[Any], cells: Mapping[str, list[Any]]) -> Rows:
-    return _frame.Rows(None, ids, cells, (), {}, Path("/"), len(ids))
+def _rows(ids: list[Any], cells: Mapping[str, list[Any]], options: Options) -> Rows:
+    return _frame.Rows(None, ids, cells, (), {}, Path("/"), len(ids), options.local_paths)
 
 
 def _position(failure: Failure) -> int:

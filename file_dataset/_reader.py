@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from file_dataset import _frame, _options, _plan, _transfer
@@ -58,8 +58,10 @@ def reader(
         raise InvalidDatasetError(f"give one row or one frame, not {len(given)} of them")
     source = given[0]
     if row is not None or (hasattr(source, "keys") and not hasattr(source, "columns")):
-        return Reader(_frame.rows_of_mapping(_mapping(source), file_columns), options, source)
-    return Reader(_frame.rows_of_frame(source, file_columns, needs_id=False), options, source)
+        rows = _frame.rows_of_mapping(_mapping(source), file_columns)
+    else:
+        rows = _frame.rows_of_frame(source, file_columns, needs_id=False)
+    return Reader(replace(rows, local_paths=_options.takes_local_paths(options)), options, source)
 
 
 def _mapping(source: Any) -> Mapping[str, object]:  # noqa: ANN401  # a mapping, or a row of a frame as pandas gives it

@@ -163,7 +163,7 @@ class Router:
         def foreign(event: str, operation: str) -> Iterator[Any]:
             for emitter in (events, theirs):
                 for handler in [] if emitter is None else emitter._handlers.prefix_search(f"{event}.s3.{operation}"):  # noqa: SLF001
-                    if not _module(handler).startswith(_OURS):
+                    if _is_foreign(handler):
                         yield handler
 
         self._answering = tuple(
@@ -181,7 +181,7 @@ class Router:
         if own is None:
             return None
         for handler in own.meta.events._emitter._handlers.prefix_search(event_name):  # noqa: SLF001
-            if not _module(handler).startswith(_OURS):
+            if _is_foreign(handler):
                 answer = handler(event_name=event_name, **kwargs)
                 if answer is not None:
                     return answer
@@ -356,11 +356,13 @@ def _is_replaced() -> bool:
     return call is not _make_api_call and (call.__module__ != "botocore.client" or hasattr(call, "mock"))
 
 
-def _module(handler: Any) -> str:  # noqa: ANN401  # whatever is called
+def _is_foreign(handler: Any) -> bool:  # noqa: ANN401  # whatever is called
+    """Tell whether a handler is the user's, or a Stubber's, rather than botocore's, boto3's or this library's."""
     while isinstance(handler, functools.partial):
         handler = handler.func
     handler = getattr(handler, "__func__", handler)
-    return str(getattr(handler, "__module__", None) or type(handler).__module__) + "."
+    module = f"{getattr(handler, '__module__', None) or type(handler).__module__}."
+    return not module.startswith(_OURS) or module == "botocore.stub."
 
 
 def _seconds(timeout: float | None) -> float:

@@ -22,12 +22,12 @@ import threading
 import time
 from collections import deque
 from concurrent.futures import Future, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
-from file_dataset import _frame, _function, _plan, _progress, _transfer, _urls
+from file_dataset import _frame, _function, _options, _plan, _progress, _transfer, _urls
 from file_dataset._errors import (
     Failure,
     InvalidDatasetError,
@@ -178,14 +178,16 @@ class Run:
         self.prefix = prefix.absolute() if isinstance(prefix, Path) else prefix
         # fn may change the working directory while later rows download
         self.temp_dir = None if settings.temp_dir is None else Path(settings.temp_dir).absolute()
-        self.rows = _frame.rows_of_frame(frame, settings.file_columns, needs_id=True, local=is_local)
+        rows = _frame.rows_of_frame(frame, settings.file_columns, needs_id=True, local=is_local)
+        self.rows = replace(rows, local_paths=_options.takes_local_paths(settings.options))
         _plan.check_file_names(list(self.rows.file_columns), local=True)
         self.total = len(self.rows)
         self.source = _transfer.Stores(settings.options)
         own = settings.write_options.get("options")
         self.target = self.source if own is None else _transfer.Stores(own)
         self.extra_args = settings.write_options.get("extra_args") or {}
-        if self.extra_args and self.total and not is_local:
+        if self.total and not is_local:
+            self.target.s3.check()
             self.target.s3.check_extra_args(self.extra_args)
         self.inputs = self._inputs_at_risk()
         self._check_contract()

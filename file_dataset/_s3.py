@@ -145,10 +145,21 @@ class S3Store:
         def by_boto3(access: _Access) -> ObjectInfo:
             at = {"Bucket": target.bucket, "Key": target.key}
             answer = self._send(access, "put_object", path, 0, size, cancelled, **at, **self._checked(access, extra))
-            headers = answer["ResponseMetadata"]["HTTPHeaders"]
+            headers = _headers_of(answer)
             return ObjectInfo(size, _answers.etag_of(headers), _answers.crc_of(headers))
 
         return self._submit(_Operation(target, cancelled, on_wire, by_boto3))
+
+    def check(self) -> None:
+        """Refuse options that no request can work with: a CA file that is not there, say. No request is made.
+
+        Credentials may be fetched; those that cannot be had are told by the first request.
+
+        Raises:
+            InvalidDatasetError: saying what, and where it was named.
+        """
+        with contextlib.suppress(OSError):
+            self._access()
 
     def check_extra_args(self, extra_args: Mapping[str, Any]) -> None:
         """Refuse what boto3's `ExtraArgs` would refuse, before the first byte.
@@ -156,6 +167,7 @@ class S3Store:
         Raises:
             InvalidDatasetError: names that are not among `S3Transfer.ALLOWED_UPLOAD_ARGS`.
         """
+        _secrets.remember(value for name, value in extra_args.items() if name.endswith("SSECustomerKey"))
         if unknown := sorted(set(extra_args) - set(S3Transfer.ALLOWED_UPLOAD_ARGS)):
             raise InvalidDatasetError(f"extra_args {unknown} are none of boto3's ExtraArgs for uploads")
 
@@ -274,7 +286,7 @@ class S3Store:
             if resume and code_of(exc) in REPLACED_CODES:
                 raise replaced(exc, sink) from exc
             raise
-        headers = answer["ResponseMetadata"]["HTTPHeaders"]
+        headers = _headers_of(answer)
         body = answer["Body"]
         try:
             if (span_sent := answer.get("ContentRange")) is None:
@@ -294,14 +306,14 @@ class S3Store:
     def _head(self, access: _Access, at: ObjectUrl) -> ObjectInfo:
         try:
             answer = self._call(access, "head_object", Bucket=at.bucket, Key=at.key)
-            return _answers.head_of(answer["ResponseMetadata"]["HTTPHeaders"])
+            return _answers.head_of(_headers_of(answer))
         except OSError as exc:
             if code_of(exc) != "400":
                 raise
         # a HEAD's answer has no body to say why it is refused; one byte's GET says it, or tells the size
         answer = self._call(access, "get_object", Bucket=at.bucket, Key=at.key, Range="bytes=0-0")
         answer["Body"].close()
-        headers = answer["ResponseMetadata"]["HTTPHeaders"]
+        headers = _headers_of(answer)
         # no checksum: that of a range need not be the whole object's
         return ObjectInfo(_answers.total_of(headers), _answers.etag_of(headers))
 
@@ -594,6 +606,16 @@ class S3Store:
     def _checked(self, access: _Access, extra: Mapping[str, Any]) -> dict[str, Any]:
         algorithm = self._algorithm(access, extra)
         return dict(extra) | ({"ChecksumAlgorithm": algorithm} if algorithm else {})
+
+
+def _headers_of(answer: Mapping[str, Any]) -> Mapping[str, str]:
+    """Return the headers of an answer; a Stubber's has none, but the fields that botocore makes of them."""
+    found: Mapping[str, str] | None = answer.get("ResponseMetadata", {}).get("HTTPHeaders")
+    if found:
+        return found
+    length = answer.get("ContentLength", getattr(answer.get("Body"), "_content_length", None))
+    fields = {"content-length": length, "etag": answer.get("ETag")}
+    return {name: str(value) for name, value in fields.items() if value is not None}
 
 
 def _never(*_: object) -> None:

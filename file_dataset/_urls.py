@@ -32,9 +32,12 @@ _SHOWN_CHARS = 200  # a guess: fits three lines
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/")
 # botocore's own rule, and no dots alone: a server would take them for steps in the path
 _BUCKET_NAME = re.compile(r"(?!\.+$)[A-Za-z0-9._-]{1,255}")
-# The bucket part of a URL may be the ARN of an access point, which holds a slash of its own
-# (https://docs.aws.amazon.com/AmazonS3/latest/userguide/using-access-points.html).
-_BUCKET_ARN = re.compile(r"arn:aws[a-z-]*:s3:[a-z0-9-]*:[0-9]*:accesspoint[:/](?!\.)[A-Za-z0-9.-]{1,63}(?=/|$)")
+# The bucket part of a URL may be the ARN of an access point (of several regions, of Object Lambda, or on an Outpost),
+# which holds slashes of its own (https://docs.aws.amazon.com/AmazonS3/latest/userguide/using-access-points.html).
+_BUCKET_ARN = re.compile(
+    r"arn:aws[a-z-]*:(?:s3|s3-object-lambda|s3-outposts):[a-z0-9-]*:[0-9]*:(?:outpost[:/][A-Za-z0-9-]{1,63}[:/])?"
+    r"accesspoint[:/](?!\.)[A-Za-z0-9.-]{1,63}(?=/|$)"
+)
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f/\\]")
 
 
@@ -60,12 +63,13 @@ def is_null(value: object) -> bool:
     return isinstance(value, float) and value != value  # noqa: PLR0124  # NaN is the one number unequal to itself
 
 
-def parse(value: object, *, base: Path) -> Location:
+def parse(value: object, *, base: Path, local_paths: bool = True) -> Location:
     """Return where one file is.
 
     Args:
         value: `s3://bucket/key`, or a local path as text or `Path`.
         base: the directory that a relative path is relative to.
+        local_paths: False refuses local paths.
 
     Raises:
         InvalidDatasetError: anything else (another scheme, no key, a trailing slash, a number, bytes).
@@ -79,16 +83,18 @@ def parse(value: object, *, base: Path) -> Location:
     _check_local(value, "s3://bucket/key")
     if value.endswith("/"):
         raise InvalidDatasetError(f"{_short(value)}: {DIRECTORY_REMEDY}")
+    if not local_paths:
+        raise InvalidDatasetError(f"{_short(value)} is a local path, which Options(local_paths=False) refuse")
     return base / value
 
 
-def parse_prefix(value: object) -> Location:
+def parse_prefix(value: object, *, local_paths: bool = True) -> Location:
     """Return the place below which outputs are stored; one trailing slash makes no difference.
 
     The key of the result may be empty: the root of a bucket. A local path stays as it was given.
 
     Raises:
-        InvalidDatasetError: neither `s3://bucket[/prefix]` nor a local path.
+        InvalidDatasetError: neither `s3://bucket[/prefix]` nor a local path, or a local path with `local_paths=False`.
     """
     value = _text(value)
     if not isinstance(value, str):
@@ -98,6 +104,10 @@ def parse_prefix(value: object) -> Location:
         _check_url(bucket, value)
         return ObjectUrl(bucket, key.removesuffix("/"))
     _check_local(value, "s3://bucket/prefix")
+    if not local_paths:
+        raise InvalidDatasetError(
+            f"into_path={_short(value)} is a local path, which Options(local_paths=False) refuse: give s3://bucket/prefix"
+        )
     try:
         value.encode()
     except UnicodeEncodeError:  # a name that is no UTF-8 (PEP 383), which no manifest can hold

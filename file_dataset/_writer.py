@@ -48,7 +48,7 @@ def write_files(
     _options.check(options)
     if extra_args is not None and not isinstance(extra_args, Mapping):
         raise InvalidDatasetError(f"extra_args is a {type(extra_args).__name__}: give a mapping, boto3's ExtraArgs")
-    prefix = _urls.parse_prefix(into_path)
+    prefix = _urls.parse_prefix(into_path, local_paths=_options.takes_local_paths(options))
     _plan.check_file_names(list(files), local=isinstance(prefix, Path))
     sources = {name: None if _urls.is_null(path) else _source(name, path) for name, path in files.items()}
     transfers = _plan.uploads(id, sources, prefix)

@@ -83,12 +83,19 @@ def test_a_key_is_opaque(key):
     assert parse(f"s3://bucket/{key}", base=BASE) == ObjectUrl("bucket", key)
 
 
-ARNS = {"slash": "accesspoint/name", "colon": "accesspoint:name"}
+ARNS = {
+    "slash": "s3:us-west-2:123456789012:accesspoint/name",
+    "colon": "s3:us-west-2:123456789012:accesspoint:name",
+    "several regions": "s3::123456789012:accesspoint/mfzwi23gnjvgw.mrap",
+    "Object Lambda": "s3-object-lambda:us-west-2:123456789012:accesspoint/name",
+    "Outposts": "s3-outposts:us-west-2:123456789012:outpost/op-01ac5d28a6a232904/accesspoint/name",
+    "Outposts with colons": "s3-outposts:us-west-2:123456789012:outpost:op-01ac5d28a6a232904:accesspoint:name",
+}
 
 
 @pytest.mark.parametrize("resource", ARNS.values(), ids=ARNS)
 def test_the_arn_of_an_access_point_is_a_bucket(resource):
-    arn = f"arn:aws:s3:us-west-2:123456789012:{resource}"
+    arn = f"arn:aws:{resource}"
     assert parse(f"s3://{arn}/a/b.mha", base=BASE) == ObjectUrl(arn, "a/b.mha")
 
 
