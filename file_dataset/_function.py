@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import inspect
 import io
 import logging
+import sys
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -275,26 +277,69 @@ def _pickler() -> Any:  # noqa: ANN401  # cloudpickle has no types
     import cloudpickle
 
     class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no types
-        """cloudpickle rebuilds a TypedDict of `__main__` with TypedDict's metaclass, which Python 3.11 refuses."""
+        """cloudpickle, which takes a module that is loaded here for one that every process can import."""
 
         def reducer_override(self, value: Any) -> Any:  # noqa: ANN401  # pickle's protocol
-            if typing.is_typeddict(value) and not _is_importable(value):
-                return _typed_dict, (
-                    value.__name__,
-                    dict(value.__annotations__),
-                    value.__total__,
-                    value.__required_keys__,
-                )
-            return super().reducer_override(value)
+            reduced = NotImplemented
+            if isinstance(value, types.FunctionType | type | typing.TypeVar | types.ModuleType):
+                reduced = _reduced(self, value)
+            return super().reducer_override(value) if reduced is NotImplemented else reduced
 
     return Pickler
 
 
-def _is_importable(kind: Any) -> bool:  # noqa: ANN401  # any class
-    import sys
+def _reduced(pickler: Any, value: Any) -> Any:  # noqa: ANN401  # cloudpickle has no types
+    """Return how a definition travels by value, NotImplemented where cloudpickle knows."""
+    name = value.__name__ if isinstance(value, types.ModuleType) else value.__module__
+    known = vars(pickler).setdefault("_only_here", {})
+    if name not in known:
+        known[name] = _is_only_here(name)
+    # cloudpickle rebuilds one with its metaclass, which Python 3.11 refuses
+    if typing.is_typeddict(value) and (
+        known[name] or getattr(sys.modules.get(name), value.__qualname__, None) is not value
+    ):
+        return _typed_dict, (value.__name__, dict(value.__annotations__), value.__total__, value.__required_keys__)
+    if not known[name] or name == "__main__":
+        return NotImplemented
+    if value is sys.modules.get("__main__"):
+        return importlib.import_module, ("__main__",)
+    return _by_value(pickler, value)
 
-    module = sys.modules.get(kind.__module__)
-    return kind.__module__ != "__main__" and getattr(module, kind.__qualname__, None) is kind
+
+def _by_value(pickler: Any, value: Any) -> Any:  # noqa: ANN401  # cloudpickle has no types
+    if isinstance(value, types.ModuleType):
+        return (
+            types.ModuleType,
+            (value.__name__,),
+            {key: at for key, at in vars(value).items() if key != "__builtins__"},
+        )
+    if isinstance(value, types.FunctionType):
+        return pickler._dynamic_function_reduce(value)  # noqa: SLF001  # no public name
+    from cloudpickle import cloudpickle
+
+    if isinstance(value, typing.TypeVar):
+        return cloudpickle._make_typevar, cloudpickle._decompose_typevar(value)  # noqa: SLF001  # no public names
+    return cloudpickle._dynamic_class_reduce(value)  # noqa: SLF001  # no public name
+
+
+def _is_only_here(name: object) -> bool:
+    """Return whether a new interpreter with this one's `sys.path` cannot import a loaded module of that name.
+
+    So are the module of a script, which is `__mp_main__` in a process that multiprocessing has spawned, and those that
+    were loaded from a path (`importlib.util.spec_from_file_location`) or made by hand.
+    """
+    if name in ("__main__", "__mp_main__"):
+        return True
+    if not isinstance(name, str) or name not in sys.modules:
+        return False  # cloudpickle's own case
+    top = name.partition(".")[0]
+    for finder in sys.meta_path:
+        try:
+            if finder.find_spec(top, None) is not None:
+                return False
+        except Exception:  # noqa: BLE001  # somebody's import hook
+            return False
+    return True
 
 
 def _typed_dict(name: str, fields: dict[str, Any], total: bool, required: frozenset[str]) -> Any:  # noqa: ANN401, FBT001

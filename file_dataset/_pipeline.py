@@ -97,13 +97,15 @@ class Pipeline:
                 0: fn runs in the calling thread, on one row at a time, in input order.
             fn_timeout_s: seconds that one call of fn may take before its process is killed, which costs the row; it
                 takes a process, so alone it means `workers=1`.
-            worker_env: environment variables that the workers have beside this process's own.
+            worker_env: environment variables that the workers have beside this process's own, set before their
+                interpreter starts. Directories of `PYTHONPATH` come before those of this process's `sys.path`.
             temp_dir: where rows' directories are made; None: where the system keeps temporary files.
             progress: None: a bar on a terminal or in a notebook, else log lines; False: nothing; or a function taking
                 a `Progress`.
 
         Raises:
-            InvalidDatasetError: fn cannot be called so, or an argument makes no sense.
+            InvalidDatasetError: fn cannot be called so, an argument makes no sense, or there is no Python interpreter
+                for worker processes (a program frozen by PyInstaller, say).
         """
         self._style = _function.check_signature(fn)
         _options.check(options)
@@ -138,6 +140,10 @@ class Pipeline:
             temp_dir=temp_dir,
             progress=progress,
         )
+        if self._settings.worker_count:
+            from file_dataset import _workers
+
+            _workers.check_interpreter()
         if worker_env is not None and not self._settings.worker_count:
             raise InvalidDatasetError(
                 "worker_env is the environment of worker processes, and there are none: give workers=1, or set "

@@ -34,15 +34,19 @@ from file_dataset import _function
 if typing.TYPE_CHECKING:
     from types import CodeType, FrameType
 
+# set until a worker process runs: a program that finds it was started in place of one
+STARTED = "FILE_DATASET_WORKER_OF"
 _HEADER = struct.Struct("!Q")
 
 
 class Setup(NamedTuple):
-    """What a worker is told once: fn, pickled, how it is called, and the parent's `sys.argv`."""
+    """What a worker is told once: fn, pickled, how it is called, the parent's `sys.argv`, and what `env` says of it."""
 
     fn: bytes
     by_keyword: bool
     argv: list[str]
+    path: list[str]  # before the parent's
+    adopts_filters: bool
 
 
 class Surroundings(NamedTuple):
@@ -145,6 +149,7 @@ class _Link:
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
+        sock.settimeout(None)  # blocks, also where gevent has made it for the parent
         self._arrived = bytearray()
         self._lock = threading.Lock()
 
@@ -165,6 +170,7 @@ class _Link:
 
 def main(link_fd: int, life_fd: int) -> None:
     """Load fn and call it for every row that the parent sends, until the parent says or is no more."""
+    os.environ.pop(STARTED, None)
     for fd in (link_fd, life_fd):
         os.set_inheritable(fd, False)  # noqa: FBT003  # what fn starts must not hold the line open
     _end_with_parent(life_fd)
@@ -181,7 +187,7 @@ def main(link_fd: int, life_fd: int) -> None:
     setup: Setup
     setup, surroundings = first
     sys.argv[:] = setup.argv
-    adopt = _Adopting()
+    adopt = _Adopting(setup)
     adopt(surroundings)
     try:
         doing = "fn could not be loaded"
@@ -372,7 +378,8 @@ def _module_at(filename: str, line: int) -> str | None:
 class _Adopting:
     """Makes this process like the parent, as far as fn can tell."""
 
-    def __init__(self) -> None:
+    def __init__(self, setup: Setup) -> None:
+        self._setup = setup
         self._home: str | None = None
         self._named: set[str | None] = set()
 
@@ -383,13 +390,15 @@ class _Adopting:
 
     def __call__(self, new: Surroundings) -> None:
         self._home = new.cwd
-        sys.path[:] = new.path
+        sys.path[:] = self._setup.path + new.path
         for name in self._named - set(new.levels):
             logging.getLogger(name).setLevel(logging.NOTSET)
         for name, level in new.levels.items():
             logging.getLogger(name).setLevel(level)
         self._named = set(new.levels)
         logging.disable(new.disabled)
+        if not self._setup.adopts_filters:
+            return
         warnings.resetwarnings()
         warnings.filters[:] = [  # type: ignore[index]  # typed as a sequence; its documented use is this list
             (action, message, _category(*names), module, line) for action, message, names, module, line in new.filters

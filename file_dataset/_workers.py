@@ -43,6 +43,7 @@ from concurrent.futures import Future
 from typing import IO, TYPE_CHECKING, Any, Self, cast
 
 from file_dataset import _function, _worker_main
+from file_dataset._errors import InvalidDatasetError
 from file_dataset._worker_main import Call, Setup, Surroundings
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ _COMMAND = (
     "import sys; sys.path[:] = sys.argv[3:]; "
     "from file_dataset import _worker_main; _worker_main.main(int(sys.argv[1]), int(sys.argv[2]))"
 )
+_STARTED = _worker_main.STARTED
 _HELLO_S = 120  # a guess: the interpreter and our package from a cold network disk
 _LOOK_S = 1.0  # how often to look for a death that no closed socket tells: a process forked by native code holds it
 _END_S = 1.0  # a guess: what an idle process may take for its `atexit`, a dying one for its death
@@ -121,6 +123,30 @@ def _pickler() -> Any:  # noqa: ANN401  # cloudpickle has no types
     return Pickler
 
 
+def check_interpreter() -> None:
+    """Refuse worker processes where `sys.executable` would run this program again and again, or a wait would hang.
+
+    Raises:
+        InvalidDatasetError: this program is frozen, or runs in place of a worker, or eventlet has patched `os`.
+    """
+    if getattr(sys, "frozen", False):
+        raise InvalidDatasetError(
+            "workers and fn_timeout_s need a Python interpreter, and this program is frozen (sys.frozen: PyInstaller, "
+            "cx_Freeze, ...): use workers=0 and no fn_timeout_s, which run fn in this process"
+        )
+    if _STARTED in os.environ:
+        raise InvalidDatasetError(
+            f"a worker process ran this program instead of fn: {sys.executable} (sys.executable) is no plain Python "
+            "interpreter: use workers=0 and no fn_timeout_s, which run fn in the process itself"
+        )
+    patcher: Any = sys.modules.get("eventlet.patcher")
+    if patcher is not None and patcher.is_monkey_patched("os"):  # its `os.read` waits where ours must not
+        raise InvalidDatasetError(
+            "workers and fn_timeout_s do not work under eventlet.monkey_patch(): use workers=0 and no fn_timeout_s, or "
+            "run the Pipeline in a process without it (gevent works)"
+        )
+
+
 class Workers:
     """Calls fn in up to `count` processes, first come, first served.
 
@@ -146,11 +172,14 @@ class Workers:
             by_keyword: whether fn takes `input_dir` and `output_dir` by name.
             takes_row: whether fn also takes `row`.
             timeout_s: the most seconds of one call of fn; starting a process and making fn's instance do not count.
-            env: variables to set before the interpreter starts, over those of this process.
+            env: variables to set before the interpreter starts, over those of this process. Directories of
+                `PYTHONPATH` come before those of this process's `sys.path`; `PYTHONWARNINGS` replaces its filters.
         """
-        setup = Setup(_dumps(fn), by_keyword, list(sys.argv))
+        env = dict(env or {})
+        path = [os.path.abspath(part) for part in env.get("PYTHONPATH", "").split(os.pathsep) if part]  # noqa: PTH100  # text
+        setup = Setup(_dumps(fn), by_keyword, list(sys.argv), path, "PYTHONWARNINGS" not in env)
         self._takes_row = takes_row
-        self._pool = _Pool(setup, count, timeout_s, dict(env or {}))
+        self._pool = _Pool(setup, count, timeout_s, env)
         # at the end of the interpreter, `_end_all` does it in time
         weakref.finalize(self, self._pool.close).atexit = False
 
@@ -301,6 +330,12 @@ atexit.register(_end_all)
 os.register_at_fork(after_in_child=_forget_all)
 
 
+def _selector() -> selectors.BaseSelector:
+    """Return one that has no descriptor of its own, which a fork would share; eventlet takes `poll` away."""
+    kind: type[selectors.BaseSelector] = getattr(selectors, "PollSelector", selectors.SelectSelector)
+    return kind()
+
+
 class _Worker:
     """A thread, and the process it has at the moment, if any."""
 
@@ -352,6 +387,14 @@ class _Worker:
                 if self in self.pool.idle:
                     self.pool.idle.remove(self)
                 self._close_pipe()
+                left = [] if self.pool.workers else list(self.pool.jobs)
+                if left:
+                    self.pool.jobs.clear()
+                elif self.pool.jobs and self.pool.idle:
+                    self.pool.idle.pop().wake()
+            for job in left:  # only after a fault of ours: else a worker ends when there is none
+                if job.future.set_running_or_notify_cancel():
+                    job.future.set_exception(WorkerStartError("the thread of the last worker ended"))
 
     def _rest(self) -> None:
         """Wait to be woken; pass on what the process prints meanwhile, and see it go."""
@@ -367,6 +410,9 @@ class _Worker:
             if is_over:
                 logger.debug("an idle worker process ended: %s", self.process.end(grace_s=_END_S))
                 self.process = None
+        with _selector() as selector:  # under gevent a read would hold all greenlets
+            selector.register(self._woken, selectors.EVENT_READ)
+            selector.select()
         os.read(self._woken, 1)
 
     def _do(self, job: _Job) -> None:
@@ -406,7 +452,7 @@ class _Worker:
                 process, self.process = self.process, None
                 logger.debug("an idle worker process ended: %s", process.end(grace_s=_END_S))
         if self.process is None:
-            self.process = process = _Process(self.pool.env, self._woken)
+            self.process = process = _Process(self.pool.env, self.pool.setup.path, self._woken)
             if self.pool.is_closed:  # meanwhile, when there was nothing to kill
                 process.kill()
             try:
@@ -456,7 +502,7 @@ _OURS = (WorkerDiedError, FnTimeoutError, WorkerStartError)
 class _Process:
     """One process: what it is told, says and prints, and its end. For one thread, but `kill` is for any."""
 
-    def __init__(self, env: Mapping[str, str], woken: int) -> None:
+    def __init__(self, env: Mapping[str, str], path: list[str], woken: int) -> None:
         """Start it.
 
         Raises:
@@ -480,7 +526,7 @@ class _Process:
                 raise
         except OSError as exc:
             raise WorkerStartError(f"no worker can start: {exc}") from None
-        path = [part for part in sys.path if isinstance(part, str)]
+        path = [*path, *(part for part in sys.path if isinstance(part, str))]
         flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]  # noqa: SLF001  # as multiprocessing does
         try:
             # not `with`: it outlives this call by far
@@ -490,7 +536,7 @@ class _Process:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 bufsize=0,
-                env=os.environ | env,
+                env=os.environ | env | {_STARTED: str(os.getpid())},
                 pass_fds=(theirs.fileno(), ends),
                 start_new_session=True,
             )
@@ -504,7 +550,7 @@ class _Process:
             theirs.close()
             os.close(ends)
         self._stdout, self._stderr = _Output(self._popen.stdout, "stdout"), _Output(self._popen.stderr, "stderr")
-        self._selector = selectors.PollSelector()  # has no descriptor of its own that a fork could share
+        self._selector = _selector()
         self._selector.register(self._link, selectors.EVENT_READ, self._read)
         self._selector.register(woken, selectors.EVENT_READ, None)
         for output in (self._stdout, self._stderr):

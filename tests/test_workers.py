@@ -11,6 +11,7 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import gc
+import importlib.util
 import io
 import logging
 import os
@@ -26,6 +27,7 @@ import warnings
 
 import pytest
 
+import file_dataset
 from file_dataset import _worker_main, _workers
 from file_dataset._workers import FnTimeoutError, WorkerDiedError, Workers, WorkerStartError
 
@@ -753,14 +755,16 @@ def test_a_watching_thread_kills_the_group_where_the_kernel_does_not(tmp_path):
 # Starting
 
 
-def test_fn_of_a_module_that_a_worker_cannot_import_says_which(call, monkeypatch):
-    module = types.ModuleType("only_in_the_parent")
-    exec("def fn(input_dir, output_dir): return None", module.__dict__)  # noqa: S102  # a module without a file
-    monkeypatch.setitem(sys.modules, module.__name__, module)
-    why = "fn could not be loaded in a worker process: ModuleNotFoundError: No module named 'only_in_the_parent'"
+def test_fn_of_a_module_that_a_worker_cannot_import_says_which(call, monkeypatch, tmp_path):
+    (tmp_path / "only_for_the_parent.py").write_text("import sys\nsys.needed\ndef fn(input_dir, output_dir): ...\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "needed", True, raising=False)
+    import only_for_the_parent
+
+    why = "fn could not be loaded in a worker process: AttributeError: module 'sys' has no attribute 'needed'"
     with pytest.raises(WorkerStartError, match=why) as raised:
-        call(module.fn)
-    assert "ModuleNotFoundError" in str(raised.value.__cause__)
+        call(only_for_the_parent.fn)
+    assert "AttributeError" in str(raised.value.__cause__)
 
 
 def test_an_interpreter_that_is_not_there_is_a_start_error(call, monkeypatch):
@@ -957,6 +961,191 @@ def test_a_pipeline_with_workers_runs_in_a_script_without_a_main_guard(tmp_path)
     ]
 
 
+_SPAWNED = """
+    import enum, multiprocessing, sys, typing
+    from pathlib import Path
+    from file_dataset._workers import Workers
+
+    T = typing.TypeVar("T")
+
+    class Outputs(typing.TypedDict):
+        out: int
+
+    class Kind(enum.Enum):
+        A = 1
+
+    class MyError(Exception):
+        pass
+
+    class Base(typing.Generic[T]):
+        pass
+
+    class Fn(Base[int]):
+        def __call__(self, input_dir, output_dir, row) -> Outputs:
+            if row["kind"] is Kind.A:
+                raise MyError(f"of {helper(1)}")
+            return {"out": helper(row["value"])}
+
+    def helper(value):
+        return value + 1
+
+    def job():
+        here = Path()
+        with Workers(Fn, count=1, by_keyword=True, takes_row=True) as workers:
+            print(__name__, workers.submit(here, here, {"kind": None, "value": 2}).result(60))
+            try:
+                workers.submit(here, here, {"kind": Kind.A}).result(60)
+            except MyError as exc:
+                print("caught", exc, flush=True)
+
+    if __name__ == "__main__":
+        child = multiprocessing.get_context(sys.argv[1]).Process(target=job)
+        child.start()
+        child.join(100)
+        sys.exit(child.exitcode)
+"""
+
+
+@pytest.mark.parametrize("how", ["fork", "spawn", "forkserver"])
+@pytest.mark.parametrize("kind", ["script", "module"])
+def test_main_travels_by_value_from_children_of_multiprocessing(tmp_path, how, kind):
+    command = script(tmp_path, _SPAWNED)
+    if kind == "module":
+        command = [sys.executable, "-m", "script"]
+    name = "__main__" if how == "fork" else "__mp_main__"
+    assert run([*command, how], cwd=tmp_path).stdout.splitlines() == [f"{name} {{'out': 3}}", "caught of 2"]
+
+
+def test_fn_of_a_module_that_was_loaded_from_a_path_travels_by_value(call, tmp_path, monkeypatch):
+    (tmp_path / "elsewhere.py").write_text("import loaded_by_path\n\ndef double(value): return 2 * value\n")
+    text = "def fn(input_dir, output_dir): return beside.double(4), beside.__name__, beside.loaded_by_path is beside\n"
+    (tmp_path / "job.py").write_text(text)
+    for name, file in [("loaded_by_path", "elsewhere.py"), ("loaded_job", "job.py")]:
+        spec = importlib.util.spec_from_file_location(name, tmp_path / file)
+        module = importlib.util.module_from_spec(spec)
+        monkeypatch.setitem(sys.modules, name, module)
+        spec.loader.exec_module(module)
+    module.beside = sys.modules["loaded_by_path"]
+    assert call(module.fn) == (8, "loaded_by_path", True)
+
+
+def test_fn_that_a_worker_can_import_travels_by_name():
+    assert len(_workers._dumps(textwrap.dedent)) < 100
+
+
+# Programs that are no plain Python
+
+
+@pytest.fixture
+def pipeline(tmp_path):
+    def make(**kwargs):
+        write_options = {"into_path": tmp_path / "out"}
+        return file_dataset.Pipeline(lambda _in, _out: None, write_options=write_options, **kwargs)
+
+    return make
+
+
+@pytest.mark.parametrize("asked", [{"workers": 1}, {"fn_timeout_s": 5}], ids=str)
+def test_a_frozen_program_is_refused_workers(pipeline, monkeypatch, asked):
+    monkeypatch.setattr(sys, "frozen", True, raising=False)
+    pipeline()
+    with pytest.raises(file_dataset.InvalidDatasetError, match=r"frozen.*workers=0"):
+        pipeline(**asked)
+
+
+def test_a_program_that_is_started_in_place_of_a_worker_starts_none(tmp_path):
+    """An embedded interpreter, or Nuitka's, whose sys.executable is the program."""
+    text = """
+        import os, sys
+        from pathlib import Path
+        import pandas as pd
+        import file_dataset
+
+        here = Path(__file__).parent
+        with (here / "mains").open("a") as file:
+            print(os.getpid(), file=file)
+        assert len((here / "mains").read_text().split()) < 4
+        sys.executable = str(here / "program")
+
+        def fn(input_dir, output_dir):
+            return {}
+
+        frame = pd.DataFrame({"id": ["1"], "a.py": [__file__]})
+        file_dataset.Pipeline(fn, write_options={"into_path": here / "out"}, workers=1).run(frame)
+        """
+    command = script(tmp_path, text)
+    program = tmp_path / "program"
+    program.write_text(f"#!/bin/sh\nexec {' '.join(command)}\n")
+    program.chmod(0o755)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+    assert "ran this program instead of fn" in done.stderr
+    assert "RunStoppedError: no worker can start" in done.stderr
+    assert len((tmp_path / "mains").read_text().split()) == 2
+
+
+def test_fn_can_have_workers_of_its_own(call):
+    def fn(input_dir, output_dir):
+        from file_dataset._workers import Workers, check_interpreter
+
+        check_interpreter()
+        with Workers(lambda _in, _out: "inner", count=1, by_keyword=False, takes_row=False) as workers:
+            return workers.submit(input_dir, output_dir, None).result(60)
+
+    assert call(fn, by_keyword=True) == "inner"
+
+
+def test_workers_are_refused_where_eventlet_has_patched_os(pipeline, monkeypatch):
+    patcher = types.SimpleNamespace(is_monkey_patched={"os": True}.get)
+    monkeypatch.setitem(sys.modules, "eventlet.patcher", patcher)
+    with pytest.raises(file_dataset.InvalidDatasetError, match=r"eventlet.*workers=0"):
+        pipeline(workers=1)
+
+
+def test_workers_run_under_gevent_while_other_greenlets_do(tmp_path):
+    pytest.importorskip("gevent")
+    text = """
+        from gevent import monkey
+        monkey.patch_all()
+        import os, sys, time
+        from pathlib import Path
+        import gevent
+        from file_dataset._workers import FnTimeoutError, WorkerDiedError, Workers, WorkerStartError
+
+        ticks = []
+
+        def tick():
+            while True:
+                gevent.sleep(0.01)
+                ticks.append(1)
+
+        gevent.spawn(tick)
+
+        def fn(input_dir, output_dir, row):
+            if row["does"] == "die":
+                os._exit(3)
+            time.sleep(1000 if row["does"] == "hang" else 0.3)
+            return row["does"]
+
+        def called(does):
+            try:
+                return workers.submit(Path(), Path(), {"does": does}).result(60)
+            except (FnTimeoutError, WorkerDiedError, WorkerStartError) as exc:
+                return type(exc).__name__
+
+        with Workers(fn, count=1, by_keyword=True, takes_row=True, timeout_s=3) as workers:
+            print(called("a"), called("b"), called("die"))
+            before = len(ticks)
+            print(called("hang"), len(ticks) > before + 20)
+            python, sys.executable = sys.executable, "/nowhere"
+            print(called("no process"))
+            gevent.sleep(0.1)
+            sys.executable = python
+            print(called("c"))  # its thread had none to wait for
+        """
+    said = run(script(tmp_path, text)).stdout.splitlines()
+    assert said == ["a b WorkerDiedError", "FnTimeoutError True", "WorkerStartError", "c"]
+
+
 # What fn meets
 
 
@@ -1009,6 +1198,39 @@ def test_variables_are_set_before_the_interpreter_starts(call, monkeypatch):
         return [sys.flags.optimize, os.environ["OMP_NUM_THREADS"], os.environ["OF_THE_PARENT"]]
 
     assert call(fn, env={"PYTHONOPTIMIZE": "1", "OMP_NUM_THREADS": "1"}) == [1, "1", "here"]
+
+
+def test_directories_of_pythonpath_come_first(call, monkeypatch, tmp_path):
+    for part in ("of_the_parent", "of_the_worker"):
+        (tmp_path / part).mkdir()
+        (tmp_path / part / "whose.py").write_text(f"NAME = {part!r}\n")
+    monkeypatch.syspath_prepend(str(tmp_path / "of_the_parent"))
+    monkeypatch.chdir(tmp_path)
+
+    def fn(_in, _out):
+        import whose
+
+        return [whose.NAME, sys.path]
+
+    env = {"PYTHONPATH": os.pathsep.join(["", "of_the_worker", ""])}
+    assert call(fn, env=env) == ["of_the_worker", [str(tmp_path / "of_the_worker"), *sys.path]]
+
+
+def test_variables_that_the_interpreter_and_its_loader_read_have_effect(call):
+    def fn(_in, _out):
+        import warnings
+        from pathlib import Path
+
+        try:
+            warnings.warn("an error there", DeprecationWarning, stacklevel=1)
+        except DeprecationWarning:
+            # as the process was started; macOS has no such file
+            at_start = Path("/proc/self/environ")
+            return hash("text"), not at_start.exists() or b"LD_LIBRARY_PATH=/lib-of-the-worker" in at_start.read_bytes()
+
+    env = {"PYTHONHASHSEED": "0", "PYTHONWARNINGS": "error", "LD_LIBRARY_PATH": "/lib-of-the-worker"}
+    hashed = run([sys.executable, "-c", "print(hash('text'))"], env=os.environ | {"PYTHONHASHSEED": "0"}).stdout
+    assert call(fn, env=env) == (int(hashed), True)
 
 
 def test_a_worker_holds_no_descriptor_of_another_and_passes_on_none(start, tmp_path):
