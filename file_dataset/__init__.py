@@ -6,7 +6,6 @@
 
 import importlib as _importlib
 import typing as _typing
-from importlib import metadata as _metadata
 
 from file_dataset._errors import FileDatasetError, InvalidDatasetError, MissingExtraError, RowError, RunStoppedError
 from file_dataset._options import Options
@@ -20,7 +19,7 @@ from file_dataset._writer import write_files
 if _typing.TYPE_CHECKING:
     from file_dataset import ray as ray
 
-__version__ = _metadata.version("file-dataset")
+    __version__: str
 
 __all__ = [
     "FileDatasetError",
@@ -41,6 +40,12 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
+    if name == "__version__":  # a frozen program and a clone have no metadata of an installation
+        metadata = _importlib.import_module("importlib.metadata")
+        try:
+            return metadata.version("file-dataset")
+        except metadata.PackageNotFoundError:
+            return "0+unknown"
     if name == "ray":  # Ray takes seconds to load, and need not be there
         return _importlib.import_module("file_dataset.ray")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

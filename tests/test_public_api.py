@@ -50,6 +50,18 @@ def test_the_version_is_that_of_the_distribution():
     assert file_dataset.__version__ == version("file-dataset")
 
 
+def test_a_copy_that_is_not_installed_imports_and_has_no_version():
+    code = (
+        "import importlib.metadata as metadata\n"
+        "def version(name): raise metadata.PackageNotFoundError(name)\n"
+        "metadata.version = version\n"
+        "import file_dataset, file_dataset_dagster\n"
+        "print(file_dataset.__version__)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout == "0+unknown\n"
+
+
 def test_the_metadata_names_the_licence_and_the_extras():
     found = metadata("file-dataset")
     assert found["License-Expression"] == "Apache-2.0"
