@@ -234,6 +234,7 @@ def test_a_constant_header_of_a_handler_is_on_the_wire(faults, fault_options, mo
 
 
 def test_a_header_that_a_handler_gives_uploads_alone_is_there(faults, fault_options, monkeypatch):
+    faults.put("s3://bucket/other", b"")
     options = dataclasses.replace(fault_options, max_concurrency=next(_widths))
     sent = []
 
