@@ -49,24 +49,28 @@ def uploads(row_id: RowId, files: Mapping[str, Path | None], into: Location) -> 
         InvalidDatasetError: an id or name is not safe, or a key is too long.
     """
     text = _urls.check_id(row_id)
+    most = _urls.KEY_BYTES if isinstance(into, _urls.ObjectUrl) else _urls.SEGMENT_BYTES
     return [
-        Transfer(row_id, name, path, _urls.join(into, text, *_urls.check_file_name(name).split("/")))
+        Transfer(
+            row_id, name, path, _urls.join(into, text, *_urls.check_file_name(name, segment_bytes=most).split("/"))
+        )
         for name, path in files.items()
         if path is not None
     ]
 
 
-def check_file_names(names: list[object], *, local: bool) -> list[str]:
+def check_file_names(names: list[object], *, local: bool, segment_bytes: int = _urls.SEGMENT_BYTES) -> list[str]:
     """Return the names when all of them can lie in one directory side by side.
 
     Args:
         names: column names or output names.
         local: they become files on disk, where names that differ by case or accents alone may be one file.
+        segment_bytes: as `_urls.check_file_name` takes it.
 
     Raises:
         InvalidDatasetError: a name is unsafe, appears twice, or is the directory of another.
     """
-    checked = [_urls.check_file_name(name) for name in names]
+    checked = [_urls.check_file_name(name, segment_bytes=segment_bytes) for name in names]
     if twice := sorted(name for name, count in Counter(checked).items() if count > 1):
         raise InvalidDatasetError(f"file names {twice} appear more than once")
     look_up = _urls.folded if local else str

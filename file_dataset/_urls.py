@@ -131,8 +131,12 @@ def join(prefix: Location, *names: str) -> Location:
     return ObjectUrl(prefix.bucket, key)
 
 
-def check_file_name(name: object) -> str:
+def check_file_name(name: object, *, segment_bytes: int = SEGMENT_BYTES) -> str:
     """Return `name` when it is a safe relative path of a file, such as `image.mha` or `sub/x.txt`.
+
+    Args:
+        name: whatever names a file.
+        segment_bytes: the limit of each segment; `KEY_BYTES` where it only becomes a key of S3.
 
     Raises:
         InvalidDatasetError: it is not text, is absolute, or would leave its directory.
@@ -142,7 +146,7 @@ def check_file_name(name: object) -> str:
     if name.startswith("/"):
         raise InvalidDatasetError(f"file name {_short(name)} is absolute: give it relative, such as 'image.mha'")
     for segment in name.split("/"):
-        if reason := _segment_fault(segment):
+        if reason := _segment_fault(segment, segment_bytes):
             raise InvalidDatasetError(f"file name {_short(name)} {reason}")
     return name
 
@@ -181,7 +185,7 @@ def folded(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold()
 
 
-def _segment_fault(segment: str) -> str | None:
+def _segment_fault(segment: str, most_bytes: int = SEGMENT_BYTES) -> str | None:
     if segment in {"", ".", ".."}:
         return f"has the segment {segment!r}" if segment else "is empty or has an empty segment"
     if found := _UNSAFE.search(segment):
@@ -191,7 +195,8 @@ def _segment_fault(segment: str) -> str | None:
         size = len(segment.encode())
     except UnicodeEncodeError:
         return "is not valid Unicode"
-    return f"is {size} bytes of UTF-8, over the {SEGMENT_BYTES} of a file system" if size > SEGMENT_BYTES else None
+    place = "S3" if most_bytes == KEY_BYTES else "a file system"
+    return f"is {size} bytes of UTF-8, over the {most_bytes} of {place}" if size > most_bytes else None
 
 
 def _split(url: str) -> tuple[str, str]:

@@ -29,7 +29,8 @@ def write_files(
     its name when it is whole.
 
     Args:
-        files: file name -> local path; None: no such file, nothing is written.
+        files: file name -> local path; None: no such file, nothing is written. Each segment of a name has at most 255
+            bytes on disk; in S3 the whole key 1,024.
         into_path: `s3://bucket/prefix` or a local directory; a trailing slash makes no difference.
         id: names the outputs; its text is one segment of the path.
         options: how S3 is reached; None: `Options.default()`.
@@ -49,7 +50,9 @@ def write_files(
     if extra_args is not None and not isinstance(extra_args, Mapping):
         raise InvalidDatasetError(f"extra_args is a {type(extra_args).__name__}: give a mapping, boto3's ExtraArgs")
     prefix = _urls.parse_prefix(into_path, local_paths=_options.takes_local_paths(options))
-    _plan.check_file_names(list(files), local=isinstance(prefix, Path))
+    is_local = isinstance(prefix, Path)
+    most = _urls.SEGMENT_BYTES if is_local else _urls.KEY_BYTES  # no file system sees a key
+    _plan.check_file_names(list(files), local=is_local, segment_bytes=most)
     sources = {name: None if _urls.is_null(path) else _source(name, path) for name, path in files.items()}
     transfers = _plan.uploads(id, sources, prefix)
     stores = _transfer.Stores(options)

@@ -28,7 +28,7 @@ import file_dataset
 from file_dataset_dagster.inputs import in_order
 from file_dataset_dagster.parquet import from_parquet, notes_of, to_parquet
 from file_dataset_dagster.partial import Stored
-from file_dataset_dagster.partitions import check_keys, joined, segment, split
+from file_dataset_dagster.partitions import check_keys, fitting, joined, segment, split
 from file_dataset_dagster.resource import FileDatasetResource
 from file_dataset_dagster.versions import version_of_frames
 
@@ -49,10 +49,16 @@ class ManifestIOManager(dg.ConfigurableIOManager):
     _expected: dict[dg.AssetKey, tuple[object, file_dataset.PipelineResult | None]] = PrivateAttr(default_factory=dict)
 
     def uri(self, asset_key: dg.AssetKey, partition_key: str | None = None, *, of: str = "manifest") -> str:
-        """Where the `manifest`, `failures`, `files` or `rejected` frame of an asset or of one partition lies."""
+        """Where the `manifest`, `failures`, `files` or `rejected` frame of an asset or of one partition lies.
+
+        Raises:
+            file_dataset.InvalidDatasetError: there is no base_path, or the partition key is too long for it.
+        """
         name = "manifest" if partition_key is None else f"partition={segment(partition_key)}"
         suffix = "" if of == "manifest" else f".{of}"
-        return "/".join([self._base(), "manifests", *map(segment, asset_key.path), f"{name}{suffix}.parquet"])
+        place = "/".join([self._base(), "manifests", *map(segment, asset_key.path), f"{name}{suffix}.parquet"])
+        asset = f"asset {asset_key.to_user_string()}"
+        return fitting(place, asset if partition_key is None else f"partition {partition_key!r} of {asset}")
 
     def _base(self) -> str:
         base = self.base_path or self.resource.base_path
@@ -220,7 +226,8 @@ class ManifestIOManager(dg.ConfigurableIOManager):
         context.add_output_metadata(_metadata(frame, uri, None))
 
     def _op_uri(self, context: dg.OutputContext) -> str:
-        return "/".join([self._base(), "runs", *map(segment, context.get_identifier())]) + ".parquet"
+        place = "/".join([self._base(), "runs", *map(segment, context.get_identifier())]) + ".parquet"
+        return fitting(place, f"output {context.name!r} of step {context.step_key}")
 
     def load_input(self, context: dg.InputContext) -> Any:  # noqa: ANN401 (what the annotation asks for)
         """The manifest, or whatever frame the upstream asset returned; of many partitions as the annotation says.

@@ -24,7 +24,7 @@ from file_dataset_dagster.io_manager import ManifestIOManager
 from file_dataset_dagster.logs import lines_in
 from file_dataset_dagster.parquet import check_storable
 from file_dataset_dagster.partial import PartialRun, rows_to_run
-from file_dataset_dagster.partitions import segment
+from file_dataset_dagster.partitions import fitting, segment
 from file_dataset_dagster.previews import previews
 from file_dataset_dagster.resource import FileDatasetResource
 from file_dataset_dagster.versions import version_of_result
@@ -224,10 +224,13 @@ class _Run:
         """Run the rows that are wanted, merge and judge them."""
         started = time.monotonic()
         policy = self.settings.policy
-        into_path = self.root if partition_key is None else f"{self.root}/{segment(partition_key)}"
+        into_path = self.root
         try:
-            if self.manifests is not None:
-                check_storable(frame)  # not after hours of rows
+            if partition_key is not None:
+                into_path = fitting(f"{self.root}/{segment(partition_key)}", f"partition {partition_key!r}")
+            if self.manifests is not None:  # not after hours of rows
+                self.manifests.uri(self.asset_key, partition_key, of="rejected")
+                check_storable(frame)
             if len(frame) < policy.min_rows and policy.on_exceeded == "fail":  # no row runs in vain
                 result, rows_run = self._nothing(frame, into_path), 0
             else:

@@ -80,6 +80,15 @@ def test_a_key_longer_than_s3_allows_is_refused(source, fault_options):
         write_files({"a.txt": source}, into_path="s3://bucket/" + "x" * 1020, id="1", options=fault_options)
 
 
+def test_a_name_longer_than_a_file_systems_is_stored_in_s3_and_refused_on_disk(bucket, options, source, tmp_path):
+    name = "數" * 200  # 600 bytes
+    assert write_files({name: source}, into_path=bucket.url("out"), id="1", options=options)
+    assert bucket.keys() == [f"out/1/{name}"]
+    with pytest.raises(InvalidDatasetError, match="over the 255 of a file system"):
+        write_files({name: source}, into_path=tmp_path / "out", id="1")
+    assert not (tmp_path / "out").exists()
+
+
 def test_extra_args_are_boto3s(bucket, options, source):
     extra = {"ContentType": "text/x-test"}
     write_files({"a.txt": source}, into_path=bucket.url("out"), id="1", options=options, extra_args=extra)

@@ -1,5 +1,7 @@
 """ManifestIOManager: frames come back as they went in, from where they should lie, whole or not at all."""
 
+import unicodedata
+
 import dagster as dg
 import pandas as pd
 import pyarrow as pa
@@ -119,6 +121,72 @@ def test_an_odd_partition_is_stored_and_loaded(where, text, request):
     at = io_manager.uri(key("asset", text), text)
     io_manager.store(frame, at)
     pd.testing.assert_frame_equal(io_manager.load(at), frame)
+
+
+SCRIPTS = {
+    "Latin": "é",
+    "Chinese": "数",
+    "Arabic": "ع",
+    "Hindi with signs": "नी",
+    "Japanese, decomposed": "か\u3099",
+    "Korean, decomposed": "\u1100\u1161",
+    "emoji": "😀",
+    "percent": "%",
+    "slash": "/",
+}
+
+
+@pytest.mark.parametrize("characters", [26, 27, 60, 255])
+@pytest.mark.parametrize("text", SCRIPTS.values(), ids=SCRIPTS)
+def test_keys_of_any_script_have_room_in_s3_and_share_no_segment(characters, text):
+    keys = [(text * characters)[:characters], (text * characters)[: characters - 1] + "x"]
+    normal = [unicodedata.normalize(form, key) for key in keys for form in ("NFC", "NFD")]
+    segments = {key: segment(key) for key in [*keys, *normal]}
+    assert len({unicodedata.normalize("NFC", found) for found in segments.values()}) == len(segments)
+    assert all(len(segments[key].encode()) <= 765 for key in keys)
+    assert not any("/" in found or "." in found for found in segments.values())
+
+
+def test_a_segment_that_fits_keeps_its_place():
+    """Manifests of earlier versions stay where they are."""
+    assert segment("数" * 25) == "%E6%95%B0" * 25
+    assert segment("数" * 60) == "数" * 60
+
+
+@pytest.mark.parametrize("text", ["数", "😀", "नी"], ids=["Chinese", "emoji", "Hindi"])
+def test_a_partition_key_of_255_characters_is_stored_and_loaded_in_s3(run, resource, text):
+    long = (text * 255)[:255]
+    partitions_def, seen = dg.StaticPartitionsDefinition([long, long[:-1]]), []
+    frame = frame_asset(pd.DataFrame({"id": [1]}), partitions_def=partitions_def)
+    assert run([frame, reader_asset(seen, partitions_def=partitions_def)], resource, partition_key=long).success
+    assert len(seen) == 1
+
+
+def test_a_partition_key_whose_utf8_fits_a_file_name_is_stored_on_disk(run, local):
+    long, seen = "数" * 60, []
+    partitions_def = dg.StaticPartitionsDefinition([long])
+    assets = [frame_asset(pd.DataFrame({"id": [1]}), partitions_def=partitions_def)]
+    assert run([*assets, reader_asset(seen, partitions_def=partitions_def)], local, partition_key=long).success
+    assert len(seen) == 1
+
+
+def test_a_partition_key_that_fits_no_file_name_is_refused_by_its_name(run, local, tmp_path):
+    long = "数" * 255
+    frame = frame_asset(pd.DataFrame({"id": [1]}), partitions_def=dg.StaticPartitionsDefinition([long]))
+    told = failure_of(run([frame], local, partition_key=long))
+    assert f"partition '{long}' of asset frame is too long: its file name has 783 bytes, and 255 are allowed" in told
+    assert not (tmp_path / "base").exists()
+
+
+@pytest.mark.parametrize("bucket", ["b", "arn:aws:s3:eu-west-1:123456789012:accesspoint/ap"], ids=["bucket", "ARN"])
+def test_a_key_longer_than_s3_has_is_refused_by_the_partition(bucket):
+    room = 1024 - len("manifests/frame/partition=x.parquet")
+    manifests = ManifestIOManager(resource=FileDatasetResource(base_path=f"s3://{bucket}/{'p' * (room - 1)}"))
+    assert manifests.uri(key("frame"), "x").endswith("=x.parquet")
+    with pytest.raises(
+        file_dataset.InvalidDatasetError, match="partition 'xy' of asset frame is too long: its key in S3"
+    ):
+        manifests.uri(key("frame"), "xy")
 
 
 def frame_asset(frame, **arguments):

@@ -545,6 +545,42 @@ def test_an_odd_partition_key_runs(run, local, scans, text):
     assert ids_of(local, text) == ["s1"]
 
 
+@pytest.mark.parametrize("text", ["数" * 27, "数" * 255, "😀" * 255], ids=["27", "255", "emoji"])
+def test_a_pipeline_runs_on_a_long_partition_key_in_s3(run, resource, scans, text):
+    partitions_def = dg.StaticPartitionsDefinition([text])
+
+    @dg.asset(partitions_def=partitions_def)
+    def raw_scans() -> pd.DataFrame:
+        return scans(["s1"])
+
+    long = pipeline_asset(copied, input=raw_scans, partitions_def=partitions_def)
+    assert run([raw_scans, long], resource, partition_key=text).success
+    assert ids_of(resource, text) == ["s1"]
+
+
+@pytest.mark.parametrize("io_manager_key", ["io_manager", "memory"])
+def test_a_pipeline_refuses_a_key_too_long_for_a_disk_before_its_first_row(run, local, scans, tmp_path, io_manager_key):
+    text, ran = "数" * 255, []
+    partitions_def = dg.StaticPartitionsDefinition([text])
+
+    @dg.asset(partitions_def=partitions_def, io_manager_key="memory")
+    def raw_scans() -> pd.DataFrame:
+        return scans(["s1"])
+
+    def fn(input_dir, output_dir):
+        ran.append(1)
+        return {}
+
+    long = pipeline_asset(
+        fn, input=raw_scans, partitions_def=partitions_def, name="long", io_manager_key=io_manager_key
+    )
+    result = run([raw_scans, long], local, partition_key=text, resources={"memory": dg.InMemoryIOManager()})
+    assert f"partition '{text}'" in failure_of(result).description
+    assert "too long: its file name has" in failure_of(result).description
+    assert ran == []
+    assert not (tmp_path / "base").exists()
+
+
 def test_odd_partition_keys_share_no_file(run, local, scans, tmp_path):
     partitions_def = dg.StaticPartitionsDefinition(ODD)
 
