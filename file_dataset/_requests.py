@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from file_dataset import _answers, _digest
 from file_dataset._errors import code_of, store_error
 from file_dataset._route import UnknownError
-from file_dataset._sigv4 import EMPTY_SHA256, UNSIGNED_PAYLOAD
+from file_dataset._sigv4 import UNSIGNED_PAYLOAD
 from file_dataset._store import CHUNK_BYTES, ObjectInfo
 from file_dataset._wire import INLINE_BYTES, Exchange, FileBody
 
@@ -75,10 +75,12 @@ class Request(Exchange, Generic[T]):
             raise InterruptedError("cancelled")
         return True
 
-    def head(self, method: str, headers: Mapping[str, str], *, query: str = "", payload: str = EMPTY_SHA256) -> bytes:
+    def head(self, method: str, headers: Mapping[str, str], *, query: str = "", payload: str | None = None) -> bytes:
         """Return the head of the request, signed now."""
         if self.signer is not None:
-            return self.signer.head(method, self.path, query, headers, payload).encode("latin-1")
+            return self.signer.head(method, self.path, query, headers, payload or self.route.no_payload).encode(
+                "latin-1"
+            )
         target = f"{self.path}?{query}" if query else self.path
         lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
         return f"{method} {target} HTTP/1.1\r\n{lines}\r\n".encode("latin-1")

@@ -29,7 +29,7 @@ from botocore.handlers import BUILTIN_HANDLERS
 from botocore.utils import get_environ_proxies
 
 from file_dataset import _options
-from file_dataset._sigv4 import Signer, quoted_path
+from file_dataset._sigv4 import EMPTY_SHA256, Signer, quoted_path
 from file_dataset._wire import Endpoint
 
 if TYPE_CHECKING:
@@ -70,6 +70,7 @@ class Route:
     read_headers: Mapping[str, str]  # the same and what a GET and a HEAD ask for
     scope: tuple[str, str] | None  # region and service to sign for; None: unsigned
     signs_payload: bool
+    no_payload: str  # what a request without a body says of it
 
     def path_of(self, key: str) -> str:
         """Return the path of an object, escaped."""
@@ -280,6 +281,7 @@ class Router:
             kept,
             scope,
             url.scheme == "http" if signs is None else bool(signs),
+            headers.get("x-amz-content-sha256", EMPTY_SHA256),
         )
 
     def _upload_headers(self, bucket: str, extra_args: Mapping[str, Any]) -> Mapping[str, str]:
