@@ -232,7 +232,7 @@ LOST = (
     boto.CredentialRetrievalError, boto.MetadataRetrievalError, boto.NoAuthTokenError, boto.NoCredentialsError,
     boto.PartialCredentialsError, boto.ProfileNotFound, boto.SSOError, boto.TokenRetrievalError,
 )  # fmt: skip
-_LATE = (boto.ConnectTimeoutError, boto.ReadTimeoutError)
+_LATE = (boto.ConnectTimeoutError, boto.ReadTimeoutError, urllib3.exceptions.ReadTimeoutError)
 _BROKEN = (
     boto.ConnectionError, boto.EndpointConnectionError, boto.HTTPClientError, boto.ResponseStreamingError,
     boto.SSLError, urllib3.exceptions.HTTPError, ssl.SSLError,

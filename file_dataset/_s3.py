@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import re
 import threading
+import time
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
@@ -29,7 +31,7 @@ from file_dataset._requests import Body, ElsewhereError, Fork, Get, Head, Put
 from file_dataset._route import Router, UnknownError
 from file_dataset._store import CHUNK_BYTES, ObjectInfo, attempt
 from file_dataset._urls import ObjectUrl
-from file_dataset._wire import Lane, wires
+from file_dataset._wire import SLOW_BYTES_S, Lane, stall_s, wires
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -49,6 +51,7 @@ T = TypeVar("T")
 _MAX_PARTS = 10_000
 _PART_BYTES = 16 << 20  # a guess: large enough that a request's own cost does not show
 _ALGORITHM = "CRC64NVME"
+_LATE_S = 5.0  # what a wait for one piece counts at most: longer ones may be a fn's that holds the GIL; a guess
 _READS = ("get_object", "head_object")
 _MULTIPART_BYTES = 4 * _PART_BYTES  # a guess: below it, one request is as fast and three fewer
 
@@ -296,7 +299,7 @@ class S3Store:
                 sink.restart()
                 sink.comes_in_parts = False
                 raise WrongSpanError(span_sent)
-            while chunk := body.read(CHUNK_BYTES):
+            for chunk in _pieces(body, access.client.meta.config.read_timeout):
                 part.write(chunk)
         except RAISED as exc:
             raise self._os_error(exc) from _answers.cause_of(exc)
@@ -616,6 +619,32 @@ def _headers_of(answer: Mapping[str, Any]) -> Mapping[str, str]:
     length = answer.get("ContentLength", getattr(answer.get("Body"), "_content_length", None))
     fields = {"content-length": length, "etag": answer.get("ETag")}
     return {name: str(value) for name, value in fields.items() if value is not None}
+
+
+def _pieces(body: Any, read_timeout_s: float | None) -> Iterator[bytes]:  # noqa: ANN401  # boto3 has no types
+    """Yield what arrives of a body, as it arrives: read() would wait for a whole chunk, however slowly it comes.
+
+    Raises:
+        TimeoutError: it is so slow that it is a stall.
+    """
+    # urllib3's, which boto3 does not hand on; a Stubber's body can be anything
+    read = getattr(getattr(body, "_raw_stream", None), "read1", body.read)
+    limit_s = math.inf if read_timeout_s is None else stall_s(read_timeout_s)
+    spent_s, moved, last = 0.0, 0, time.monotonic()
+    while chunk := read(CHUNK_BYTES):
+        now = time.monotonic()
+        spent_s += min(now - last, _LATE_S)
+        moved += len(chunk)
+        last = now
+        if spent_s > limit_s:
+            if moved < SLOW_BYTES_S * spent_s:
+                message = (
+                    f"the store sent {moved} bytes in {spent_s:.0f} s: less than {SLOW_BYTES_S} a second is a stall"
+                )
+                raise store_error(TimeoutError, message)
+            spent_s, moved = 0.0, 0
+        yield chunk
+        last = time.monotonic()
 
 
 def _never(*_: object) -> None:

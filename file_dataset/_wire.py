@@ -60,6 +60,12 @@ _TICK_S = 0.25  # how late a stalled or cancelled exchange is noticed
 _LATE_S = (
     0.5  # a loop that is later than this was kept from running (a fn that holds the GIL), and no server is to blame
 )
+# What drips is bounded too: the head of an answer by ten read timeouts, a body by the least speed that is no stall.
+# Guesses: links to satellites and ships bring more. With a read timeout above botocore's own, the patient have it here.
+_HEAD_TIMEOUTS = 10
+SLOW_S = 30.0
+SLOW_BYTES_S = 1 << 10
+_PATIENT_S = 60.0
 _IDLE_S = 15.0  # servers close idle connections sooner or later (AWS: about 20 s); a guess below
 _NAMES_S = 30.0  # a name is looked up again after this: S3 moves its addresses
 _THROTTLE_S = 1.0  # the requests that were in flight when the store first said "slow down" say the same
@@ -70,7 +76,13 @@ NOT_TLS = ("WRONG_VERSION_NUMBER", "UNKNOWN_PROTOCOL", "HTTP_REQUEST")
 NO_TLS_REMEDY = "the server speaks no TLS on this port: write http:// in endpoint_url, or the port that speaks https"
 _ALERT = b"\x15\x03"  # how a TLS record begins that says what is wrong
 _SLOW_DOWN = (429, 503)
+
 _AGAIN = (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
+
+
+def stall_s(read_timeout_s: float) -> float:
+    """Return for how many seconds a body may be slower than SLOW_BYTES_S."""
+    return SLOW_S if read_timeout_s <= _PATIENT_S else read_timeout_s
 
 
 @dataclass(frozen=True, eq=False)
@@ -566,9 +578,9 @@ class _Connection:
     """One socket, and the exchange that it is busy with."""
 
     __slots__ = (
-        "_addresses", "_answer", "_file", "_head", "_is_answered", "_is_over", "_is_reusable", "_is_used", "_left",
-        "_out", "_parser", "_phase", "_room", "_strand", "_target", "_wants_write", "endpoint", "exchange", "lane",
-        "moved_at", "sock", "wire",
+        "_addresses", "_answer", "_file", "_head", "_interim", "_is_answered", "_is_over", "_is_reusable", "_is_used",
+        "_left", "_mark", "_out", "_parser", "_phase", "_room", "_strand", "_target", "_told", "_wants_write",
+        "endpoint", "exchange", "lane", "moved_at", "sock", "wire",
     )  # fmt: skip
 
     def __init__(self, wire: Wire, lane: Lane, exchange: Exchange, addresses: list[_Address]) -> None:
@@ -591,7 +603,8 @@ class _Connection:
         self._target: Target | None = None
         self._room: memoryview | None = None
         self._strand: _Strand | None = None
-        self._left = 0
+        self._left = self._interim = self._told = 0
+        self._mark: tuple[str, int, float] | None = None
         self._is_answered = False
         self._is_reusable = True
 
@@ -779,13 +792,12 @@ class _Connection:
 
     def _take_head(self, data: bytes | memoryview) -> None:
         parser, rest = self._parsed(data)
-        for _ in range(_INFORMATIONAL):
-            # informational: the answer comes after it
-            if parser is None or not 100 <= parser.status < 200:  # noqa: PLR2004
-                break
+        while parser is not None and 100 <= parser.status < 200:  # noqa: PLR2004  # the answer comes after it
+            self._interim += 1
+            if self._interim > _INFORMATIONAL:
+                message = f"the server sent more than {_INFORMATIONAL} interim (1xx) answers and no final one"
+                raise store_error(ConnectionError, message)
             parser, rest = self._parsed(bytes(rest))
-        else:
-            raise store_error(ConnectionError, "the answer does not come to its point")
         if parser is not None:
             self._head = b""
             self._begin_body(parser, memoryview(rest))
@@ -871,6 +883,7 @@ class _Connection:
     def _tell(self, chunk: memoryview) -> None:
         answer = self._answer
         assert answer is not None  # noqa: S101
+        self._told += len(chunk)  # with what frames it: extensions and trailers have no end of their own
         if self._parser is not None:
             try:
                 self._parser.feed(chunk)
@@ -883,7 +896,7 @@ class _Connection:
             answer.body += bytes(chunk[: self._left])
             self._left -= min(len(chunk), self._left)
             is_whole = self._left == 0
-        if len(answer.body) > _TOLD_BYTES:
+        if self._told > _TOLD_BYTES:
             raise store_error(ConnectionError, f"the store answered {answer.status} with more than {_TOLD_BYTES} bytes")
         if is_whole:
             self._complete()
@@ -963,6 +976,7 @@ class _Connection:
             self.wire._selector.register(self.sock, selectors.EVENT_READ, self)  # noqa: SLF001
             self._wants_write = False
             self.moved_at = self.wire.clock
+            self._mark = None
             self.wire.turns.append(self)
 
     def _broke_off(self) -> None:
@@ -1053,6 +1067,33 @@ class _Connection:
                 )
         elif self._phase == self._talking and still_s > self.endpoint.read_timeout_s:
             self._fail(store_error(TimeoutError, f"the store sent nothing for {self.endpoint.read_timeout_s} s"))
+        elif self._phase == self._talking and (reason := self._too_slow()) is not None:
+            self._fail(store_error(TimeoutError, reason))
+
+    def _too_slow(self) -> str | None:
+        """Return what is wrong with an exchange that moves, and would take for ever."""
+        clock, limit = self.wire.clock, self.endpoint.read_timeout_s
+        if self._out is not None or self._file is not None:
+            doing, count = "took", len(self._out or b"") + (self._file.left if self._file is not None else 0)
+        elif self._answer is None:
+            doing, count = "answers", 0
+        else:
+            doing, count = "sent", self._left if self._parser is None else len(self._answer.body)
+        if self._mark is None or self._mark[0] != doing:
+            self._mark = doing, count, clock
+            return None
+        _, before, since = self._mark
+        spent_s, moved = clock - since, abs(count - before)
+        if doing == "answers":
+            if spent_s <= max(SLOW_S, _HEAD_TIMEOUTS * limit):
+                return None
+            return f"the head of the answer was not whole after {spent_s:.0f} s"
+        if spent_s <= stall_s(limit):
+            return None
+        if moved < SLOW_BYTES_S * spent_s:
+            return f"the store {doing} {moved} bytes in {spent_s:.0f} s: less than {SLOW_BYTES_S} a second is a stall"
+        self._mark = doing, count, clock
+        return None
 
     def close(self) -> None:
         """Close the socket; the connection is of no use any more."""
