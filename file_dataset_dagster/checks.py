@@ -61,6 +61,8 @@ class DroppedRows:
     result: file_dataset.PipelineResult
     policy: DropPolicy
     partition_key: str | None = None
+    changed_rows: int = 0  # have other inputs now, and did not run
+    is_unclear: bool = False  # which rows of the input changed
 
     @property
     def not_run(self) -> int:
@@ -104,7 +106,15 @@ class DroppedRows:
         not_run = f"; {self.not_run} not run yet" if self.not_run else ""
         rows = self.result.input_rows
         few = f"; {rows} input rows are fewer than min_rows={self.policy.min_rows}" if self.is_too_few else ""
-        return f"{where}{self.result.summary(allowed_fraction=self.policy.max_dropped_fraction)}{not_run}{few}"
+        dropped = self.result.summary(allowed_fraction=self.policy.max_dropped_fraction)
+        return f"{where}{dropped}{not_run}{self._behind()}{few}"
+
+    def _behind(self) -> str:
+        if self.changed_rows:
+            return f"; {self.changed_rows} changed rows did not run, so the asset stays stale"
+        if self.is_unclear:
+            return "; the input has a new data version, rows that did not run may be old, so the asset stays stale"
+        return ""
 
     def check_result(self, asset_key: dg.AssetKey, failures_uri: str | None) -> dg.AssetCheckResult:
         """Return the result of `no_dropped_rows`: WARN when rows were dropped, ERROR when the policy is exceeded."""
@@ -117,6 +127,8 @@ class DroppedRows:
             metadata["partition"] = self.partition_key
         if self.not_run:
             metadata["rows_not_run"] = self.not_run
+        if self.changed_rows:
+            metadata["changed_rows_not_run"] = self.changed_rows
         if self.result.dropped_rows:
             metadata["dropped"] = self._table()
         if failures_uri is not None:
@@ -124,7 +136,7 @@ class DroppedRows:
         return dg.AssetCheckResult(
             check_name=CHECK_NAME,
             asset_key=asset_key,
-            passed=not self.result.dropped_rows and not self.not_run and not self.is_too_few,
+            passed=not (self.result.dropped_rows or self.not_run or self.changed_rows or self.is_too_few),
             severity=dg.AssetCheckSeverity.ERROR if self.is_exceeded else dg.AssetCheckSeverity.WARN,
             description=str(self),
             metadata=metadata,

@@ -28,35 +28,48 @@ def input_of(given: Any) -> dg.AssetIn:  # noqa: ANN401 (whatever names an asset
     return dg.AssetIn(**{**given._asdict(), "metadata": allowed})
 
 
-def frame_of_all(context: dg.AssetExecutionContext, given: Any) -> pd.DataFrame:  # noqa: ANN401
-    """The input of an asset without partitions: all partitions of what is read, joined."""
-    if not _is_partitioned(context):
-        return _checked(given, context)
-    upstream = context.asset_partitions_def_for_input(INPUT)
-    keys = in_order(context.asset_partition_keys_for_input(INPUT), upstream, context.instance)
-    return _joined(context, given, keys)
+def keys_of_input(context: dg.AssetExecutionContext, partition_key: str | None) -> list[Any]:
+    """The partitions of what is read that a partition of the run maps to, in order; [None]: what is read has none.
 
-
-def frame_of(context: dg.AssetExecutionContext, given: Any, partition_key: str) -> pd.DataFrame:  # noqa: ANN401
-    """The input of one partition of the run: the partition of what is read that it maps to; several are joined.
-
-    What has no partitions is the input of each.
-
-    Raises:
-        file_dataset.FileDatasetError: there is no manifest, or the partitions cannot be joined.
+    Args:
+        context: of the run.
+        partition_key: one of the run's; None: the asset has no partitions, and reads all.
     """
     if not _is_partitioned(context):
-        return _checked(given, context)
+        return [None]
     upstream_key = context.asset_key_for_input(INPUT)
     upstream = context.asset_partitions_def_for_input(INPUT)
+    if partition_key is None:
+        return list(in_order(context.asset_partition_keys_for_input(INPUT), upstream, context.instance))
     own = context.assets_def.partitions_def
     mapping = context.assets_def.infer_partition_mapping(context.asset_key, upstream_key, upstream)
     subset = None if own is None else own.subset_with_partition_keys([partition_key])
     mapped = mapping.get_upstream_mapped_partitions_result_for_partitions(
         subset, own, upstream, dynamic_partitions_store=context.instance
     )
-    keys = in_order(mapped.partitions_subset.get_partition_keys(), upstream, context.instance)
-    if len(keys) == 1:
+    return list(in_order(mapped.partitions_subset.get_partition_keys(), upstream, context.instance))
+
+
+def frame_of(
+    context: dg.AssetExecutionContext,
+    given: Any,  # noqa: ANN401
+    keys: list[Any],
+    partition_key: str | None,
+) -> pd.DataFrame:
+    """The input of one partition of the run, or of an asset without any (None), which are all partitions, joined.
+
+    Args:
+        context: of the run.
+        given: what the IO manager loaded.
+        keys: as `keys_of_input` says.
+        partition_key: one of the run's; None: the asset has no partitions.
+
+    Raises:
+        file_dataset.FileDatasetError: there is no manifest, or the partitions cannot be joined.
+    """
+    if keys == [None]:
+        return _checked(given, context)
+    if len(keys) == 1 and partition_key is not None:
         return _checked(_by_key(context, given, keys)[keys[0]], context)
     return _joined(context, given, keys)
 

@@ -4,7 +4,8 @@
     <base_path>/manifests/<key parts>/partition=<key>.parquet     one partition
     <base_path>/runs/<run>/<step>/<output>.parquet                what one op of a graph hands to the next
 
-Beside each manifest of a pipeline lie its `.failures.parquet` and `.files.parquet`, and `.rejected.parquet`: the
+Beside each manifest of a pipeline lie its `.failures.parquet`, `.files.parquet` and `.origins.parquet` (digests of what
+each row was made from; partial runs compare them), and `.rejected.parquet`: the
 failures of a later run whose manifest was not stored, without rows once a later run's is.
 """
 
@@ -29,6 +30,7 @@ from file_dataset_dagster.inputs import in_order
 from file_dataset_dagster.parquet import from_parquet, notes_of, to_parquet
 from file_dataset_dagster.partial import Stored
 from file_dataset_dagster.partitions import check_keys, fitting, joined, segment, split
+from file_dataset_dagster.provenance import Origins, from_frame
 from file_dataset_dagster.resource import FileDatasetResource
 from file_dataset_dagster.versions import version_of_frames
 
@@ -36,6 +38,7 @@ from file_dataset_dagster.versions import version_of_frames
 _STAMP = "stamp"
 _AGAINST = "against"  # the stamp of the manifest that a rejected run left in place
 _WITHOUT_DIGEST = "files_without_digest"
+_VERSION = "data_version"  # of the frames that a plain asset returned
 
 
 class ManifestIOManager(dg.ConfigurableIOManager):
@@ -46,7 +49,9 @@ class ManifestIOManager(dg.ConfigurableIOManager):
         default=None, description="s3://bucket/prefix or a local directory; the resource's base_path unless given."
     )
     _options: file_dataset.Options | None = PrivateAttr(default=None)
-    _expected: dict[dg.AssetKey, tuple[object, file_dataset.PipelineResult | None]] = PrivateAttr(default_factory=dict)
+    _expected: dict[dg.AssetKey, tuple[object, file_dataset.PipelineResult | None, Origins | None]] = PrivateAttr(
+        default_factory=dict
+    )
 
     def uri(self, asset_key: dg.AssetKey, partition_key: str | None = None, *, of: str = "manifest") -> str:
         """Where the `manifest`, `failures`, `files` or `rejected` frame of an asset or of one partition lies.
@@ -108,10 +113,17 @@ class ManifestIOManager(dg.ConfigurableIOManager):
         return from_parquet(blobs["frame.parquet"][0].as_buffer(), uri, columns)
 
     def store_result(
-        self, result: file_dataset.PipelineResult, asset_key: dg.AssetKey, partition_key: str | None
+        self,
+        result: file_dataset.PipelineResult,
+        asset_key: dg.AssetKey,
+        partition_key: str | None,
+        origins: Origins | None = None,
     ) -> dict[str, Any]:
         """Store files and failures, then the manifest, so that a manifest always has both; return its metadata."""
         stamp = {_STAMP: uuid.uuid4().hex}
+        if origins is not None:
+            at = self.uri(asset_key, partition_key, of="origins")
+            self.store(origins.to_frame(), at, stamp | origins.notes)
         for frame, of in ((result.files, "files"), (result.failures, "failures")):
             self.store(frame, self.uri(asset_key, partition_key, of=of), stamp)
         uri = self.uri(asset_key, partition_key)
@@ -123,15 +135,22 @@ class ManifestIOManager(dg.ConfigurableIOManager):
                 self.store(result.failures.head(0), rejected, {_AGAINST: None})
         return _metadata(result.manifest, uri, partition_key)
 
-    def expect(self, asset_key: dg.AssetKey, value: object, result: file_dataset.PipelineResult | None) -> None:
+    def expect(
+        self,
+        asset_key: dg.AssetKey,
+        value: object,
+        result: file_dataset.PipelineResult | None,
+        origins: Origins | None = None,
+    ) -> None:
         """Take `value`, the asset's next output, for this result: others see a frame, and all of it is stored.
 
         Args:
             asset_key: whose output it is.
             value: the manifest, or a dict of manifests by partition.
             result: what is stored for it; None: it is stored already.
+            origins: of the result's rows.
         """
-        self._expected[asset_key] = value, result
+        self._expected[asset_key] = value, result, origins
 
     def store_rejected(self, failures: pd.DataFrame, asset_key: dg.AssetKey, partition_key: str | None) -> str:
         """Store the failures of a run whose manifest is not stored; return where. One GET to see what they follow."""
@@ -143,8 +162,9 @@ class ManifestIOManager(dg.ConfigurableIOManager):
         return uri
 
     def stored(self, asset_key: dg.AssetKey, partition_key: str | None) -> Stored | None:
-        """What is stored of the last run, in four GETs at once; None when that is no whole manifest of a pipeline."""
-        uris = {of: self.uri(asset_key, partition_key, of=of) for of in ("manifest", "failures", "files", "rejected")}
+        """What is stored of the last run, in five GETs at once; None when that is no whole manifest of a pipeline."""
+        names = ("manifest", "failures", "files", "rejected", "origins")
+        uris = {of: self.uri(asset_key, partition_key, of=of) for of in names}
         found = self._blobs(uris)
         if {"manifest", "failures", "files"} - set(found):
             return None
@@ -161,7 +181,22 @@ class ManifestIOManager(dg.ConfigurableIOManager):
             frames["files"],
             notes["manifest"].get(_WITHOUT_DIGEST, 0),
             rejected if is_later else rejected.head(0),
+            from_frame(frames["origins"], notes["origins"])
+            if notes.get("origins", {}).get(_STAMP) == stamp
+            else Origins(),
         )
+
+    def files_of(self, asset_key: dg.AssetKey, keys: Sequence[str | None]) -> dict[str | None, pd.DataFrame]:
+        """The `files` frames of these partitions, of those that a pipeline has stored: a GET each, all at once."""
+        uris = {str(number): self.uri(asset_key, key, of="files") for number, key in enumerate(keys)}
+        found = self._blobs(uris)
+        return {keys[int(number)]: from_parquet(blob, uris[number]) for number, blob in found.items()}
+
+    def versions_noted(self, asset_key: dg.AssetKey, keys: Sequence[str | None]) -> dict[str | None, str | None]:
+        """The data version that each frame was stored under, where it is that of its values: a GET each."""
+        uris = {str(number): self.uri(asset_key, key) for number, key in enumerate(keys)}
+        found = self._blobs(uris)
+        return {keys[int(number)]: notes_of(blob, uris[number]).get(_VERSION) for number, blob in found.items()}
 
     def handle_output(self, context: dg.OutputContext, obj: object) -> None:
         """Store a frame, a PipelineResult, or in a run over many partitions a dict of frames by partition key.
@@ -176,14 +211,14 @@ class ManifestIOManager(dg.ConfigurableIOManager):
 
     def _handle_result(self, context: dg.OutputContext, obj: object) -> bool:
         """Store a result; tell whether there is one: what `expect` announced, or the output itself."""
-        expected, result = self._expected.pop(context.asset_key, (None, None))
+        expected, result, origins = self._expected.pop(context.asset_key, (None, None, None))
         is_expected = expected is not None and expected is obj
         if not is_expected:
-            result = obj if isinstance(obj, file_dataset.PipelineResult) else None
+            result, origins = obj if isinstance(obj, file_dataset.PipelineResult) else None, None
         if result is not None:
             keys = list(context.asset_partition_keys) if context.has_asset_partitions else []
             own_key = str(keys[0]) if keys else None  # of several, each is stored as it finishes
-            context.add_output_metadata(self.store_result(result, context.asset_key, own_key))
+            context.add_output_metadata(self.store_result(result, context.asset_key, own_key, origins))
         return is_expected or result is not None
 
     def _handle_frames(self, context: dg.OutputContext, obj: object) -> None:
@@ -202,10 +237,11 @@ class ManifestIOManager(dg.ConfigurableIOManager):
         if len(frames) > 1:
             for frame in frames.values():
                 to_parquet(frame)  # refused before the first is stored
+        version = version_of_frames(frames)
         for key, frame in frames.items():
             partition_key = key if keys else None
             uri = self.uri(context.asset_key, partition_key)
-            self.store(frame, uri, {_STAMP: uuid.uuid4().hex})
+            self.store(frame, uri, {_STAMP: uuid.uuid4().hex, _VERSION: version.value})
             metadata = _metadata(frame, uri, partition_key)
             if len(frames) > 1:
                 context.step_context.add_asset_metadata(metadata, context.asset_key, partition_key)
@@ -213,7 +249,7 @@ class ManifestIOManager(dg.ConfigurableIOManager):
                 context.add_output_metadata(metadata)
         # there is no step where a test calls this; an asset that states its own data version keeps it
         with contextlib.suppress(dg.DagsterInvariantViolationError):
-            context.step_context.set_data_version(context.asset_key, version_of_frames(frames))
+            context.step_context.set_data_version(context.asset_key, version)
 
     def _handle_op_output(self, context: dg.OutputContext, obj: object) -> None:
         frame = _check_is_frame(

@@ -2,7 +2,8 @@
 
 # no `from __future__ import annotations` here: Dagster reads a config's annotations as types
 
-from dataclasses import dataclass
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 import dagster as dg
@@ -10,6 +11,7 @@ import pandas as pd
 from pydantic import Field
 
 import file_dataset
+from file_dataset_dagster.provenance import Origins
 
 _SHOWN = 5  # ids in a message; a guess
 
@@ -19,7 +21,8 @@ class PartialRun(dg.Config):
 
     only_missing: bool = Field(
         default=False,
-        description="Run only the rows of the input that the manifest does not have: failed ones and new ones.",
+        description="Run only the rows of the input that the manifest does not have (failed ones and new ones), or has "
+        "from other input locations or carried values.",
     )
     limit: int | None = Field(default=None, description="With only_missing: true, run at most so many rows.")
     ids: list[str] | None = Field(default=None, description="Run only these rows of the input.")
@@ -76,6 +79,7 @@ class Stored:
     files: pd.DataFrame
     files_without_digest: int
     rejected: pd.DataFrame
+    origins: Origins = field(default_factory=Origins)
 
     def of_input(self, frame: pd.DataFrame) -> file_dataset.PipelineResult:
         """What is known of the rows of this input: ids that left it leave, and rows that failed later are failed.
@@ -96,8 +100,19 @@ class Stored:
         )
 
 
-def rows_to_run(frame: pd.DataFrame, wanted: PartialRun, known: file_dataset.PipelineResult | None) -> pd.DataFrame:
+def rows_to_run(
+    frame: pd.DataFrame,
+    wanted: PartialRun,
+    known: file_dataset.PipelineResult | None,
+    changed: AbstractSet[str] = frozenset(),
+) -> pd.DataFrame:
     """The rows of the input that run, in its order. `known` is what the last run left of them.
+
+    Args:
+        frame: the input.
+        wanted: which rows.
+        known: what is stored of them; None: nothing.
+        changed: ids of rows that have other locations or carried values than what is stored was made from.
 
     Raises:
         file_dataset.InvalidDatasetError: ids are not in the input, or there is no manifest to merge them into.
@@ -119,8 +134,28 @@ def rows_to_run(frame: pd.DataFrame, wanted: PartialRun, known: file_dataset.Pip
             )
         return _with_ids(frame, set(wanted.ids))
     done = set() if known is None else set(_texts(known.manifest))
-    missing = _with_ids(frame, set(texts) - done)
+    missing = _with_ids(frame, (set(texts) - done) | changed)
     return missing if wanted.limit is None else missing.head(wanted.limit)
+
+
+def check_outputs(stored: pd.DataFrame, outputs: pd.DataFrame, what: str) -> None:
+    """Refuse to merge rows with other outputs into a manifest: its other rows would have nulls there.
+
+    Args:
+        stored: the manifest.
+        outputs: a manifest of the rows that run, or an empty one with the columns that fn promises.
+        what: how the outputs are known.
+
+    Raises:
+        file_dataset.InvalidDatasetError: naming the outputs that only one of them has.
+    """
+    before, now = (list(frame.columns[: frame.columns.get_loc("id")]) for frame in (stored, outputs))
+    if len(stored) and now and set(before) != set(now):
+        raise file_dataset.InvalidDatasetError(
+            f"{what} {sorted(map(str, now))}, and the stored manifest has {sorted(map(str, before))}: run all rows, "
+            "without only_missing, limit and ids. Where outputs differ from row to row, declare them all "
+            "(outputs=[...]) and have fn return None for what a row lacks"
+        )
 
 
 def _texts(frame: pd.DataFrame) -> list[str]:

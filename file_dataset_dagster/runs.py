@@ -19,15 +19,16 @@ import pandas as pd
 import file_dataset
 from file_dataset_dagster import dispatch
 from file_dataset_dagster.checks import CHECK_NAME, DroppedRows, DropPolicy, of_partitions
-from file_dataset_dagster.inputs import frame_of, frame_of_all
+from file_dataset_dagster.inputs import INPUT, frame_of, keys_of_input
 from file_dataset_dagster.io_manager import ManifestIOManager
 from file_dataset_dagster.logs import lines_in
 from file_dataset_dagster.parquet import check_storable
-from file_dataset_dagster.partial import PartialRun, rows_to_run
+from file_dataset_dagster.partial import PartialRun, check_outputs, rows_to_run
 from file_dataset_dagster.partitions import fitting, segment
 from file_dataset_dagster.previews import previews
+from file_dataset_dagster.provenance import AfterPart, Origins, after_part, origins_of, other_rows
 from file_dataset_dagster.resource import FileDatasetResource
-from file_dataset_dagster.versions import version_of_result
+from file_dataset_dagster.versions import contents_of, version_of_result
 
 PipelineFn: TypeAlias = Callable[..., Mapping[str, object]] | type
 
@@ -75,6 +76,8 @@ class _Finished:
     check: dg.AssetCheckResult
     metadata: Mapping[str, Any]
     version: dg.DataVersion
+    origins: Origins
+    tags: Mapping[str, str]  # of Dagster's provenance, where they are not those of this run
 
 
 class _NotStoredError(Exception):
@@ -140,19 +143,20 @@ class _Run:
     def alone(self, given: Any, partition_key: str | None) -> Iterator[Any]:  # noqa: ANN401
         """Run a single partition, or an asset without partitions; the IO manager stores it."""
         try:
-            done = self._run(self._input(given, partition_key), None if partition_key is None else str(partition_key))
+            done = self._run(given, partition_key)
         except _NotStoredError as exc:
             if exc.check is not None:
                 yield exc.check
             # Dagster stores the cause's text as well
             raise dg.Failure(exc.description, exc.metadata, allow_retries=exc.may_be_retried) from exc.cause
         if self.manifests is not None:
-            self.manifests.expect(self.asset_key, done.result.manifest, done.result)
+            self.manifests.expect(self.asset_key, done.result.manifest, done.result, done.origins)
         yield dg.MaterializeResult(
             asset_key=self.asset_key,
             value=done.result.manifest,
             metadata=done.metadata,
             data_version=done.version,
+            tags=done.tags,
         )
         yield done.check
 
@@ -171,7 +175,7 @@ class _Run:
         for number, key in enumerate(self.context.partition_keys):
             self.context.log.info("partition %s, %d of %d", key, number + 1, len(keys))
             try:
-                done = self._run(self._input(given, key), str(key))
+                done = self._run(given, key)
                 stored = self._store(done, str(key))
             except _NotStoredError as exc:
                 failed[key] = exc
@@ -188,7 +192,7 @@ class _Run:
                 self.asset_key,
                 partition=key,
                 metadata={**done.metadata, **stored},
-                tags=provenance | _tags(key, done.version),
+                tags={**provenance, **_tags(key, done.version), **done.tags},
             )
             yield self._evaluation(done.check)
             if self.manifests is not None:
@@ -203,11 +207,14 @@ class _Run:
         yield dg.MaterializeResult(asset_key=self.asset_key, value=manifests)
         yield from events.values()
 
-    def _input(self, given: Any, partition_key: str | None) -> pd.DataFrame:  # noqa: ANN401
+    def _run(self, given: Any, partition_key: str | None) -> _Finished:  # noqa: ANN401
+        keys = keys_of_input(self.context, partition_key)
+        frame = self._input(given, keys, partition_key)
+        return self._run_frame(frame, keys, None if partition_key is None else str(partition_key))
+
+    def _input(self, given: Any, keys: list[Any], partition_key: str | None) -> pd.DataFrame:  # noqa: ANN401
         try:
-            if partition_key is None:
-                return frame_of_all(self.context, given)
-            return frame_of(self.context, given, partition_key)
+            return frame_of(self.context, given, keys, partition_key)
         except file_dataset.InvalidDatasetError as exc:
             told, cause = self._told(exc)
             raise _NotStoredError(told, may_be_retried=False, cause=cause) from exc
@@ -220,7 +227,7 @@ class _Run:
             return str(exc), exc
         return f"{type(exc).__name__} (show_ids=False: no details here)", None
 
-    def _run(self, frame: pd.DataFrame, partition_key: str | None) -> _Finished:
+    def _run_frame(self, frame: pd.DataFrame, keys: list[Any], partition_key: str | None) -> _Finished:
         """Run the rows that are wanted, merge and judge them."""
         started = time.monotonic()
         policy = self.settings.policy
@@ -232,9 +239,9 @@ class _Run:
                 self.manifests.uri(self.asset_key, partition_key, of="rejected")
                 check_storable(frame)
             if len(frame) < policy.min_rows and policy.on_exceeded == "fail":  # no row runs in vain
-                result, rows_run = self._nothing(frame, into_path), 0
+                result, rows_run, after = self._nothing(frame, into_path), 0, AfterPart(Origins())
             else:
-                result, rows_run = self._rows(frame, partition_key, into_path)
+                result, rows_run, after = self._rows(frame, keys, partition_key, into_path)
         except file_dataset.FileDatasetError as exc:
             stopped = exc.result if isinstance(exc, file_dataset.RunStoppedError) else None
             told, cause = self._told(exc)
@@ -247,7 +254,8 @@ class _Run:
                 stops=stopped is not None and not self._is_over_max_failures(stopped),
                 cause=cause,
             ) from exc
-        dropped = DroppedRows(result, policy, partition_key)
+        dropped = DroppedRows(result, policy, partition_key, is_unclear=after.is_unclear)
+        dropped = replace(dropped, changed_rows=max(0, len(after.changed) - dropped.not_run))
         self.context.log.info("%s; %.1f s", dropped, time.monotonic() - started)
         if dropped.fails_the_run:
             kept = self._keep(result.failures, partition_key)
@@ -280,7 +288,8 @@ class _Run:
             **pictures,
         }
         check = dropped.check_result(self.asset_key, failures_uri)
-        return _Finished(result, check, metadata, version_of_result(result))
+        tags = self._kept_tags(after, partition_key)
+        return _Finished(result, check, metadata, version_of_result(result), after.origins, tags)
 
     def _nothing(self, frame: pd.DataFrame, into_path: str) -> file_dataset.PipelineResult:
         """The result of a run over the frame that has not begun: its manifest has the columns that fn promises."""
@@ -295,24 +304,79 @@ class _Run:
         return stopped.dropped_rows > (most if isinstance(most, int) else most * stopped.input_rows)
 
     def _rows(
-        self, frame: pd.DataFrame, partition_key: str | None, into_path: str
-    ) -> tuple[file_dataset.PipelineResult, int]:
-        """Run the rows that are wanted; return the result of the whole input, and how many ran."""
-        known = None
+        self, frame: pd.DataFrame, keys: list[Any], partition_key: str | None, into_path: str
+    ) -> tuple[file_dataset.PipelineResult, int, AfterPart]:
+        """Run the rows that are wanted; return the result of the whole input, how many ran, and of what it is."""
+        known, before, now = None, Origins(), self._origins(frame, keys)
         if self.wanted.is_partial and self.manifests is not None and "id" in frame:
             stored = self.manifests.stored(self.asset_key, partition_key)
-            known = None if stored is None else stored.of_input(frame)
-        rows = rows_to_run(frame, self.wanted, known)
+            if stored is not None:
+                known, before = stored.of_input(frame), stored.origins
+                check_outputs(stored.manifest, self._nothing(frame, into_path).manifest, "fn promises the outputs")
+        rows = rows_to_run(frame, self.wanted, known, set() if known is None else other_rows(now, before))
         with lines_in(self.context.log, hides_ids=not self.settings.policy.show_ids):
             result = self._pipeline_run(rows, partition_key, into_path)
         if known is not None:
+            if len(result.manifest):
+                check_outputs(known.manifest, result.manifest, "the rows of this run have the outputs")
             result = known.merge(result)
         elif self.wanted.is_partial:
             nothing = file_dataset.PipelineResult(
                 frame, result.manifest.head(0), result.failures.head(0), result.files.head(0)
             )
             result = nothing.merge(result)
-        return result, len(rows)
+        ran = {str(row_id) for row_id in rows["id"].tolist()} if "id" in rows else set()
+        return result, len(rows), after_part(now, before, ran)
+
+    def _origins(self, frame: pd.DataFrame, keys: list[Any]) -> Origins:
+        """What the rows of the input are: their values, and the content of files that a pipeline upstream stored."""
+        if self.manifests is None or "id" not in frame:
+            return Origins()
+        upstream = self._upstream()
+        if upstream is None or len(keys) > _MOST_KEYS:
+            return origins_of(frame, {}, None, is_content_known=False)
+        versions = {str(key or ""): version for key in keys if (version := self._version(upstream, key)) is not None}
+        contents: dict[str, str] = {}
+        is_known = False
+        try:
+            files = self.manifests.files_of(upstream, [None if key is None else str(key) for key in keys])
+            for one in files.values():
+                contents |= contents_of(one)
+            is_known = len(files) == len(keys) and len(contents) == sum(map(len, files.values()))
+            if self.wanted.is_partial and not files:
+                noted = self.manifests.versions_noted(upstream, [None if key is None else str(key) for key in keys])
+                is_known = {str(key or ""): version for key, version in noted.items()} == versions
+        except file_dataset.FileDatasetError as exc:
+            self.context.log.warning("what the files of %s are could not be read: %s", upstream, type(exc).__name__)
+        return origins_of(frame, contents, versions, is_content_known=is_known)
+
+    def _upstream(self) -> dg.AssetKey | None:
+        """The asset that is read; None where a test calls this one directly."""
+        try:
+            self.context.get_step_execution_context()
+        except dg.DagsterError:
+            return None
+        upstream: dg.AssetKey = self.context.asset_key_for_input(INPUT)
+        return upstream
+
+    def _version(self, asset_key: dg.AssetKey, partition_key: str | None) -> str | None:
+        """The data version of the last materialization."""
+        tags = self._last_tags(asset_key, partition_key)
+        return None if tags is None else tags.get("dagster/data_version")
+
+    def _last_tags(self, asset_key: dg.AssetKey, partition_key: str | None) -> Mapping[str, str] | None:
+        partitions = None if partition_key is None else [partition_key]
+        wanted = dg.AssetRecordsFilter(asset_key, asset_partitions=partitions)
+        records = self.context.instance.fetch_materializations(wanted, limit=1).records
+        materialization = records[0].asset_materialization if records else None
+        return None if materialization is None else materialization.tags or {}
+
+    def _kept_tags(self, after: AfterPart, partition_key: str | None) -> dict[str, str]:
+        upstream = self._upstream() if after.left else None
+        if upstream is None:
+            return {}
+        previous = self._last_tags(self.asset_key, partition_key)
+        return after.tags(previous, upstream.to_user_string())
 
     def _pipeline_run(
         self, rows: pd.DataFrame, partition_key: str | None, into_path: str
@@ -330,7 +394,7 @@ class _Run:
         if self.manifests is None:
             return {}
         try:
-            return self.manifests.store_result(done.result, self.asset_key, partition_key)
+            return self.manifests.store_result(done.result, self.asset_key, partition_key, done.origins)
         except file_dataset.FileDatasetError as exc:
             told, cause = self._told(exc)
             raise _NotStoredError(f"the manifest could not be stored: {told}", cause=cause) from exc
@@ -383,6 +447,7 @@ class _Run:
 
 
 _SHOWN = 10  # partitions in a message; a guess
+_MOST_KEYS = 100  # partitions of one input whose data versions are looked up, one query each; a guess
 
 
 def _is_all_at_fn(result: file_dataset.PipelineResult) -> bool:

@@ -28,7 +28,7 @@ def version_of_result(result: file_dataset.PipelineResult) -> dg.DataVersion:
         (str(row.id), str(row.file), _content(str(row.location), row.etag, row.checksum))
         for row in result.files.astype(object).itertuples(index=False)
     )
-    return _version([*files, *_rows(result.manifest.drop(columns=list(outputs)))])
+    return _version([*files, *sorted(rows_as_json(result.manifest.drop(columns=list(outputs))))])
 
 
 def version_of_frames(frames: Mapping[str, pd.DataFrame]) -> dg.DataVersion:
@@ -36,7 +36,20 @@ def version_of_frames(frames: Mapping[str, pd.DataFrame]) -> dg.DataVersion:
 
     Some 10 us a row of four columns.
     """
-    return _version([key, *_rows(frame)] for key, frame in sorted(frames.items()))
+    return _version([key, *sorted(rows_as_json(frame))] for key, frame in sorted(frames.items()))
+
+
+def contents_of(files: pd.DataFrame) -> dict[str, str]:
+    """By location, what tells the content of a stored file: checksum, ETag, or of a local file its size and time."""
+    found: dict[str, str] = {}
+    for location, etag, checksum in files[["location", "etag", "checksum"]].astype(object).to_numpy().tolist():
+        known = [text for text in (checksum, etag) if isinstance(text, str)]
+        if known:
+            found[location] = known[0]
+        elif not location.startswith("s3://") and (path := Path(location)).exists():
+            stat = path.stat()
+            found[location] = f"{stat.st_size} {stat.st_mtime_ns}"
+    return found
 
 
 def _content(location: str, etag: Any, checksum: Any) -> str:  # noqa: ANN401 (null, as pandas has it)
@@ -47,11 +60,11 @@ def _content(location: str, etag: Any, checksum: Any) -> str:  # noqa: ANN401 (n
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _rows(frame: pd.DataFrame) -> list[str]:
-    """Each row as JSON, sorted; null is null, whatever the dtype."""
+def rows_as_json(frame: pd.DataFrame) -> list[str]:
+    """Each row as JSON; null is null, whatever the dtype."""
     columns = [str(name) for name in frame.columns]
     values = frame.astype(object).where(frame.notna(), None).to_numpy().tolist()
-    return sorted(json.dumps(dict(zip(columns, row, strict=True)), sort_keys=True, default=str) for row in values)
+    return [json.dumps(dict(zip(columns, row, strict=True)), sort_keys=True, default=str) for row in values]
 
 
 def _version(parts: Iterable[object]) -> dg.DataVersion:
