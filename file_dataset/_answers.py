@@ -9,6 +9,7 @@ import re
 import ssl
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree as ET
 
 import urllib3
 from botocore import exceptions as boto
@@ -216,6 +217,28 @@ def error_of(status: int, headers: Mapping[str, str], body: bytes, *, checksums:
     """
     parsed = _parser().parse({"status_code": status, "headers": dict(headers), "body": body}, None)
     return _answered(parsed, status, checksums)
+
+
+def check_stored(headers: Mapping[str, str], body: bytes) -> None:
+    """See that an answer of status 200 to a write says nothing else; as botocore does, whatever the code.
+
+    Raises:
+        ConnectionError: its body is an error's, or no XML.
+    """
+    if not body:
+        return
+    try:
+        is_error = ET.fromstring(body).tag == "Error"  # noqa: S314  # at most 1 MiB, by what botocore reads it with
+    except ET.ParseError:
+        is_error = True
+    if is_error:
+        # a status that means "try again"
+        raise error_of(HTTPStatus.INTERNAL_SERVER_ERROR, headers, body)
+
+
+def no_success(operation: str, lack: str) -> OSError:
+    """Return the error of an answer of status 200 that lacks what every such answer has."""
+    return store_error(ConnectionError, f"the store answered {operation} with 200 and no {lack}: nothing was stored")
 
 
 @functools.cache

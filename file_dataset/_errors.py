@@ -10,6 +10,9 @@
 Stores raise the built-in `OSError` family (`FileNotFoundError`, `PermissionError`, `TimeoutError`,
 `ConnectionError`, ...), so that local disk and S3 fail alike; S3's own code is the attribute `code`.
 
+    OSError
+    +-- FileChangedError                       a local file changed while it was copied
+
     ConnectionError
     +-- IncompleteBodyError                    fewer bytes arrived than promised
     +-- ChecksumMismatchError                  the bytes that arrived are not the bytes stored
@@ -132,6 +135,10 @@ class RunStoppedError(FileDatasetError):
     def __reduce__(self) -> tuple[object, ...]:
         """Pickle the result with the message."""
         return type(self), (self.message, self.result)
+
+
+class FileChangedError(OSError):
+    """A local file changed while it was copied: what was read of it may be of two states, or a part."""
 
 
 class IncompleteBodyError(ConnectionError):

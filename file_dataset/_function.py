@@ -7,6 +7,7 @@ import importlib
 import inspect
 import io
 import logging
+import os
 import sys
 import types
 import typing
@@ -17,6 +18,7 @@ from typing import Any, cast
 
 from file_dataset import _frame, _plan, _process, _urls
 from file_dataset._errors import Failure, InvalidDatasetError, RowError, RowId
+from file_dataset._local_file import LocalFile
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +40,14 @@ class Contract:
 
     names: tuple[str, ...]
     required: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class RowDirs:
+    """The row's own directories, without links: where its outputs lie."""
+
+    input: str
+    output: str
 
 
 def check_signature(fn: object) -> Style:
@@ -203,9 +213,9 @@ def call(
 
 
 def checked_outputs(
-    result: object, *, row_id: RowId, contract: Contract | None, carried: Sequence[str]
-) -> dict[str, Path | None]:
-    """Return fn's result when it maps legal names to existing files or None, contract names first.
+    result: object, *, row_id: RowId, contract: Contract | None, carried: Sequence[str], dirs: RowDirs
+) -> dict[str, LocalFile | None]:
+    """Return fn's result when it maps legal names to files in the row's directories or None, contract names first.
 
     Raises:
         RowError: every output that is not as it should be.
@@ -215,10 +225,10 @@ def checked_outputs(
         message = f"fn returned {got}: return a mapping of file name to path, such as {{'output.mha': path}}"
         raise RowError([_fault(row_id, None, "TypeError", message)])
     faults: list[Failure] = []
-    files: dict[str, Path | None] = {}
+    files: dict[str, LocalFile | None] = {}
     for name, path in result.items():
         try:
-            files[_urls.check_file_name(name)] = _file(path)
+            files[_urls.check_file_name(name)] = _output(name, path, dirs)
         except (InvalidDatasetError, OSError, TypeError) as exc:
             kind = "ValueError" if isinstance(exc, InvalidDatasetError) else type(exc).__name__
             faults.append(_fault(row_id, str(name), kind, f"output {name!r}: {exc.args[-1]}"))
@@ -242,19 +252,50 @@ def checked_outputs(
     return {name: files[name] for name in (contract.names if contract else ()) if name in files} | files
 
 
-def _file(path: object) -> Path | None:
+def _output(name: str, path: Any, dirs: RowDirs) -> LocalFile | None:  # noqa: ANN401  # whatever fn returned
     if path is None:
         return None
     try:
-        at = Path(path)  # type: ignore[arg-type]  # whatever fn returned
+        given = Path(path)
     except TypeError:
         raise TypeError(f"{_shown(path)} is no path") from None
-    if at.is_dir():
-        raise IsADirectoryError(f"{at} is a directory; {_urls.DIRECTORY_REMEDY}")
-    if not at.is_file():
-        dangling = " (a link to nothing)" if at.is_symlink() else ""
-        raise FileNotFoundError(f"{at} is no file{dangling}")
-    return at.absolute()
+    at = os.path.join(dirs.output, given)  # noqa: PTH118  # an absolute path stays what it is
+    try:
+        real = os.path.realpath(at)
+        source = LocalFile.at(real)
+    except (FileNotFoundError, ValueError):
+        if os.path.islink(at):  # noqa: PTH114  # the path is text
+            raise FileNotFoundError(f"{given} is no file (a link to nothing)") from None
+        why = _urls.why_no_file(path)
+        if not given.is_absolute() and why.endswith(" is no file"):
+            why += " in output_dir, which relative paths are relative to"
+        raise FileNotFoundError(why) from None
+    except IsADirectoryError:
+        raise IsADirectoryError(f"{given} is a directory; {_urls.DIRECTORY_REMEDY}") from None
+    if not real.startswith((f"{dirs.output}/", f"{dirs.input}/")):
+        where = f"{given} is" if real == at else f"{given} leads to {real}, which is"
+        raise InvalidDatasetError(f"{where} in neither output_dir nor input_dir of this row: {_why_own(name, real)}")
+    if source.links > 1 and not _has_all_names(source, dirs):
+        raise InvalidDatasetError(
+            f"{given} is a hard link to a file that has a name outside this row's directories: {_why_own(name, real)}"
+        )
+    return source
+
+
+def _why_own(name: str, path: str) -> str:
+    return (
+        "another row's fn may be writing there at the same time, and it may not be yours to upload. "
+        f"Write to output_dir / {name!r}, or copy it there: shutil.copy({path!r}, output_dir / {name!r})"
+    )
+
+
+def _has_all_names(source: LocalFile, dirs: RowDirs) -> bool:
+    """Tell whether all hard links to a file lie in the row's directories."""
+    found = 0
+    for top in (dirs.output, dirs.input):
+        for directory, _, names in os.walk(top):
+            found += sum(source.is_at(os.path.join(directory, name)) for name in names)  # noqa: PTH118  # text
+    return found >= source.links
 
 
 def _fault(row_id: RowId, file: str | None, kind: str, message: str) -> Failure:

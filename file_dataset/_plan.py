@@ -11,9 +11,9 @@ from file_dataset._errors import InvalidDatasetError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from file_dataset._errors import RowId
+    from file_dataset._local_file import LocalFile
     from file_dataset._urls import Location
 
 Target = TypeVar("Target", bound="Location | str")
@@ -29,11 +29,14 @@ class FileRow:
 
 @dataclass(frozen=True, slots=True)
 class Transfer(Generic[Target]):
-    """One file of one row to copy. Either end may be local; a download's target is text, which costs less."""
+    """One file of one row to copy. Either end may be local; a download's target is text, which costs less.
+
+    The source of an upload is a `LocalFile`, which is the same file to its last byte, or fails.
+    """
 
     row_id: RowId
     file: str
-    source: Location
+    source: Location | LocalFile
     target: Target
 
 
@@ -42,7 +45,7 @@ def downloads(row: FileRow, into: str) -> list[Transfer[str]]:
     return [Transfer(row.id, name, at, f"{into}/{name}") for name, at in row.files.items() if at is not None]
 
 
-def uploads(row_id: RowId, files: Mapping[str, Path | None], into: Location) -> list[Transfer[Location]]:
+def uploads(row_id: RowId, files: Mapping[str, LocalFile | None], into: Location) -> list[Transfer[Location]]:
     """Return one transfer per file that is there, into `<into>/<id>/<file name>`.
 
     Raises:
@@ -52,10 +55,10 @@ def uploads(row_id: RowId, files: Mapping[str, Path | None], into: Location) -> 
     most = _urls.KEY_BYTES if isinstance(into, _urls.ObjectUrl) else _urls.SEGMENT_BYTES
     return [
         Transfer(
-            row_id, name, path, _urls.join(into, text, *_urls.check_file_name(name, segment_bytes=most).split("/"))
+            row_id, name, source, _urls.join(into, text, *_urls.check_file_name(name, segment_bytes=most).split("/"))
         )
-        for name, path in files.items()
-        if path is not None
+        for name, source in files.items()
+        if source is not None
     ]
 
 

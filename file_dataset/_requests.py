@@ -6,22 +6,22 @@ A request that fails hands its error to `rescue`, which may block and try again;
 from __future__ import annotations
 
 import hashlib
-import os
 import ssl
 import threading
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from file_dataset import _answers, _digest
-from file_dataset._errors import code_of, store_error
+from file_dataset._errors import code_of
 from file_dataset._route import UnknownError
 from file_dataset._sigv4 import UNSIGNED_PAYLOAD
-from file_dataset._store import CHUNK_BYTES, ObjectInfo
+from file_dataset._store import ObjectInfo
 from file_dataset._wire import INLINE_BYTES, Exchange, FileBody
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from concurrent.futures import Future
 
+    from file_dataset._local_file import LocalFile
     from file_dataset._route import Route
     from file_dataset._sigv4 import Signer
     from file_dataset._store import Part, Sink
@@ -307,11 +307,11 @@ class Fork:
 class Body:
     """A piece of a local file to be stored: a whole object, or a part of one."""
 
-    __slots__ = ("algorithm", "first", "headers", "length", "path", "query")
+    __slots__ = ("algorithm", "first", "headers", "length", "query", "source")
 
     def __init__(  # noqa: PLR0913  # what a PUT says of it
         self,
-        path: str,
+        source: LocalFile,
         first: int,
         length: int,
         headers: Mapping[str, str],
@@ -320,47 +320,13 @@ class Body:
         algorithm: str | None = None,
     ) -> None:
         """Take the bytes and what to say of them; `algorithm`: the digest that goes along."""
-        self.path, self.first, self.length, self.headers = path, first, length, headers
+        self.source, self.first, self.length, self.headers = source, first, length, headers
         self.query, self.algorithm = query, algorithm
 
     @property
     def is_small(self) -> bool:
         """Whether it is read, hashed and sent at once."""
         return self.length <= INLINE_BYTES
-
-    def read(self) -> bytes:
-        """Return the bytes from disk.
-
-        Raises:
-            OSError: the file became shorter.
-        """
-        fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            found = os.pread(fd, self.length, self.first)
-        finally:
-            os.close(fd)
-        if len(found) < self.length:
-            raise store_error(OSError, f"{self.path} became shorter while it was uploaded")
-        return found
-
-    def chunks(self) -> Iterator[memoryview]:
-        """Yield the bytes from disk, in one buffer.
-
-        Raises:
-            OSError: the file became shorter.
-        """
-        buffer = memoryview(bytearray(min(self.length, CHUNK_BYTES)))
-        fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            done = 0
-            while done < self.length:
-                count = os.preadv(fd, [buffer[: self.length - done]], self.first + done)
-                if count == 0:
-                    raise store_error(OSError, f"{self.path} became shorter while it was uploaded")
-                done += count
-                yield buffer[:count]
-        finally:
-            os.close(fd)
 
 
 class Put(Request[T]):
@@ -409,7 +375,7 @@ class Put(Request[T]):
     def hash(self) -> None:
         """Read the bytes and compute what the head says of them. An error is told when its turn comes."""
         try:
-            self._hash(self._body.chunks())
+            self._hash(self._body.source.chunks(self._body.first, self._body.length))
         except Exception as exc:  # noqa: BLE001  # handed over
             self._error = exc
 
@@ -434,7 +400,7 @@ class Put(Request[T]):
         body = self._body
         small = b""
         if body.is_small:
-            small = body.read()
+            small = body.source.read(body.first, body.length)
             if self.must_hash:
                 self._hash([small])
         headers = self.route.headers  # the same mapping each time: the signer keeps what it comes to
@@ -447,8 +413,11 @@ class Put(Request[T]):
     def upload(self) -> FileBody | None:
         """Return what comes from the file."""
         body = self._body
-        return None if body.is_small else FileBody(body.path, body.first, body.length)
+        if body.is_small:
+            return None
+        return FileBody(body.source.open(), body.first, body.length, body.source.check)
 
     def result(self, answer: Answer) -> T:
         """Return what the answer's headers tell."""
+        _answers.check_stored(answer.headers, answer.body)
         return self._read(answer.headers, self._body)

@@ -381,8 +381,9 @@ def _text(headers: Mapping[str, Any]) -> dict[str, str]:
         for name, value in headers.items()
     }
     # a line break would begin a header of its own; beyond ASCII there is more than one way to send it
-    if odd := [name for name, value in found.items() if not (value.isascii() and value.isprintable())]:
-        raise UnknownError(f"the values of {odd}")
+    texts = [(name, text) for name, value in found.items() for text in (name, value)]
+    if odd := [name for name, text in texts if not (text.isascii() and text.isprintable())]:
+        raise UnknownError(f"headers {odd}")
     return found
 
 

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
+    from file_dataset._local_file import LocalFile
     from file_dataset._options import Options
     from file_dataset._progress import Report
     from file_dataset._store import ObjectInfo
@@ -131,10 +132,11 @@ class _Failed:
 class _Flight:
     """A row that has, or is about to have, files on disk; at most `window` of them are there."""
 
-    __slots__ = ("cancelled", "input_dir", "output_dir", "position", "work")
+    __slots__ = ("cancelled", "dirs", "input_dir", "output_dir", "position", "work")
 
     input_dir: Path
     output_dir: Path
+    dirs: _function.RowDirs
 
     def __init__(self, position: int) -> None:
         self.position = position
@@ -146,6 +148,8 @@ class _Flight:
         self.input_dir, self.output_dir = self.work.path / "input", self.work.path / "output"
         self.input_dir.mkdir()
         self.output_dir.mkdir()
+        own = os.path.realpath(self.work.path)  # now: fn may put a link in its place
+        self.dirs = _function.RowDirs(f"{own}/input", f"{own}/output")
 
 
 class Run:
@@ -464,7 +468,7 @@ class Run:
         row = fetched.row
         try:
             files = _function.checked_outputs(
-                result(), row_id=row.id, contract=self.contract, carried=self.rows.carried
+                result(), row_id=row.id, contract=self.contract, carried=self.rows.carried, dirs=flight.dirs
             )
             uploads = self._uploads(row, files)
         except (RowError, RunStoppedError) as exc:
@@ -473,7 +477,9 @@ class Run:
             return
         self.uploads[flight.position] = self._submit(self._store, flight, fetched, files, uploads)
 
-    def _uploads(self, row: _plan.FileRow, files: Mapping[str, Path | None]) -> list[_plan.Transfer[_urls.Location]]:
+    def _uploads(
+        self, row: _plan.FileRow, files: Mapping[str, LocalFile | None]
+    ) -> list[_plan.Transfer[_urls.Location]]:
         try:
             uploads = _plan.uploads(row.id, files, self.prefix)
         except InvalidDatasetError as exc:  # a key that is too long
@@ -591,7 +597,7 @@ class Run:
         self,
         flight: _Flight,
         fetched: _Fetched,
-        files: Mapping[str, Path | None],
+        files: Mapping[str, LocalFile | None],
         uploads: Sequence[_plan.Transfer[_urls.Location]],
     ) -> _Done | _Failed:
         """Upload what fn returned; the row is done when all of it is stored."""

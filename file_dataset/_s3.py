@@ -14,6 +14,7 @@ import os
 import re
 import threading
 import time
+from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
@@ -26,18 +27,19 @@ from s3transfer.utils import ReadFileChunk
 from file_dataset import _answers, _defaults, _options, _secrets
 from file_dataset._answers import RAISED, REPLACED_CODES, WrongSpanError, replaced
 from file_dataset._errors import EXPIRED_CODES, InvalidDatasetError, code_of, store_error
+from file_dataset._local_file import CHUNK_BYTES
 from file_dataset._pool import Pool
 from file_dataset._requests import Body, ElsewhereError, Fork, Get, Head, Put
 from file_dataset._route import Router, UnknownError
-from file_dataset._store import CHUNK_BYTES, ObjectInfo, attempt
+from file_dataset._store import ObjectInfo, attempt
 from file_dataset._urls import ObjectUrl
 from file_dataset._wire import SLOW_BYTES_S, Lane, stall_s, wires
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
-    from pathlib import Path
+    from collections.abc import Callable, Iterator, Sequence
 
     from file_dataset._defaults import Source
+    from file_dataset._local_file import LocalFile
     from file_dataset._options import Options
     from file_dataset._route import Route
     from file_dataset._store import Part, Sink
@@ -54,6 +56,11 @@ _ALGORITHM = "CRC64NVME"
 _LATE_S = 5.0  # what a wait for one piece counts at most: longer ones may be a fn's that holds the GIL; a guess
 _READS = ("get_object", "head_object")
 _MULTIPART_BYTES = 4 * _PART_BYTES  # a guess: below it, one request is as fast and three fewer
+
+
+# https://datatracker.ietf.org/doc/html/rfc9110#section-5.1 and 5.5; a tab is allowed
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_NO_HEADER = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 def part_bytes(size_bytes: int) -> int:
@@ -125,29 +132,27 @@ class S3Store:
 
     def upload(
         self,
-        source: Path,
+        source: LocalFile,
         target: ObjectUrl,
         *,
         extra_args: Mapping[str, Any],
         cancelled: threading.Event,
-        size_bytes: int | None = None,
     ) -> Future[ObjectInfo]:
         """Store the file: one PUT up to 64 MiB, else a multipart upload that is aborted when it fails."""
-        path, extra = os.fspath(source), dict(extra_args)
-        size = source.stat().st_size if size_bytes is None else size_bytes
+        extra, size = dict(extra_args), source.size_bytes
         if size > _MULTIPART_BYTES:
-            return self._pool.submit(self._put_parts, path, size, target, extra, cancelled)
+            return self._pool.submit(self._put_parts, source, target, extra, cancelled)
 
         def on_wire(access: _Access, route: Route, future: Future[ObjectInfo], rescue: _Rescue) -> None:
             headers = access.router.upload_headers(target.bucket, extra)
             if headers is None or any("Checksum" in name for name in extra):
                 raise UnknownError(f"an upload with {sorted(extra)}")
-            body = Body(path, 0, size, headers, algorithm=self._algorithm(access, extra))
+            body = Body(source, 0, size, headers, algorithm=self._algorithm(access, extra))
             self._store(access, route, target, body, cancelled, future, rescue, _stored)
 
         def by_boto3(access: _Access) -> ObjectInfo:
             at = {"Bucket": target.bucket, "Key": target.key}
-            answer = self._send(access, "put_object", path, 0, size, cancelled, **at, **self._checked(access, extra))
+            answer = self._send(access, "put_object", source, 0, size, cancelled, **at, **self._checked(access, extra))
             headers = _headers_of(answer)
             return ObjectInfo(size, _answers.etag_of(headers), _answers.crc_of(headers))
 
@@ -168,11 +173,28 @@ class S3Store:
         """Refuse what boto3's `ExtraArgs` would refuse, before the first byte.
 
         Raises:
-            InvalidDatasetError: names that are not among `S3Transfer.ALLOWED_UPLOAD_ARGS`.
+            InvalidDatasetError: names that are not among `S3Transfer.ALLOWED_UPLOAD_ARGS`; what no header can hold.
         """
         _secrets.remember(value for name, value in extra_args.items() if name.endswith("SSECustomerKey"))
         if unknown := sorted(set(extra_args) - set(S3Transfer.ALLOWED_UPLOAD_ARGS)):
             raise InvalidDatasetError(f"extra_args {unknown} are none of boto3's ExtraArgs for uploads")
+        metadata = extra_args.get("Metadata", {})
+        if not isinstance(metadata, Mapping):
+            raise InvalidDatasetError(f"extra_args: Metadata is a {type(metadata).__name__}: give a dict of text")
+        for name, value in metadata.items():
+            if not isinstance(name, str) or not _HEADER_NAME.fullmatch(name):
+                message = f"extra_args: Metadata: {name!r} cannot name a header: give ASCII letters, digits, - or _"
+                raise InvalidDatasetError(message)
+            if not isinstance(value, str) or not value.isascii():
+                message = f"extra_args: Metadata: the value of {name!r} is not ASCII text: use urllib.parse.quote"
+                raise InvalidDatasetError(message)
+        # but for the key of SSE-C, which goes as base64
+        texts = {name: value for name, value in extra_args.items() if name != "SSECustomerKey"}
+        texts |= {f"Metadata: {name}": value for name, value in metadata.items()}
+        if odd := [name for name, text in texts.items() if isinstance(text, str) and _NO_HEADER.search(text)]:
+            raise InvalidDatasetError(
+                f"extra_args {odd}: remove line breaks and control characters: no header has them"
+            )
 
     # one operation: on the wire first, by boto3 where the wire does not know how, and again when that may help
 
@@ -349,8 +371,9 @@ class S3Store:
             put.done(None, exc)
 
     def _put_parts(
-        self, path: str, size: int, target: ObjectUrl, extra: dict[str, Any], cancelled: threading.Event
+        self, source: LocalFile, target: ObjectUrl, extra: dict[str, Any], cancelled: threading.Event
     ) -> ObjectInfo:
+        size = source.size_bytes
         # a part's digest, or the whole file's, is no digest of what these calls send
         extra = {name: value for name, value in extra.items() if not re.match("Checksum(CRC|SHA|MD5|XX)", name)}
         at = {"Bucket": target.bucket, "Key": target.key}
@@ -358,18 +381,22 @@ class S3Store:
         def retried(by_boto3: Callable[[_Access], T], cancelled: threading.Event = cancelled) -> T:
             return self._retried(_Operation(target, cancelled, _never, by_boto3))
 
-        created = retried(
-            lambda access: self._call(access, "create_multipart_upload", **at, **self._checked(access, extra))
-        )
-        upload = at | {"UploadId": created["UploadId"]}
+        def create(access: _Access) -> str:
+            answer = self._call(access, "create_multipart_upload", **at, **self._checked(access, extra))
+            if not (upload_id := answer.get("UploadId")):
+                raise _answers.no_success("CreateMultipartUpload", "UploadId")
+            return str(upload_id)
+
+        upload = at | {"UploadId": retried(create)}
         step = part_bytes(size)
 
         def send(number: int) -> dict[str, Any]:
             first = (number - 1) * step
-            return self._put_part(path, first, min(step, size - first), target, upload, number, extra, cancelled)
+            return self._put_part(source, first, min(step, size - first), target, upload, number, extra, cancelled)
 
         try:
             parts = self._side_by_side(send, range(1, -(-size // step) + 1))
+            source.check()  # what it replaces is there still
             return retried(lambda access: self._complete(access, upload, extra, parts, size))
         except BaseException:
             self._abort(upload, extra)
@@ -377,7 +404,7 @@ class S3Store:
 
     def _put_part(  # noqa: PLR0913, PLR0917  # what a part is made of
         self,
-        path: str,
+        source: LocalFile,
         first: int,
         length: int,
         target: ObjectUrl,
@@ -391,14 +418,14 @@ class S3Store:
             if known or access.router.is_changed:
                 raise UnknownError(f"parts with {sorted(known)}, or handlers")
             query = f"partNumber={number}&uploadId={quote(upload['UploadId'], safe='-_.~')}"
-            body = Body(path, first, length, {}, query=query, algorithm=self._algorithm(access, extra))
+            body = Body(source, first, length, {}, query=query, algorithm=self._algorithm(access, extra))
             self._store(access, route, target, body, cancelled, future, rescue, _part_stored)
 
         def by_boto3(access: _Access) -> dict[str, Any]:
             known = self._accepted(access, "UploadPart", self._checked(access, extra))
             part = dict(upload) | {"PartNumber": number} | known
-            answer = self._send(access, "upload_part", path, first, length, cancelled, **part)
-            return {"ETag": answer["ETag"]} | {name: answer[name] for name in answer if name.startswith("Checksum")}
+            answer = self._send(access, "upload_part", source, first, length, cancelled, **part)
+            return _part(answer.get("ETag"), {name: answer[name] for name in answer if name.startswith("Checksum")})
 
         return {"PartNumber": number} | self._retried(_Operation(target, cancelled, on_wire, by_boto3))
 
@@ -417,15 +444,24 @@ class S3Store:
             )
         except FileNotFoundError as exc:
             # the reply to an earlier attempt may have been lost: the upload is gone because it was completed
-            if code_of(exc) != "NoSuchUpload":
+            if code_of(exc) != "NoSuchUpload" or (answer := self._joined(access, upload, parts, size)) is None:
                 raise
-            answer = self._call(access, "head_object", Bucket=upload["Bucket"], Key=upload["Key"])
-            found = _answers.plain_etag(answer.get("ETag")) or ""
-            if found.lower() != _answers.etag_of_parts(parts) or answer["ContentLength"] != size:
-                raise
-        # some versions of Ceph answer a completion without the ETag
-        etag = _answers.plain_etag(answer.get("ETag")) or _answers.etag_of_parts(parts)
-        return ObjectInfo(size, etag, _answers.crc_of_answer(answer))
+        else:
+            # some versions of Ceph answer a completion without the ETag; so does what is no S3
+            if not answer.get("ETag") and (answer := self._joined(access, upload, parts, size)) is None:
+                raise _answers.no_success("CompleteMultipartUpload", "ETag")
+        return ObjectInfo(size, _answers.plain_etag(answer.get("ETag")), _answers.crc_of_answer(answer))
+
+    def _joined(
+        self, access: _Access, upload: Mapping[str, str], parts: Sequence[dict[str, Any]], size: int
+    ) -> Mapping[str, Any] | None:
+        """Return what a HEAD says of the object that these parts are; None: another one is there, or none."""
+        try:
+            answer: Mapping[str, Any] = self._call(access, "head_object", Bucket=upload["Bucket"], Key=upload["Key"])
+        except FileNotFoundError:
+            return None
+        is_same = (_answers.plain_etag(answer.get("ETag")) or "").lower() == _answers.etag_of_parts(parts)
+        return answer if is_same and answer["ContentLength"] == size else None
 
     def _abort(self, upload: Mapping[str, str], extra: Mapping[str, Any]) -> None:
         def abort(access: _Access) -> object:
@@ -476,22 +512,28 @@ class S3Store:
         self,
         access: _Access,
         operation: str,
-        path: str,
+        source: LocalFile,
         first: int,
         length: int,
         cancelled: threading.Event,
         **kwargs: Any,  # noqa: ANN401  # boto3 has no types
     ) -> Any:  # noqa: ANN401
-        def stop_if_cancelled(bytes_transferred: int) -> None:
+        def before_it_is_sent(bytes_transferred: int) -> None:
             del bytes_transferred  # s3transfer passes it by name
             if cancelled.is_set():
                 raise InterruptedError("cancelled")
+            source.check(file.fileno())  # a server keeps nothing of a body that breaks off
 
-        if os.stat(path).st_size < first + length:  # noqa: PTH116  # the path is text
-            # the server would wait for the missing bytes until it gives up, at every attempt
-            raise store_error(OSError, f"{path} became shorter while it was uploaded")
-        with ReadFileChunk.from_filename(path, first, length, callbacks=[stop_if_cancelled]) as body:
-            return self._call(access, operation, Body=body, ContentLength=length, **kwargs)
+        with open(source.open(), "rb") as file:  # noqa: PTH123  # a descriptor
+            if length and not os.pread(file.fileno(), 1, first + length - 1):
+                raise source.is_short()  # the server would wait for what is missing, at every attempt
+            file.seek(first)
+            with ReadFileChunk(file, length, source.size_bytes, callbacks=[before_it_is_sent]) as body:
+                try:
+                    return self._call(access, operation, Body=body, ContentLength=length, **kwargs)
+                except OSError:
+                    source.check(file.fileno())  # then that broke it off, and botocore says it otherwise
+                    raise
 
     def _call(self, access: _Access, operation: str, **kwargs: Any) -> Any:  # noqa: ANN401  # boto3 has no types
         with self._place():
@@ -657,7 +699,13 @@ def _stored(headers: Mapping[str, str], body: Body) -> ObjectInfo:
 
 def _part_stored(headers: Mapping[str, str], body: Body) -> dict[str, Any]:
     del body
-    return {"ETag": headers.get("etag", "")} | _answers.checksum_fields(headers)
+    return _part(headers.get("etag"), _answers.checksum_fields(headers))
+
+
+def _part(etag: str | None, checksums: Mapping[str, str]) -> dict[str, Any]:
+    if not etag:
+        raise _answers.no_success("UploadPart", "ETag")
+    return {"ETag": etag, **checksums}
 
 
 def _asks_for_digests(options: Options, session: Any) -> bool:  # noqa: ANN401  # boto3 has no types

@@ -13,7 +13,6 @@ import os
 import random
 import secrets
 import shutil
-import stat
 import threading
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -27,6 +26,7 @@ from file_dataset._errors import (
     is_transient,
     store_error,
 )
+from file_dataset._local_file import CHUNK_BYTES, LocalFile
 from file_dataset._pool import Pool
 
 if TYPE_CHECKING:
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 At_contra = TypeVar("At_contra", contravariant=True)
 
-CHUNK_BYTES = 1 << 20  # a guess: large enough that Python's share of a copy does not show
 _LOCAL_THREADS = 8  # a guess: disks gain little from more
 # Full jitter, as botocore's standard mode: a random share of BACKOFF_S, doubled per attempt, at most 20 s
 # (https://docs.aws.amazon.com/sdkref/latest/guide/feature-retry-behavior.html). 0.5 s is a guess.
@@ -84,14 +83,13 @@ class RemoteStore(ObjectStore[At_contra], Protocol[At_contra]):
 
     def upload(
         self,
-        source: Path,
+        source: LocalFile,
         target: At_contra,
         *,
         extra_args: Mapping[str, Any],
         cancelled: threading.Event,
-        size_bytes: int | None = None,
     ) -> Future[ObjectInfo]:
-        """Store a local file under `target`, whole or not at all; None: its size is asked for."""
+        """Store a local file under `target`, whole or not at all."""
 
 
 def attempt(request: Callable[[], T], *, attempts: int, cancelled: threading.Event) -> T:
@@ -425,25 +423,27 @@ class LocalStore:
         """Answer the size in bytes; nothing is read."""
         return self._pool.submit(_info, at)
 
-    def download(self, source: Path, sink: Sink) -> Future[ObjectInfo]:
+    def download(self, source: Path | LocalFile, sink: Sink) -> Future[ObjectInfo]:
         """Copy the file into the sink."""
         return self._pool.submit(_copy, source, sink)
 
 
 def _info(path: Path) -> ObjectInfo:
-    found = path.stat()
-    if stat.S_ISDIR(found.st_mode):
-        raise store_error(IsADirectoryError, f"{path}: {_urls.DIRECTORY_REMEDY}")
-    if not stat.S_ISREG(found.st_mode):
-        raise store_error(OSError, f"{path} is no regular file")
-    return ObjectInfo(found.st_size)
+    return ObjectInfo(_source_at(path).size_bytes)
 
 
-def _copy(source: Path, sink: Sink) -> ObjectInfo:
-    part = sink.begin(_info(source))
+def _source_at(path: Path) -> LocalFile:
+    try:
+        return LocalFile.at(path)
+    except IsADirectoryError:
+        raise store_error(IsADirectoryError, f"{path}: {_urls.DIRECTORY_REMEDY}") from None
+
+
+def _copy(file: Path | LocalFile, sink: Sink) -> ObjectInfo:
+    source = file if isinstance(file, LocalFile) else _source_at(file)
+    part = sink.begin(ObjectInfo(source.size_bytes))
     hasher = _digest.hasher(_digest.ALGORITHMS[0])
-    with source.open("rb", buffering=0) as file:
-        while chunk := file.read(CHUNK_BYTES):
-            part.write(chunk)
-            hasher.update(memoryview(chunk))
+    for chunk in source.chunks(0, source.size_bytes):
+        part.write(chunk)
+        hasher.update(chunk)
     return replace(sink.finish(), digest=hasher.digest())

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from file_dataset import _defaults, _options, _process
 from file_dataset._errors import Failure, RowError, is_fatal, store_error
+from file_dataset._local_file import LocalFile
 from file_dataset._options import Options
 from file_dataset._store import LocalStore, ObjectInfo, Sink
 from file_dataset._urls import ObjectUrl
@@ -61,9 +62,9 @@ class Stores:
         self._options = options
         self._s3: tuple[int, S3Store] | None = None
 
-    def of(self, at: Location) -> ObjectStore[Any]:
+    def of(self, at: Location | LocalFile) -> ObjectStore[Any]:
         """Return the store that has `at`."""
-        if isinstance(at, Path):
+        if not isinstance(at, ObjectUrl):
             return _process.shared("local", LocalStore)
         return self.s3
 
@@ -116,6 +117,7 @@ def copy_in(
         for transfer, sink, info in sinks.filled([(transfer, sinks.of(transfer)) for transfer in transfers]):
             filled.append((transfer, sink))
             infos.append(info)
+        _check_unchanged(transfers)
         for transfer, sink in filled:
             sinks.commit(transfer, sink)
     return infos
@@ -154,23 +156,19 @@ def copy_out(
 
     store: RemoteStore[ObjectUrl] = stores.s3
 
-    def upload(pair: tuple[Transfer[Location], int | OSError]) -> Future[ObjectInfo]:
-        transfer, size = pair
-        if isinstance(size, OSError):
-            raise size
+    def upload(transfer: Transfer[Location]) -> Future[ObjectInfo]:
         source, target = transfer.source, transfer.target
-        assert isinstance(source, Path)  # noqa: S101  # the plan of an upload
+        assert isinstance(source, LocalFile)  # noqa: S101  # the plan of an upload
         assert isinstance(target, ObjectUrl)  # noqa: S101
-        return store.upload(source, target, size_bytes=size, extra_args=extra_args, cancelled=cancelled)
+        return store.upload(source, target, extra_args=extra_args, cancelled=cancelled)
 
-    def failure(pair: tuple[Transfer[Location], int | OSError], error: OSError) -> Failure:
-        transfer, _ = pair
+    def failure(transfer: Transfer[Location], error: OSError) -> Failure:
         return Failure.of(transfer.row_id, "upload", error, file=transfer.file, url=transfer.target)
 
-    # at once: to ask between two requests would be to fight the loop's thread for the GIL
-    pairs = [(transfer, _size(transfer.source)) for transfer in transfers]
     try:
-        return [info for _, info in _each(pairs, upload, failure, cancelled, ahead=stores.ahead, grace_s=_GRACE_S)]
+        each = _each(transfers, upload, failure, cancelled, ahead=stores.ahead, grace_s=_GRACE_S)
+        infos = [info for _, info in each]
+        _check_unchanged(transfers)
     except RowError as exc:
         failed = {failure.file for failure in exc.failures}
         replaced = [str(transfer.target) for transfer in transfers if transfer.file not in failed]
@@ -180,13 +178,32 @@ def copy_out(
         note = f" (stored before that, and listed nowhere: {', '.join(replaced)})"
         told = [dataclasses.replace(failure, message=failure.message + note) for failure in exc.failures]
         raise RowError(told) from exc.__cause__
+    return infos
 
 
-def _size(source: Location) -> int | OSError:
-    try:
-        return os.stat(source).st_size  # type: ignore[arg-type]  # noqa: PTH116  # an upload's, and so a path
-    except OSError as exc:
-        return exc
+def _check_unchanged(transfers: Sequence[Transfer[Any]]) -> None:
+    """See that what was copied is still what it was: what is written on after its copy would be stored cut off.
+
+    Raises:
+        RowError: sources that are not, every one of them.
+    """
+    failed: list[tuple[Transfer[Any], OSError]] = []
+    for transfer in transfers:
+        if isinstance(transfer.source, LocalFile):
+            try:
+                transfer.source.check()
+            except OSError as exc:
+                failed.append((transfer, exc))
+    if failed:
+        raise RowError([_changed(transfer, error) for transfer, error in failed]) from failed[0][1]
+
+
+def _changed(transfer: Transfer[Any], error: OSError) -> Failure:
+    failure = Failure.of(transfer.row_id, "upload", error, file=transfer.file, url=transfer.target)
+    if isinstance(transfer.target, Path):
+        return failure
+    note = f" ({transfer.target} was stored before that was seen: it may hold a part of the file, or two states of it)"
+    return dataclasses.replace(failure, message=failure.message + note)
 
 
 def read_each(
@@ -302,7 +319,8 @@ class _Sinks:
 
         def failure(pair: tuple[Transfer[Any], Sink], error: OSError) -> Failure:
             transfer, _ = pair
-            return Failure.of(transfer.row_id, self._stage, error, file=transfer.file, url=transfer.source)
+            url = transfer.target if isinstance(transfer.source, LocalFile) else transfer.source
+            return Failure.of(transfer.row_id, self._stage, error, file=transfer.file, url=url)
 
         for (transfer, sink), info in _each(pairs, download, failure, self._cancelled, ahead=self._stores.ahead):
             yield transfer, sink, info

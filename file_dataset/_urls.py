@@ -115,6 +115,18 @@ def parse_prefix(value: object, *, local_paths: bool = True) -> Location:
     return Path(value)
 
 
+def why_no_file(path: str | os.PathLike[str]) -> str:
+    """Return why what should be a local file, and is not there, is none: it may be a URL."""
+    text = os.fspath(path)
+    match = _SCHEME.match(text.strip())
+    if match is None:
+        return f"{text} is no file"
+    if match[0].lower() != "s3:/":
+        return f"{_short(text)} is a URL, and what is stored is a local file: give its path"
+    remedy = "download it first, by reader(row={...}).into_temp_dir()"
+    return f"{_short(text)} is an S3 URL, and what is stored is a local file: {remedy}"
+
+
 def join(prefix: Location, *names: str) -> Location:
     """Return the location `names` below `prefix`.
 

@@ -167,14 +167,17 @@ _NO_EXCHANGE = Exchange(Endpoint("", 0), threading.Event())
 
 
 class FileBody:
-    """Bytes of a file, to be sent. The file is open until `close`."""
+    """Bytes of an open file, to be sent; closed by `close`."""
 
-    __slots__ = ("fd", "left", "position")
+    __slots__ = ("by_kernel", "check", "fd", "left", "position")
 
-    def __init__(self, path: str, position: int, length: int) -> None:
-        """Open the file."""
-        self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        self.position, self.left = position, length
+    def __init__(self, fd: int, position: int, length: int, check: Callable[[int], object]) -> None:
+        """Take the descriptor, and what raises when the file is not any more what it was.
+
+        It is called before the last bytes go out: a server keeps nothing of a body that breaks off.
+        """
+        self.fd, self.position, self.left, self.check = fd, position, length, check
+        self.by_kernel = hasattr(os, "sendfile")  # until it is refused
 
     def close(self) -> None:
         """Close the file."""
@@ -726,18 +729,17 @@ class _Connection:
 
     def _send_file(self, file: FileBody) -> None:
         turn = _TURN_BYTES
+        is_plain = self.endpoint.tls is None
         while file.left:
             if turn <= 0:
                 self._want_write(wanted=True)  # comes again at once: the socket takes more
                 return
             if self.exchange.cancelled.is_set():
                 raise InterruptedError("cancelled")
-            if self.endpoint.tls is None:
-                count = os.sendfile(self.sock.fileno(), file.fd, file.position, min(file.left, _TURN_BYTES))
-                if count == 0:
-                    raise _became_shorter()
-            else:
-                count = self._send_encrypted(file)
+            count = min(file.left, _TURN_BYTES)
+            if file.left == count:
+                file.check(file.fd)
+            count = self._send_by_kernel(file, count) if file.by_kernel and is_plain else self._send_copied(file, count)
             self.moved_at = self.wire.clock
             file.position += count
             file.left -= count
@@ -749,12 +751,23 @@ class _Connection:
             self._file.close()
             self._file = None
 
-    def _send_encrypted(self, file: FileBody) -> int:
-        want = min(file.left, _SCRATCH_BYTES // 2)
+    def _send_by_kernel(self, file: FileBody, most: int) -> int:
+        try:
+            count = os.sendfile(self.sock.fileno(), file.fd, file.position, most)
+        except (*_AGAIN, ConnectionError):
+            raise
+        except OSError:  # file systems, and sandboxes, refuse it in many ways; what else is wrong shows again
+            file.by_kernel = False
+            return self._send_copied(file, most)
+        if count == 0:
+            raise _became_shorter(file)
+        return count
+
+    def _send_copied(self, file: FileBody, most: int) -> int:
         # read again after SSLWantWrite: the bytes are the same, and they may come from another place
-        got = os.preadv(file.fd, [self.wire.view[:want]], file.position)
+        got = os.preadv(file.fd, [self.wire.view[: min(most, _SCRATCH_BYTES // 2)]], file.position)
         if got == 0:
-            raise _became_shorter()
+            raise _became_shorter(file)
         return self.sock.send(self.wire.view[:got])
 
     def _receive(self) -> None:
@@ -1164,8 +1177,9 @@ def _nothing(_: int) -> None:
     """Do what a connection does that has ended."""
 
 
-def _became_shorter() -> OSError:
-    return store_error(OSError, "the file became shorter while it was uploaded")
+def _became_shorter(file: FileBody) -> OSError:
+    file.check(file.fd)
+    return store_error(OSError, "the file holds fewer bytes than it says it has")
 
 
 def wires() -> list[Wire]:

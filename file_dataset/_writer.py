@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from file_dataset import _options, _plan, _transfer, _urls
 from file_dataset._errors import InvalidDatasetError
+from file_dataset._local_file import LocalFile
 
 if TYPE_CHECKING:
     import os
@@ -63,15 +64,20 @@ def write_files(
     return {name: _shown(stored.get(name)) for name in files}
 
 
-def _source(name: str, path: Any) -> Path:  # noqa: ANN401  # whatever the caller gave
+def _source(name: str, path: Any) -> LocalFile:  # noqa: ANN401  # whatever the caller gave
     try:
         source = Path(path)
     except TypeError:
         raise InvalidDatasetError(f"{name!r} is a {type(path).__name__}: give a local path") from None
-    if not source.is_file():
-        why = f"is a directory; {_urls.DIRECTORY_REMEDY}" if source.is_dir() else "is no file"
-        raise InvalidDatasetError(f"{name!r}: {source} {why}; nothing was written")
-    return source
+    try:
+        return LocalFile.at(source)
+    except IsADirectoryError:
+        why = f"{source} is a directory; {_urls.DIRECTORY_REMEDY}"
+    except FileNotFoundError:
+        why = _urls.why_no_file(path)
+    except OSError as exc:
+        why = exc.strerror or str(exc)
+    raise InvalidDatasetError(f"{name!r}: {why}; nothing was written")
 
 
 def _shown(at: _urls.Location | None) -> str | Path | None:

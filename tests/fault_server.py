@@ -132,6 +132,19 @@ class ErrorIn200:
 
 
 @dataclass(frozen=True, slots=True)
+class Bare200:
+    """Status 200 with neither ETag nor body; the request takes no effect."""
+
+
+@dataclass(frozen=True, slots=True)
+class Meanwhile:
+    """`work` is called while the request is under way: before its body is read, or once all of it is stored."""
+
+    work: Callable[[], object]
+    is_early: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class LostReply:
     """The request takes effect, then the connection is reset before any answer."""
 
@@ -159,6 +172,8 @@ Fault: TypeAlias = (
     | ReplaceAfter
     | Redirect
     | ErrorIn200
+    | Bare200
+    | Meanwhile
     | LostReply
     | IgnoreRange
     | Busy
@@ -632,7 +647,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = serve  # noqa: N815  (the names that http.server looks for)
 
-    def answer(self, request: _Request, fault: Fault | None) -> None:
+    def answer(self, request: _Request, fault: Fault | None) -> None:  # noqa: C901, PLR0912  # one case a fault
+        if isinstance(fault, Meanwhile) and fault.is_early:
+            fault.work()
         request, misread = self.read_body(request)
         store = self.server.owner.store
         match fault:
@@ -645,6 +662,8 @@ class _Handler(BaseHTTPRequestHandler):
                 reply = _S3Error(status, code, message).reply(request)
             case ErrorIn200(code):
                 reply = _S3Error(200, code).reply(request)
+            case Bare200():
+                reply = _Reply(200)
             case Redirect(region):
                 headers = {"x-amz-bucket-region": region}
                 endpoint = self.headers.get("host", "")
@@ -664,6 +683,8 @@ class _Handler(BaseHTTPRequestHandler):
                 reply = misread.reply(request) if misread else store.answer(request)
                 if isinstance(fault, ReplaceAfter):
                     store.replace(request.bucket, request.key, fault.body)
+                if isinstance(fault, Meanwhile) and not fault.is_early:
+                    fault.work()
         return self.reset() if isinstance(fault, LostReply) else self.send(reply, fault)
 
     def read_body(self, request: _Request) -> tuple[_Request, _S3Error | None]:

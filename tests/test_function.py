@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import os
 import pickle
+import socket
 import subprocess
 import sys
 import textwrap
@@ -585,18 +587,27 @@ def test_a_promise_that_no_row_could_keep_is_refused(fn, outputs, said):
 
 
 @pytest.fixture
-def out(tmp_path):
-    """A directory in which fn left a few things."""
-    (tmp_path / "a.txt").write_text("a")
-    (tmp_path / "b.txt").write_text("b")
-    (tmp_path / "directory").mkdir()
-    (tmp_path / "dangling").symlink_to(tmp_path / "gone")
-    (tmp_path / "link").symlink_to(tmp_path / "a.txt")
-    return tmp_path
+def out(tmp_path, monkeypatch):
+    """An output_dir in which fn left a few things; the working directory has others."""
+    path = tmp_path / "output"
+    path.mkdir()
+    (tmp_path / "input").mkdir()
+    (path / "a.txt").write_text("a")
+    (path / "b.txt").write_text("b")
+    (path / "directory").mkdir()
+    (path / "dangling").symlink_to(path / "gone")
+    (path / "link").symlink_to(path / "a.txt")
+    (tmp_path / "a.txt").write_text("last week's")
+    monkeypatch.chdir(tmp_path)
+    return path
 
 
 def checked(result, contract=None, carried=()):
-    return function.checked_outputs(result, row_id=7, contract=contract, carried=carried)
+    """Check a result of the row whose directories are below the working directory; return paths."""
+    own = os.path.realpath(".")
+    dirs = function.RowDirs(f"{own}/input", f"{own}/output")
+    found = function.checked_outputs(result, row_id=7, contract=contract, carried=carried, dirs=dirs)
+    return {name: source and Path(source.path) for name, source in found.items()}
 
 
 def faults(result, contract=None, carried=()):
@@ -616,13 +627,109 @@ def test_a_path_may_be_text(out):
     assert checked({"x.txt": str(out / "a.txt")}) == {"x.txt": out / "a.txt"}
 
 
-def test_a_relative_path_is_below_the_working_directory(out, monkeypatch):
-    monkeypatch.chdir(out)
-    assert checked({"x.txt": "a.txt"}) == {"x.txt": out / "a.txt"}
+@pytest.mark.parametrize("path", ["a.txt", Path("a.txt"), "./directory/../a.txt"], ids=["text", "path", "dots"])
+def test_a_relative_path_is_relative_to_output_dir(out, path):
+    """A file of that name in the working directory is somebody's of last week."""
+    assert checked({"x.txt": path}) == {"x.txt": out / "a.txt"}
 
 
-def test_a_link_to_a_file_is_a_file(out):
-    assert checked({"x.txt": out / "link"}) == {"x.txt": out / "link"}
+def test_a_relative_path_to_no_file_says_what_it_is_relative_to(out):
+    (fault,) = faults({"x.txt": "gone.txt"})
+    assert fault.message == ("output 'x.txt': gone.txt is no file in output_dir, which relative paths are relative to")
+
+
+def test_a_link_to_a_file_is_that_file(out):
+    assert checked({"x.txt": out / "link"}) == {"x.txt": out / "a.txt"}
+
+
+def test_a_file_of_input_dir_is_an_output(out):
+    path = out.parent / "input/in.txt"
+    path.write_text("in")
+    (out / "forwarded").symlink_to(path)
+    os.link(path, out / "linked")
+    assert checked(
+        {"x.txt": path, "y.txt": out / "forwarded", "z.txt": out / "linked", "w.txt": "../input/in.txt"}
+    ) == {
+        "x.txt": path,
+        "y.txt": path,
+        "z.txt": out / "linked",
+        "w.txt": path,
+    }
+
+
+def outside(out):
+    path = out.parent / "result.nii.gz"
+    path.write_text("of any row")
+    return path
+
+
+def linked_outside(out):
+    (out / "x.nii.gz").symlink_to(outside(out))
+    return out / "x.nii.gz"
+
+
+def below_a_linked_directory(out):
+    (out / "sub").symlink_to(outside(out).parent)
+    return out / "sub/result.nii.gz"
+
+
+def hard_linked_outside(out):
+    os.link(outside(out), out / "x.nii.gz")
+    return out / "x.nii.gz"
+
+
+def output_dir_replaced_by_a_link(out):
+    away = out.rename(out.parent / "elsewhere")
+    out.symlink_to(away)
+    return out / "a.txt"
+
+
+def climbed_out(out):
+    return out / ".." / outside(out).name
+
+
+def of_a_name_that_begins_alike(out):
+    (out.parent / "output2").mkdir()
+    (out.parent / "output2/a.txt").write_text("of row 2")
+    return out.parent / "output2/a.txt"
+
+
+OUTSIDE = [
+    outside, linked_outside, below_a_linked_directory, hard_linked_outside, output_dir_replaced_by_a_link, climbed_out,
+    of_a_name_that_begins_alike,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("place", OUTSIDE, ids=lambda place: place.__name__)
+def test_a_file_outside_of_the_rows_directories_is_a_failure(out, place):
+    path = place(out)
+    (fault,) = faults({"x.nii.gz": path})
+    assert (fault.file, fault.type) == ("x.nii.gz", "ValueError")
+    assert fault.message.startswith(f"output 'x.nii.gz': {path} ")
+    assert "another row's fn may be writing there" in fault.message
+    assert "output_dir / 'x.nii.gz'" in fault.message
+
+
+def pipe(out):
+    os.mkfifo(out / "special")
+
+
+def unix_socket(out):
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind("output/special")  # the path of a socket is short (108 bytes, unix(7))
+
+
+@pytest.mark.parametrize("make", [pipe, unix_socket], ids=["pipe", "socket"])
+def test_what_is_no_regular_file_is_a_failure(out, make):
+    make(out)
+    (fault,) = faults({"x.txt": out / "special"})
+    assert "special is no regular file" in fault.message
+
+
+def test_an_s3_url_is_no_output(out):
+    (fault,) = faults({"x.txt": "s3://bucket/x.txt"})
+    said = "'s3://bucket/x.txt' is an S3 URL, and what is stored is a local file"
+    assert fault.message.startswith(f"output 'x.txt': {said}: download it first")
 
 
 def test_none_says_that_there_is_no_such_file(out):

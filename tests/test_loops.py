@@ -16,6 +16,7 @@ from fault_server import SLOW_DOWN, Busy, FlipBit, IgnoreRange, Replace, Reset, 
 
 from file_dataset import _digest, _process, _requests, _wire
 from file_dataset._errors import code_of
+from file_dataset._local_file import LocalFile
 from file_dataset._s3 import S3Store
 from file_dataset._store import Part, Sink
 from file_dataset._urls import ObjectUrl
@@ -114,7 +115,7 @@ def test_large_uploads_are_shared_out(faults, store, loops, tmp_path):
     faults.put(URL, b"")
     for number in range(6):
         at = ObjectUrl("bucket", str(number))
-        store.upload(source, at, extra_args={}, cancelled=threading.Event()).result(60)
+        store.upload(LocalFile.at(source), at, extra_args={}, cancelled=threading.Event()).result(60)
         assert faults.body(str(at)) == BODY
     assert busy(loops) == [True, True, True]
 

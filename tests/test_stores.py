@@ -13,6 +13,7 @@ import pytest
 from conftest import options_for
 
 from file_dataset import Options, _store
+from file_dataset._local_file import LocalFile
 from file_dataset._pool import Pool
 from file_dataset._s3 import S3Store, part_bytes
 from file_dataset._store import LocalStore, ObjectInfo, Sink
@@ -51,7 +52,7 @@ class StoreContract:
     def upload(self, store, tmp_path, at, body):
         source = tmp_path / "source.bin"
         source.write_bytes(body)
-        return store.upload(source, at, extra_args={}, cancelled=NEVER).result()
+        return store.upload(LocalFile.at(source), at, extra_args={}, cancelled=NEVER).result()
 
     def download(self, store, at, target):
         sink = Sink(target, threading.Event())
@@ -244,7 +245,7 @@ class S3Contract(StoreContract):
         source = tmp_path / "a.png"
         source.write_bytes(b"png")
         extra = {"ContentType": "image/png", "Metadata": {"made-by": "test"}}
-        store.upload(source, place("a.png"), extra_args=extra, cancelled=NEVER).result()
+        store.upload(LocalFile.at(source), place("a.png"), extra_args=extra, cancelled=NEVER).result()
         head = s3_client.head_object(Bucket=place("a.png").bucket, Key=place("a.png").key)
         assert (head["ContentType"], head["Metadata"]) == ("image/png", {"made-by": "test"})
 

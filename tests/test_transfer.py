@@ -15,6 +15,7 @@ from conftest import options_for
 import file_dataset
 from file_dataset import Options, RowError, _transfer
 from file_dataset._errors import Failure
+from file_dataset._local_file import LocalFile
 from file_dataset._plan import Transfer
 from file_dataset._s3 import S3Store
 from file_dataset._urls import ObjectUrl
@@ -111,39 +112,37 @@ def test_a_read_makes_its_files_under_their_names_in_the_threads_that_fill_them(
     assert {path for name, path, _ in mine if name == "mkdir"} == {f"{own}/1", f"{own}/2"}
 
 
-def test_the_sizes_of_what_is_uploaded_are_asked_for_before_the_first_request(tmp_path, monkeypatch, faults):
+def test_files_are_looked_at_before_the_first_upload_and_after_the_last(tmp_path, monkeypatch, faults):
     """Between two requests each would be a fight for the GIL with the thread that moves the bytes."""
     order = []
     files = {f"{number}.bin": tmp_path / f"{number}.bin" for number in range(20)}
     for path in files.values():
         path.write_bytes(b"x")
     faults.put("s3://bucket/there", b"")
-    stat, upload = os.stat, S3Store.upload
+    look, upload = os.lstat, S3Store.upload
+    texts = {str(path) for path in files.values()}
 
     def told(path, **how):
-        if path in files.values():
-            order.append("stat")
-        return stat(path, **how)
+        if str(path) in texts:
+            order.append("look")
+        return look(path, **how)
 
-    monkeypatch.setattr(os, "stat", told)
+    monkeypatch.setattr(os, "lstat", told)
     monkeypatch.setattr(S3Store, "upload", lambda *args, **how: order.append("upload") or upload(*args, **how))
     options = options_for(faults.endpoint_url)
     file_dataset.write_files(files, into_path="s3://bucket/out", id="1", options=options)
-    uploads = order.index("upload")
-    assert order.count("upload") == 20
-    assert order[:uploads].count("stat") >= 20
-    assert "stat" not in order[uploads:]
+    assert order == ["look"] * 20 + ["upload"] * 20 + ["look"] * 20
 
 
 def test_an_output_that_is_gone_by_then_is_told_beside_those_that_are_stored(tmp_path, faults):
-    source = tmp_path / "a.bin"
-    source.write_bytes(b"x")
+    sources = {}
+    for name in ("gone.bin", "a.bin"):
+        (tmp_path / name).write_bytes(b"x")
+        sources[name] = LocalFile.at(tmp_path / name)
+    (tmp_path / "gone.bin").unlink()
     faults.put("s3://bucket/there", b"")
-    transfers = [
-        Transfer("1", name, path, ObjectUrl("bucket", name))
-        for name, path in (("gone.bin", tmp_path / "gone.bin"), ("a.bin", source))
-    ]
-    with pytest.raises(RowError, match="No such file") as caught:
+    transfers = [Transfer("1", name, source, ObjectUrl("bucket", name)) for name, source in sources.items()]
+    with pytest.raises(RowError, match="it was removed") as caught:
         _transfer.copy_out(transfers, _transfer.Stores(options_for(faults.endpoint_url)), {})
     assert [failure.file for failure in caught.value.failures] == ["gone.bin"]
     assert faults.body("s3://bucket/a.bin") == b"x"

@@ -40,6 +40,7 @@ from fault_server import SLOW_DOWN, Busy, FaultServer, FlipBit, IgnoreRange, Rep
 import file_dataset
 from file_dataset import RowError, _digest, _process, _requests, _store, _wire
 from file_dataset._errors import code_of
+from file_dataset._local_file import LocalFile
 from file_dataset._s3 import S3Store
 from file_dataset._store import Part, Sink
 from file_dataset._urls import ObjectUrl
@@ -218,7 +219,7 @@ def get(store, at=AT):
 
 def put(store, path, body=SMALL, at=AT, **extra_args):
     path.write_bytes(body)
-    return store.upload(path, at, extra_args=extra_args, cancelled=threading.Event()).result(60)
+    return store.upload(LocalFile.at(path), at, extra_args=extra_args, cancelled=threading.Event()).result(60)
 
 
 @pytest.fixture
@@ -1098,7 +1099,7 @@ def test_max_concurrency_counts_what_boto3_sends_too(faults, tmp_path):
         at = ObjectUrl("bucket", str(number))
         futures.append(store.download(at, Sink(None, threading.Event())))
         extra = {"ChecksumAlgorithm": "SHA256"}  # which the wire leaves to boto3
-        futures.append(store.upload(source, at, extra_args=extra, cancelled=threading.Event()))
+        futures.append(store.upload(LocalFile.at(source), at, extra_args=extra, cancelled=threading.Event()))
     for future in futures:
         future.result(30)
     assert 1 < faults.max_in_flight <= 4
@@ -1894,7 +1895,7 @@ def test_a_cancelled_upload_closes_its_connection_at_once(source):
     with Scripted(script) as server:
         store = S3Store(options_for(server.url))
         cancelled = threading.Event()
-        future = store.upload(source, AT, extra_args={}, cancelled=cancelled)
+        future = store.upload(LocalFile.at(source), AT, extra_args={}, cancelled=cancelled)
         assert until(lambda: server.heads)
         cancelled.set()
         with pytest.raises(InterruptedError):
@@ -1948,7 +1949,7 @@ def test_transfers_that_fail_leave_no_descriptor_open(tmp_path, source):
                 store.download(AT, sink).result(30)
             sink.discard()
             with contextlib.suppress(OSError):
-                store.upload(source, AT, extra_args={}, cancelled=threading.Event()).result(30)
+                store.upload(LocalFile.at(source), AT, extra_args={}, cancelled=threading.Event()).result(30)
 
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(fail, range(16)))
