@@ -190,8 +190,7 @@ class Run:
         own = settings.write_options.get("options")
         self.target = self.source if own is None else _transfer.Stores(own)
         self.extra_args = settings.write_options.get("extra_args") or {}
-        if self.total and not is_local:
-            self.target.s3.check()
+        if self.extra_args and self.total and not is_local:
             self.target.s3.check_extra_args(self.extra_args)
         self.inputs = self._inputs_at_risk()
         self._check_contract()
@@ -237,6 +236,8 @@ class Run:
     def run_rows(self) -> None:
         """Run the rows: `stored` and `failed` have what became of them, also when something stops it."""
         try:
+            if self.total and not isinstance(self.prefix, Path):
+                self.target.check()  # before fn runs, for nothing
             with _progress.reporting(self.settings.progress, self.total) as report:
                 self._drive(report)
         finally:

@@ -158,16 +158,14 @@ class S3Store:
 
         return self._submit(_Operation(target, cancelled, on_wire, by_boto3))
 
-    def check(self) -> None:
-        """Refuse options that no request can work with: a CA file that is not there, say. No request is made.
-
-        Credentials may be fetched; those that cannot be had are told by the first request.
+    def connect(self) -> None:
+        """Make session and client, without a request to the store; credentials may be fetched.
 
         Raises:
-            InvalidDatasetError: saying what, and where it was named.
+            InvalidDatasetError: no request of these options can work: a CA file is not there, say.
+            PermissionError: the credentials cannot be had, or cannot be sent.
         """
-        with contextlib.suppress(OSError):
-            self._access()
+        self._access()
 
     def check_extra_args(self, extra_args: Mapping[str, Any]) -> None:
         """Refuse what boto3's `ExtraArgs` would refuse, before the first byte.

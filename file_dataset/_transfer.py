@@ -5,6 +5,7 @@ Everything that touches a byte goes through here. What is interrupted cancels wh
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import threading
@@ -80,6 +81,17 @@ class Stores:
             return _defaults.endpoint(_defaults.source({}).session)
         url: str | None = (self._options.s3_client_kwargs or {}).get("endpoint_url")
         return url
+
+    def check(self) -> None:
+        """Refuse options that no request can work with: a CA file that is not there, say. No request is made.
+
+        Credentials may be fetched; those that cannot be had are told by the first request.
+
+        Raises:
+            InvalidDatasetError: saying what, and where it was named.
+        """
+        with contextlib.suppress(OSError):
+            self.s3.connect()
 
     @property
     def s3(self) -> S3Store:
