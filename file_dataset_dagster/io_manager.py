@@ -99,18 +99,26 @@ class ManifestIOManager(dg.ConfigurableIOManager):
         with tempfile.TemporaryDirectory() as scratch:
             path = Path(scratch, "frame.parquet")
             path.write_bytes(to_parquet(frame, notes))
-            file_dataset.write_files({name: path}, into_path=into_path, id=directory, options=self._get_options())
+            try:
+                file_dataset.write_files({name: path}, into_path=into_path, id=directory, options=self._get_options())
+            except file_dataset.RowError as exc:
+                first = exc.failures[0]
+                code = "" if first.code is None else f" ({first.code})"
+                asked = self._asked(uri) if first.type == "FileNotFoundError" else ""
+                raise file_dataset.RowError(
+                    exc.failures,
+                    f"the manifest at {uri} could not be stored: {first.type}{code}: {first.message}{asked}",
+                ) from exc
 
     def load(self, uri: str, columns: Sequence[str] | None = None) -> pd.DataFrame:
         """The frame at `uri`, or some of its columns.
 
         Raises:
-            file_dataset.InvalidDatasetError: what is there was not written by `store`, or by a later version of it; or
-                it has no such column.
-            file_dataset.RowError: it cannot be read.
+            file_dataset.InvalidDatasetError: what is there is damaged, a directory, was not written by `store`, or by a
+                later version of it; or it has no such column.
+            file_dataset.RowError: there is none, or it cannot be read; the message says where and why.
         """
-        blobs = file_dataset.reader({"frame.parquet": uri}, options=self._get_options()).into_blob_table(large=True)
-        return from_parquet(blobs["frame.parquet"][0].as_buffer(), uri, columns)
+        return from_parquet(self._blobs({"0": uri}, may_lack=False)["0"], uri, columns)
 
     def store_result(
         self,
@@ -294,7 +302,7 @@ class ManifestIOManager(dg.ConfigurableIOManager):
         missing = [key for number, key in enumerate(keys) if str(number) not in found]
         may_lack = bool(metadata.get("allow_missing_partitions")) and keys != [None]
         if missing and not may_lack:
-            raise file_dataset.FileDatasetError(_told_missing(of, missing, uris))
+            raise file_dataset.FileDatasetError(_told_missing(of, missing, uris) + self._asked(uris[missing[0]]))
         if missing:
             context.log.warning(
                 "%d of %d partitions of %s have no manifest and are left out, the first: %r",
@@ -317,21 +325,44 @@ class ManifestIOManager(dg.ConfigurableIOManager):
             return joined({str(key): frame for key, frame in frames.items()}, of)
         return frames if len(keys) != 1 else frames.get(keys[0])
 
-    def _blobs(self, uris: Mapping[str, str]) -> dict[str, pa.Buffer]:
-        """What lies at these places, all at once; those where nothing is are left out.
+    def _blobs(self, uris: Mapping[str, str], *, may_lack: bool = True) -> dict[str, pa.Buffer]:
+        """What lies at these places, all at once; those where nothing is are left out when they `may_lack`.
 
         Raises:
-            file_dataset.RowError: one cannot be read.
+            file_dataset.InvalidDatasetError: a directory lies there.
+            file_dataset.RowError: one cannot be read; or there is none, where none may lack.
         """
         frame = pd.DataFrame({"id": list(uris), "frame.parquet": list(uris.values())})
         try:
-            blobs = _read(frame, self._get_options())
+            return _read(frame, self._get_options())
         except file_dataset.RowError as exc:
-            if any(failure.type != "FileNotFoundError" or failure.code == "NoSuchBucket" for failure in exc.failures):
-                raise
+            bad = [
+                failure
+                for failure in exc.failures
+                if not may_lack or failure.type != "FileNotFoundError" or failure.code == "NoSuchBucket"
+            ]
+            if bad:
+                raise self._unreadable(bad, exc.failures) from exc
             there = frame[~frame["id"].isin([failure.id for failure in exc.failures])]
-            blobs = _read(there, self._get_options()) if len(there) else {}
-        return blobs
+        return _read(there, self._get_options()) if len(there) else {}
+
+    def _unreadable(self, bad: Sequence[Any], failures: Sequence[Any]) -> file_dataset.FileDatasetError:
+        first = bad[0]
+        if first.type == "IsADirectoryError":
+            return file_dataset.InvalidDatasetError(f"{first.url} is a directory, and no manifest")
+        code = "" if first.code is None else f" ({first.code})"
+        asked = self._asked(str(first.url)) if first.type == "FileNotFoundError" else ""
+        more = f"; {len(bad) - 1} more could not be read" if len(bad) > 1 else ""
+        return file_dataset.RowError(
+            failures,
+            f"the manifest at {first.url} could not be read: {first.type}{code}: {first.message}{asked}{more}",
+        )
+
+    def _asked(self, uri: str) -> str:
+        """The endpoint, for what S3 does not have: a wrong one says nothing else."""
+        if not uri.startswith("s3://"):
+            return ""
+        return f"; {self._get_options().s3_client.meta.endpoint_url} was asked"
 
     def _get_options(self) -> file_dataset.Options:
         if self._options is None:

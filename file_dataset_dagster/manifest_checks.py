@@ -1,13 +1,11 @@
-"""Checks of what a manifest names, to run whenever one likes: are the files still there, are they still the same."""
+"""Checks of what a manifest names, to run at any time: are the files still there, are they still the same."""
 
 # no `from __future__ import annotations` here: Dagster reads the annotations of a check's function
 
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import Any
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple, TypeAlias
 
-import botocore.exceptions
 import dagster as dg
 import pandas as pd
 
@@ -16,7 +14,20 @@ from file_dataset_dagster.checks import table
 from file_dataset_dagster.io_manager import ManifestIOManager
 from file_dataset_dagster.resource import FileDatasetResource
 
-_AT_ONCE = 32  # HEAD requests; a guess
+_Kind: TypeAlias = Literal["missing", "changed", "not readable"]
+_NO_FILE = {"FileNotFoundError", "IsADirectoryError", "NotADirectoryError"}
+
+
+class _Fault(NamedTuple):
+    """Why a file does not pass: `missing` and `changed` are wrong, of one that is `not readable` nothing is known."""
+
+    kind: _Kind
+    told: str
+
+
+# a row of into_info_table: size_bytes, etag, checksum; or error_type, error_code, error_message
+_Found: TypeAlias = Mapping[str, Any]
+_Judge: TypeAlias = Callable[[Mapping[str, Any], _Found], _Fault | None]
 
 
 def build_manifest_checks(
@@ -30,7 +41,12 @@ def build_manifest_checks(
     """Return checks of the files that a pipeline's manifest names, which run by themselves or with the asset.
 
     They read the asset's `.files.parquet`, of the run's partition or else of every one that is materialized, and send
-    one HEAD per file.
+    one HEAD per file, as `file_dataset.reader(...).into_info_table()` does.
+
+    A file that is missing or changed fails the check as ERROR. One that cannot be looked at (access denied, throttled,
+    no answer) is not known to be wrong: where there are only such files, the check fails as WARN. Both have a table of
+    at most 20 files, `wrong` and `not_readable`. S3 answers 403 for a missing file too where the credentials lack
+    `s3:ListBucket`.
 
     Args:
         asset: a `pipeline_asset`, or its key.
@@ -41,7 +57,7 @@ def build_manifest_checks(
             where it has one.
         io_manager_key: the asset's ManifestIOManager.
     """
-    wanted: dict[str, tuple[str, Callable[[Mapping[str, Any], _Found], str | None]]] = {}
+    wanted: dict[str, tuple[str, _Judge]] = {}
     if files_exist:
         wanted["files_exist"] = ("Every file of the manifest is there, with the size it was stored with.", _missing)
     if content_unchanged:
@@ -55,15 +71,11 @@ def build_manifest_checks(
     ]
 
 
-# what a HEAD tells of a file: size_bytes, etag, checksum; or why there is nothing
-_Found = Mapping[str, Any]
-
-
 def _check(
     asset_key: dg.AssetKey,
     name: str,
     description: str,
-    judge: Callable[[Mapping[str, Any], _Found], str | None],
+    judge: _Judge,
     resources: Mapping[str, type],
 ) -> dg.AssetChecksDefinition:
     resource_key, io_manager_key = resources
@@ -80,25 +92,12 @@ def _check(
             for partition in partitions
         ]
         files = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame({"location": []})
-        options = store.get_options()
-        told = list(zip(files.to_dict("records"), _look(files["location"].tolist(), options), strict=True))
-        wrong = [(file, why) for file, found in told if (why := judge(file, found)) is not None]
-        metadata: dict[str, Any] = {"files": len(files), "files_wrong": len(wrong)}
-        if partitions != [None]:
-            metadata["partitions"] = len(partitions)
-        if wrong:
-            rows = [
-                {**({"partition": file["partition"]} if file["partition"] else {}), "id": file["id"],
-                 "file": file["file"], "location": file["location"], "told": why}
-                for file, why in wrong
-            ]  # fmt: skip
-            metadata["wrong"] = table(pd.DataFrame(rows))
-        return dg.AssetCheckResult(
-            passed=not wrong,
-            severity=dg.AssetCheckSeverity.ERROR,
-            description=f"{len(wrong)} of {len(files)} files {'are not as they were stored' if wrong else 'are wrong'}",
-            metadata=metadata,
-        )
+        faults = [
+            (file, fault)
+            for file, found in zip(files.to_dict("records"), _look(files, store.get_options()), strict=True)
+            if (fault := judge(file, found)) is not None
+        ]
+        return _result(files, faults, None if partitions == [None] else len(partitions))
 
     return check
 
@@ -112,43 +111,69 @@ def _partitions(context: dg.AssetCheckExecutionContext, asset_key: dg.AssetKey) 
     return list(materialized) or [None]
 
 
-def _missing(stored: Mapping[str, Any], found: _Found) -> str | None:
-    if "error" in found:
-        return str(found["error"])
+def _result(
+    files: pd.DataFrame, faults: list[tuple[dict[Any, Any], _Fault]], partitions: int | None
+) -> dg.AssetCheckResult:
+    counts = Counter(fault.kind for _, fault in faults)
+    unknown = counts["not readable"]
+    wrong = len(faults) - unknown
+    metadata: dict[str, Any] = {"files": len(files), "files_wrong": wrong, "files_not_readable": unknown}
+    if partitions is not None:
+        metadata["partitions"] = partitions
+    for name, is_of in (("wrong", lambda kind: kind != "not readable"), ("not_readable", "not readable".__eq__)):
+        rows = [
+            {**({"partition": file["partition"]} if file["partition"] else {}), "id": file["id"], "file": file["file"],
+             "location": file["location"], "kind": fault.kind, "told": fault.told}
+            for file, fault in faults if is_of(fault.kind)
+        ]  # fmt: skip
+        if rows:
+            metadata[name] = table(pd.DataFrame(rows))
+    kinds = ", ".join(f"{counts[kind]} {kind}" for kind in ("missing", "changed") if counts[kind])
+    said = f"{wrong} of {len(files)} files {f'are not as they were stored ({kinds})' if wrong else 'are wrong'}"
+    if unknown:
+        first = next(fault.told for _, fault in faults if fault.kind == "not readable")
+        said += f"; {unknown} could not be checked, the first: {first}"
+    return dg.AssetCheckResult(
+        passed=not faults,
+        severity=dg.AssetCheckSeverity.ERROR if wrong else dg.AssetCheckSeverity.WARN,
+        description=said,
+        metadata=metadata,
+    )
+
+
+def _missing(stored: Mapping[str, Any], found: _Found) -> _Fault | None:
+    kind, code = found["error_type"], found["error_code"]
+    if kind is not None:
+        said = found["error_message"] if code is None else f"S3 says {code}"
+        if kind in _NO_FILE:
+            return _Fault("missing", said)
+        return _Fault("not readable", f"{said} ({kind})" if code is None else f"{said} ({found['error_message']})")
     if found["size_bytes"] != stored["size_bytes"]:
-        return f"{found['size_bytes']} bytes, {stored['size_bytes']} were stored"
+        return _Fault("changed", f"{found['size_bytes']} bytes, {stored['size_bytes']} were stored")
     return None
 
 
-def _changed(stored: Mapping[str, Any], found: _Found) -> str | None:
+def _changed(stored: Mapping[str, Any], found: _Found) -> _Fault | None:
     for name in ("checksum", "etag"):
         before, now = stored[name], found.get(name)
-        if isinstance(before, str) and isinstance(now, str):
-            return None if before == now else f"{name} {now}, {before} was stored"
+        if isinstance(before, str) and isinstance(now, str) and _algorithm(before) == _algorithm(now):
+            return None if before == now else _Fault("changed", f"{name} {now}, {before} was stored")
     return _missing(stored, found)
 
 
-def _look(locations: list[str], options: file_dataset.Options) -> Iterator[_Found]:
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
-        yield from pool.map(lambda location: _head(location, options), locations)
+def _algorithm(digest: str) -> str:
+    """The name before the colon of a checksum, nothing of an ETag: two algorithms say nothing of each other."""
+    return digest.partition(":")[0] if ":" in digest else ""
 
 
-def _head(location: str, options: file_dataset.Options) -> _Found:
-    if not location.startswith("s3://"):
-        try:
-            return {"size_bytes": Path(location).stat().st_size}
-        except OSError as exc:
-            return {"error": exc.strerror or type(exc).__name__}
-    bucket, _, key = location.removeprefix("s3://").partition("/")
+def _look(files: pd.DataFrame, options: file_dataset.Options) -> list[dict[str, Any]]:
+    """What the store says of each file, in the order of `files`."""
+    if files.empty:
+        return []
+    named = pd.DataFrame({"id": range(len(files)), "location": files["location"].tolist()})
     try:
-        head = options.s3_client.head_object(Bucket=bucket, Key=key, ChecksumMode="ENABLED")
-    except botocore.exceptions.ClientError as exc:
-        return {"error": f"S3 says {exc.response['Error']['Code']}"}
-    except botocore.exceptions.BotoCoreError as exc:
-        return {"error": type(exc).__name__}
-    checksum = head.get("ChecksumCRC64NVME")
-    return {
-        "size_bytes": head["ContentLength"],
-        "etag": head["ETag"].strip('"'),
-        "checksum": None if checksum is None else f"CRC64NVME:{checksum}",
-    }
+        infos = file_dataset.reader(named, file_columns=["location"], options=options).into_info_table()
+    except file_dataset.FileDatasetError as exc:  # no credentials: no file can be looked at
+        return [{"error_type": type(exc).__name__, "error_code": None, "error_message": str(exc)}] * len(files)
+    found: list[dict[str, Any]] = infos.to_pylist()
+    return found

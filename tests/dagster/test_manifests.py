@@ -7,6 +7,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from fault_server import Status
 
 import file_dataset
 from file_dataset_dagster import FileDatasetResource, ManifestIOManager
@@ -290,7 +291,45 @@ def test_a_store_that_refuses_is_told_with_its_code(run, s3_endpoint):
         [frame_asset(pd.DataFrame({"id": [1]}))],
         FileDatasetResource(endpoint_url=s3_endpoint, base_path="s3://no-bucket"),
     )
-    assert "NoSuchBucket" in failure_of(result)
+    told = failure_of(result)
+    assert "the manifest at s3://no-bucket/manifests/frame/manifest.parquet could not be stored: " in told
+    assert "NoSuchBucket" in told
+    assert f"{s3_endpoint} was asked" in told
+
+
+def test_a_missing_manifest_names_the_endpoint_that_was_asked(run, resource, s3_endpoint):
+    """A wrong endpoint says nothing but NoSuchKey."""
+    result = run([dg.AssetSpec("frame"), reader_asset([])], resource, selection=["reader"])
+    assert f"materialize it first, or correct base_path; {s3_endpoint} was asked" in failure_of(result)
+    at = ManifestIOManager(resource=resource).uri(key("frame"))
+    with pytest.raises(file_dataset.RowError) as raised:
+        ManifestIOManager(resource=resource).load(at)
+    assert str(raised.value).startswith(f"the manifest at {at} could not be read: FileNotFoundError (NoSuchKey): ")
+    assert str(raised.value).endswith(f"; {s3_endpoint} was asked")
+
+
+def test_a_bucket_that_is_not_there_is_no_missing_manifest(run, s3_endpoint):
+    nowhere = FileDatasetResource(endpoint_url=s3_endpoint, base_path="s3://no-bucket")
+    told = failure_of(run([dg.AssetSpec("frame"), reader_asset([])], nowhere, selection=["reader"]))
+    assert "the manifest at s3://no-bucket/manifests/frame/manifest.parquet could not be read: " in told
+    assert "(NoSuchBucket)" in told
+    assert f"{s3_endpoint} was asked" in told
+
+
+def test_a_manifest_that_may_not_be_read_is_named_with_the_code(faults):
+    faults.put("s3://bucket/m.parquet", b"")
+    faults.fail("GetObject", Status(403, "AccessDenied"), key="m.parquet", times=None)
+    manifests = ManifestIOManager(resource=FileDatasetResource(endpoint_url=faults.endpoint_url))
+    said = r"^the manifest at s3://bucket/m.parquet could not be read: PermissionError \(AccessDenied\): "
+    with pytest.raises(file_dataset.RowError, match=said) as raised:
+        manifests.load("s3://bucket/m.parquet")
+    assert "was asked" not in str(raised.value)
+
+
+def test_a_directory_is_no_manifest(tmp_path, local):
+    tmp_path.joinpath("m.parquet").mkdir()
+    with pytest.raises(file_dataset.InvalidDatasetError, match=r"/m\.parquet is a directory, and no manifest"):
+        ManifestIOManager(resource=local).load(str(tmp_path / "m.parquet"))
 
 
 def test_a_foreign_parquet_file_is_refused(tmp_path, local):
