@@ -99,7 +99,8 @@ class Reader:
         _plan.check_file_names(list(self._rows.file_columns), local=True)
         temp = TempDir(dir)
         try:
-            _transfer.fill(self._transfers(str(temp.path), is_frame=is_frame), _transfer.Stores(self._options))
+            into = str(temp._made.path)  # noqa: SLF001  # `path` would say that the caller has it
+            _transfer.fill(self._transfers(into, is_frame=is_frame), _transfer.Stores(self._options))
         except BaseException:
             temp.cleanup()
             raise

@@ -6,6 +6,7 @@ import errno
 import gc
 import os
 import pickle
+import resource
 import signal
 import stat
 import subprocess
@@ -17,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from file_dataset import InvalidDatasetError, TempDir
+from file_dataset import InvalidDatasetError, TempDir, _residue
 
 
 @pytest.fixture
@@ -28,6 +29,7 @@ def place(tmp_path, monkeypatch):
 
 
 NOBODY = 65534
+LOOKS = _residue._next_look  # noqa: SLF001  # when each place is looked at again
 
 
 @pytest.fixture
@@ -147,7 +149,7 @@ def test_ctrl_c_while_it_is_made_leaves_nothing(place, monkeypatch):
 def test_ctrl_c_while_it_is_removed_leaves_it_to_the_next_cleanup(place, monkeypatch):
     directory = filled(TempDir())
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("shutil.rmtree", lambda *_, **__: signal.raise_signal(signal.SIGINT))
+        patch.setattr("file_dataset._residue.remove_tree", lambda *_: signal.raise_signal(signal.SIGINT))
         directory.cleanup()
     assert directory.path.exists()
     directory.cleanup()
@@ -200,6 +202,51 @@ def test_it_is_gone_with_its_last_reference_and_warns(place):
     with pytest.warns(ResourceWarning, match=f"{path} was never closed: use `with` or call cleanup"):
         kept.clear()
     assert not path.exists()
+
+
+def test_one_whose_path_was_taken_warns_where_users_see_it(place):
+    with pytest.warns(UserWarning, match=r"write `with reader\(\.\.\.\)\.into_temp_dir\(\) as directory:`") as caught:
+        folder = Path(TempDir())
+    assert not folder.exists()
+    assert {warning.filename for warning in caught} >= {__file__}  # the line that lost it
+    assert str(folder) in str(caught[0].message)
+
+
+SHOWN = {
+    "Path(TempDir())": True,
+    "TempDir().path": True,
+    "TempDir()": False,
+    "TempDir().cleanup()": False,
+    "kept = TempDir(); Path(kept)": False,  # gone with the process
+}
+
+
+@pytest.mark.parametrize(("line", "is_shown"), SHOWN.items(), ids=SHOWN)
+def test_python_shows_the_warning_by_default(tmp_path, line, is_shown):
+    script = f"from pathlib import Path; from file_dataset import TempDir; {line}"
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, check=True, timeout=200)
+    assert (b"UserWarning" in done.stderr) == is_shown
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_it_is_gone_where_warnings_are_errors_too(place, monkeypatch):
+    unraised = []
+    monkeypatch.setattr("sys.unraisablehook", lambda error: unraised.append(error.exc_type))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        os.fspath(TempDir())
+    assert unraised == [UserWarning]
+    assert list(place.iterdir()) == []
+
+
+def test_one_that_was_removed_says_so_when_it_is_used_again(place):
+    directory = filled(TempDir())
+    with directory:
+        pass
+    for use in (os.fspath, Path, TempDir.__enter__):
+        with pytest.raises(FileNotFoundError, match="this temp dir was removed, by `with` or cleanup"):
+            use(directory)
 
 
 def test_one_that_was_closed_does_not_warn(place):
@@ -292,6 +339,323 @@ def test_the_mode_of_what_a_link_points_to_stays(open_place):
         print(oct(kept.stat().st_mode), directory.path.exists())
     """
     assert output_of(script, open_place) == ["0o40500", "False"]
+
+
+OUTSIDE = {
+    "the row's directory": "os.rename(path, f'{path}.old'); os.symlink(kept, path)",
+    "a directory in it": "os.rename(path / 'sub', path / 'old'); os.symlink(kept, path / 'sub')",
+    "a file in its place": "os.rename(path, f'{path}.old'); path.write_text('a')",
+}
+
+
+@pytest.mark.parametrize("replace", OUTSIDE.values(), ids=OUTSIDE)
+def test_what_lies_behind_a_link_in_its_place_stays_as_it_is(place, tmp_path_factory, replace):
+    kept = tmp_path_factory.mktemp("kept")
+    (kept / "sub").mkdir()
+    (kept / "sub/a.txt").write_text("a")
+    for at in (kept / "sub", kept):
+        at.chmod(0o555)
+    directory = filled(TempDir())
+    exec(replace, {"os": os, "path": directory.path, "kept": kept})  # noqa: S102  # one of the three above
+    directory.cleanup()
+    assert not os.path.lexists(directory.path)
+    assert [stat.S_IMODE(at.stat().st_mode) for at in (kept, kept / "sub")] == [0o555, 0o555]
+    assert (kept / "sub/a.txt").read_text() == "a"
+
+
+def test_a_tree_deeper_than_paths_and_descriptors_go_is_removed(place):
+    directory = TempDir()
+    home = Path.cwd()
+    try:
+        os.chdir(directory.path)
+        for _ in range(500):  # 500 x 11 bytes: paths end at 4,096
+            Path("a" * 10).mkdir()
+            os.chdir("a" * 10)
+            Path("file").touch()
+    finally:
+        os.chdir(home)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (len(list(Path("/proc/self/fd").iterdir())) + 30, limits[1]))
+        directory.cleanup()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert list(place.iterdir()) == []
+
+
+@pytest.mark.parametrize("later", ["TempDir().cleanup()", "pass"], ids=["with the next one", "at the end"])
+def test_what_could_not_be_removed_for_want_of_descriptors_goes_later(tmp_path, later):
+    script = f"""
+        import os
+        from file_dataset import TempDir
+        directory = TempDir()
+        path = directory.path
+        (path / "sub").mkdir()
+        (path / "sub/a.txt").touch()
+        held = []
+        try:
+            while True:
+                held.append(os.open("/dev/null", os.O_RDONLY))
+        except OSError:
+            directory.cleanup()
+            print(path.exists())
+        for fd in held:
+            os.close(fd)
+        {later}
+        print(path.exists())
+    """
+    assert output_of(script, tmp_path)[0] == "True"
+    assert output_of(script, tmp_path)[1] == str(later == "pass")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_descriptors_there_are_temp_dirs_all_the_same(tmp_path):
+    """Without a lock, which nobody may take for a dead one's."""
+    script = """
+        import os
+        from file_dataset import TempDir, _residue
+        held = []
+        try:
+            while True:
+                held.append(os.open("/dev/null", os.O_RDONLY))
+        except OSError:
+            directory = TempDir(os.environ["TMPDIR"])
+        for fd in held:
+            os.close(fd)
+        _residue._next_look.clear()
+        with TempDir():
+            print(directory.path.exists(), len(os.listdir(directory.path.parent)))
+    """
+    assert output_of(script, tmp_path) == ["True", "2"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_many_at_once_leave_descriptors_to_others(tmp_path):
+    script = """
+        import os, resource
+        resource.setrlimit(resource.RLIMIT_NOFILE, (100, 100))
+        from file_dataset import TempDir
+        kept = [TempDir() for _ in range(200)]
+        print(len(os.listdir("/proc/self/fd")) < 40, len({directory.path for directory in kept}))
+    """
+    assert output_of(script, tmp_path) == ["True", "200"]
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- what a killed process leaves
+
+
+def killed(script, place):
+    """Start a script, kill it when it prints a line; return what it left."""
+    environment = {**os.environ, "TMPDIR": str(place)}
+    command = [sys.executable, "-c", textwrap.dedent(script)]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline()
+        process.kill()
+    return sorted(place.iterdir())
+
+
+HANGING = """
+    import time
+    from file_dataset import TempDir
+    directories = [TempDir() for _ in range(3)]
+    for directory in directories:
+        (directory.path / "sub").mkdir()
+        (directory.path / "sub/a.txt").touch()
+    print("here", flush=True)
+    time.sleep(200)
+"""
+
+
+def test_what_a_killed_process_left_goes_with_the_next_temp_dir(place):
+    assert len(killed(HANGING, place)) == 3
+    with TempDir() as path:
+        assert list(place.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_what_a_killed_run_left_goes_with_the_next_run(tmp_path, workers):
+    temp = tmp_path / "temp"
+    temp.mkdir()
+    (tmp_path / "in.bin").write_bytes(b"x")
+    script = f"""
+        import sys, time
+        import pandas as pd
+        import file_dataset
+
+        def fn(input_dir, output_dir):
+            (output_dir / "o.txt").write_text("o")
+            if sys.argv[1:] != ["whole"]:
+                print("here", flush=True)
+                time.sleep(200)
+            return {{"o.txt": output_dir / "o.txt"}}
+
+        frame = pd.DataFrame({{"id": list("abcdef"), "a.bin": [{str(tmp_path / "in.bin")!r}] * 6}})
+        pipeline = file_dataset.Pipeline(
+            fn, write_options={{"into_path": {str(tmp_path / "out")!r}}}, workers={workers}, progress=False
+        )
+        print(len(pipeline.run(frame).manifest))
+    """
+    assert killed(script, temp)
+    environment = {**os.environ, "TMPDIR": str(temp)}
+    command = [sys.executable, "-c", textwrap.dedent(script), "whole"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=200)
+    assert done.stdout.split() == ["6"]
+    assert list(temp.iterdir()) == []
+
+
+def test_what_a_living_process_has_stays(tmp_path):
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    command = [sys.executable, "-c", textwrap.dedent(HANGING)]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline()
+        with TempDir(tmp_path):
+            pass
+        assert len(list(tmp_path.glob("*/sub/a.txt"))) == 3
+        process.kill()
+
+
+def test_what_another_thread_of_this_process_has_stays(place):
+    with TempDir() as path:
+        LOOKS.clear()
+        with TempDir():
+            assert path.exists()
+
+
+def test_a_forked_child_that_lives_on_does_not_keep_what_its_killed_parent_left(place):
+    script = """
+        import os, time
+        from file_dataset import TempDir
+        directory = TempDir()
+        child = os.fork()
+        if child == 0:
+            time.sleep(200)
+        print(child, flush=True)
+        time.sleep(200)
+    """
+    environment = {**os.environ, "TMPDIR": str(place)}
+    command = [sys.executable, "-c", textwrap.dedent(script)]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        child = int(process.stdout.readline())
+        process.kill()
+        process.wait()
+        try:
+            with TempDir() as path:
+                assert list(place.iterdir()) == [path]
+        finally:
+            os.kill(child, signal.SIGKILL)
+
+
+def test_what_a_forked_child_has_stays_when_its_parent_is_killed(place):
+    script = """
+        import os, time
+        from file_dataset import TempDir
+        directory = TempDir()
+        if os.fork() == 0:
+            directory = TempDir()
+            print(os.getpid(), directory.path, flush=True)
+        time.sleep(200)
+    """
+    environment = {**os.environ, "TMPDIR": str(place)}
+    command = [sys.executable, "-c", textwrap.dedent(script)]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        child, path = process.stdout.readline().split()
+        process.kill()
+        process.wait()
+        try:
+            with TempDir() as mine:
+                assert sorted(place.iterdir()) == sorted([mine, Path(path)])
+        finally:
+            os.kill(int(child), signal.SIGKILL)
+
+
+def of_a_machine(boot, host):
+    return f"file_dataset-{boot}{host}-0123456789ab"
+
+
+BOOT, HOST = _residue.BOOT, _residue.HOST
+NAMES = {
+    "this machine": (of_a_machine(BOOT, HOST), False),
+    "an earlier boot": (of_a_machine("0" * 6, HOST), False),
+    "another container": (of_a_machine(BOOT, "0" * 6), False),
+    "another machine": (of_a_machine("0" * 6, "0" * 6), True),
+    "without a lock": ("file_dataset-0123456789ab", True),
+    "the user's": ("file_dataset-results", True),
+    "longer": (of_a_machine(BOOT, HOST) + ".old", True),
+}
+
+
+@pytest.mark.parametrize(("name", "stays"), NAMES.values(), ids=NAMES)
+def test_the_name_says_whose_it_is(place, name, stays):
+    (place / name).mkdir()
+    (place / name / "a.txt").touch()
+    with TempDir():
+        pass
+    assert (place / name / "a.txt").exists() == stays
+
+
+def test_a_link_or_file_of_such_a_name_stays(place, tmp_path_factory):
+    kept = tmp_path_factory.mktemp("kept")
+    (kept / "a.txt").touch()
+    (place / of_a_machine(BOOT, HOST)).symlink_to(kept)
+    (place / of_a_machine(BOOT, "1" * 6)).touch()
+    os.mkfifo(place / of_a_machine(BOOT, "2" * 6))
+    with TempDir():
+        pass
+    assert len(list(place.iterdir())) == 3
+    assert (kept / "a.txt").exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make files that are not the user's own")
+def test_what_is_another_users_stays(place):
+    other = place / of_a_machine(BOOT, HOST)
+    other.mkdir()
+    os.chown(other, NOBODY, NOBODY)
+    with TempDir():
+        pass
+    assert other.exists()
+
+
+def test_a_place_is_looked_at_again_when_a_second_has_gone(place):
+    with TempDir():
+        left = place / of_a_machine(BOOT, HOST)
+        left.mkdir()
+        TempDir().cleanup()
+        assert left.exists()  # a row of a run costs no look
+        LOOKS[str(place)] -= 1.0
+        TempDir().cleanup()
+        assert not left.exists()
+
+
+def test_one_that_is_taken_for_a_dead_ones_while_it_is_made_gets_another_name(place, monkeypatch):
+    """Between mkdir and the lock another process may look."""
+    hold, seen = _residue.hold, []
+
+    def late(path):
+        seen.append(path)
+        if len(seen) == 1:
+            LOOKS.clear()
+            _residue.remove_residue(str(path.parent))
+        return hold(path)
+
+    monkeypatch.setattr("file_dataset._residue.hold", late)
+    with TempDir() as path:
+        assert path == seen[1]
+        assert path.exists()
+        assert seen[0] != seen[1]
+
+
+def test_where_no_locks_are_a_temp_dir_has_none_and_is_left_alone(place, monkeypatch):
+    def none(*_):
+        raise OSError(errno.ENOLCK, "no locks available")
+
+    monkeypatch.setattr("fcntl.flock", none)
+    with TempDir() as path:
+        assert list(place.iterdir()) == [path]
+        monkeypatch.undo()
+        LOOKS.clear()
+        with TempDir(place):
+            assert path.exists()
 
 
 # --- whose it is
