@@ -73,7 +73,7 @@ def blob_reader(  # noqa: PLR0913  # each is a choice of the user's
         large: `large_binary` instead of `binary` columns: for blobs, and batches that somebody concatenates, of 2 GiB
             and more.
         num_cpus: CPUs that a task takes; None: Ray's default, 1. Reading is mostly waiting: 0.25 is plenty for large
-            files.
+            files. With 0, and nothing else that bounds them, as many tasks run as the cluster has CPUs.
         memory: bytes of heap that a task takes.
         concurrency: the most tasks at a time; None: as many as there is room for.
         ray_remote_args: more of `ray.remote`'s arguments.
@@ -124,7 +124,7 @@ def blob_reader(  # noqa: PLR0913  # each is a choice of the user's
         source,
         len(batches),
         takes=resources,
-        concurrency=concurrency,
+        concurrency=_ray_data.bounded(concurrency, resources),
         block_bytes=_HELD_BYTES if is_large else None,
     )
 

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
+_BOUNDING = ("num_gpus", "memory", "resources")
+
+
 def connect() -> None:
     """Start a local Ray, or join the cluster of `RAY_ADDRESS`, unless that is done."""
     if not ray.is_initialized():
@@ -140,15 +143,30 @@ def read(
     return dataset
 
 
-def pool(concurrency: int | tuple[int, int] | None, *, of_actors: bool) -> dict[str, Any]:
+def bounded(concurrency: int | None, takes: Mapping[str, Any]) -> int | None:
+    """Return the most tasks at a time: for tasks that take no resource of a node, as many as the cluster has CPUs.
+
+    Ray starts a process for each task of a Dataset that fits, and any number fits of those that take nothing.
+    """
+    if concurrency is not None or takes.get("num_cpus", 1) or any(takes.get(name) for name in _BOUNDING):
+        return concurrency
+    return max(1, int(ray.cluster_resources().get("CPU", 1)))
+
+
+def pool(concurrency: int | tuple[int, int] | None, takes: Mapping[str, Any], *, of_actors: bool) -> dict[str, Any]:
     """Return how `map_batches` is told how many tasks or actors there are at a time.
 
     Args:
         concurrency: so many; of actors also `(least, most)`; None: as many as there is room for.
+        takes: what each takes, as `resources` returns it.
         of_actors: whether they are actors.
     """
+    if concurrency is None and of_actors:
+        return {"compute": ActorPoolStrategy(min_size=1, max_size=bounded(None, takes))}
+    if not isinstance(concurrency, tuple):
+        concurrency = bounded(concurrency, takes)
     if concurrency is None:
-        return {"compute": ActorPoolStrategy(min_size=1, max_size=None)} if of_actors else {}
+        return {}
     task_pool = getattr(ray.data, "TaskPoolStrategy", None)
     if task_pool is None:  # Ray deprecates `compute` before 2.51, and `concurrency` from then on
         return {"concurrency": concurrency}

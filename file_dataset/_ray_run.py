@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _LOOK_S = 1.0  # how often a driver behind Ray Client asks how far its run is; a guess
+_READERS = 4  # at some 13 ms of CPU a batch they feed hundreds of actors; a guess
 _GRACE_S = 15.0  # for tasks that were cancelled through Ray Client to leave what was done; a guess
 
 _Outcomes: TypeAlias = "dict[str, dict[str, Any]]"
@@ -78,7 +79,8 @@ def run_pipeline(  # noqa: PLR0913  # each is a choice of the user's
             costly or differs from time to time.
         batch_size: rows per task. A batch must end within Ray Data's `execution_no_progress_timeout_s` (30 minutes);
             a warning says when rows are too slow for that.
-        num_cpus: CPUs that each task or actor takes; None: Ray's default, 1.
+        num_cpus: CPUs that each task or actor takes; None: Ray's default, 1. With 0, and nothing else that bounds
+            them, there are as many at a time as the cluster has CPUs.
         num_gpus: GPUs that each task or actor takes.
         memory: bytes of heap that each task or actor takes.
         concurrency: the most tasks at a time; of actors: how many, or `(least, most)`. None: as many as there is room
@@ -147,6 +149,16 @@ class _Asked:
         if self.workers == 0 and self.pipeline._settings.fn_timeout_s is not None:  # noqa: SLF001  # one package
             raise InvalidDatasetError("fn_timeout_s takes worker processes: leave workers=0 out")
 
+    def readers(self) -> int | None:
+        """Return how many tasks read batches: for actors a few, because Ray starts a process for each that it begins.
+
+        Without actors, as many as run them: then Ray reads and runs a batch in one task.
+        """
+        most = self.concurrency[1] if isinstance(self.concurrency, tuple) else self.concurrency
+        if self.uses_actors:
+            return _READERS if most is None else min(most, _READERS)
+        return _ray_data.bounded(most, self.remote_args)
+
     def elsewhere(self, **changes: Any) -> Pipeline:  # noqa: ANN401  # settings
         """Return the pipeline for another process, whose working directory is another."""
         settings = self.pipeline._settings  # noqa: SLF001  # one package
@@ -162,8 +174,11 @@ class _Asked:
 
     def in_tasks(self, columns: Iterable[str]) -> Pipeline:
         """Return the pipeline as tasks run it, each a part of the whole, which the driver judges."""
-        workers = self.pipeline._settings.workers or 1 if self.workers is None else self.workers  # noqa: SLF001
-        return self.elsewhere(file_columns=list(columns), on_failure="drop", max_failures=None, workers=workers)
+        settings = self.pipeline._settings  # noqa: SLF001  # one package
+        workers = settings.workers or 1 if self.workers is None else self.workers
+        # the first failure stops its batch too; how many there are, only the driver knows
+        on_failure = "raise" if settings.on_failure == "raise" else "drop"
+        return self.elsewhere(file_columns=list(columns), on_failure=on_failure, max_failures=None, workers=workers)
 
 
 def _run_frame(asked: _Asked, run: Run) -> PipelineResult:
@@ -181,7 +196,8 @@ def _run_frame(asked: _Asked, run: Run) -> PipelineResult:
             batches = [Batch(_reading(part), len(part), int(part.memory_usage(deep=True).sum())) for part in parts]
             # beside actors, which may hold every CPU for as long as they live
             resources = {"num_cpus": 0} if asked.uses_actors else asked.remote_args
-            dataset = _ray_data.read(BatchDatasource("Rows", batches), len(batches), takes=resources)
+            source = BatchDatasource("Rows", batches)
+            dataset = _ray_data.read(source, len(batches), takes=resources, concurrency=asked.readers())
             ledger.collect(_mapped(asked, dataset, ids, run.rows.file_columns, run.inputs, gives_rows=False), report)
     return ledger.whole()
 
@@ -263,7 +279,7 @@ def _mapped(  # noqa: PLR0913  # what a task is told
     how: dict[str, Any] = {
         "batch_size": asked.batch_size if is_cut else None,
         "batch_format": "pandas",
-        **_ray_data.pool(asked.concurrency, of_actors=asked.uses_actors),
+        **_ray_data.pool(asked.concurrency, asked.remote_args, of_actors=asked.uses_actors),
         **asked.remote_args,
     }
     if asked.uses_actors:

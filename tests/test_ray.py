@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import io
 import json
@@ -46,6 +47,34 @@ def forward(input_dir, output_dir):
 
 def pipeline_into(place, fn=forward, **kwargs):
     return file_dataset.Pipeline(fn, write_options={"into_path": str(place)}, **kwargs)
+
+
+@contextlib.contextmanager
+def ray_processes():
+    """How many worker processes of this Ray there are, ten times a second."""
+    counts, ended = [], threading.Event()
+
+    def look():
+        while not ended.wait(0.1):
+            columns = ["ps", "-A", "-o", "pid=,ppid=,args="]
+            listing = subprocess.run(columns, capture_output=True, text=True, check=True).stdout
+            parents = {
+                pid: (parent, args) for pid, parent, args in (line.split(None, 2) for line in listing.splitlines())
+            }
+            count = 0
+            for parent, args in parents.values():
+                while parent in parents and parent != str(os.getpid()):
+                    parent, _ = parents[parent]  # noqa: PLW2901  # up to this process
+                count += parent in parents and args.startswith("ray::")
+            counts.append(count)
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        yield counts
+    finally:
+        ended.set()
+        thread.join()
 
 
 class TestBlobReader:
@@ -397,6 +426,56 @@ class TestRunPipeline:
         result = stopped.value.result
         assert result.failures["id"].tolist() == ["r4"]
         assert len(result.unprocessed_rows) == 29 - len(result.manifest)
+
+    @pytest.mark.parametrize("is_dataset", [False, True])
+    def test_the_first_failure_leaves_the_later_rows_of_its_batch(
+        self, bucket, options, tmp_path, is_dataset, local_ray
+    ):
+        def fn(input_dir, output_dir, row):
+            (tmp_path / f"ran {row['id']}").touch()
+            if row["id"] == "r2":
+                raise ValueError("odd")
+            return {"out.txt": input_dir / "a.txt"}
+
+        frame = texts(bucket, 8)
+        pipeline = pipeline_into(bucket.url("out"), fn, options=options, on_failure="raise", prefetch=0)
+        data = local_ray.data.from_pandas(frame) if is_dataset else frame
+        with pytest.raises(file_dataset.RunStoppedError, match=r"first failure.*'r2'.*odd") as stopped:
+            file_dataset.ray.run_pipeline(pipeline, data, batch_size=8)
+        result = stopped.value.result
+        assert result.manifest["id"].tolist() == ["r0", "r1"]
+        assert result.failures["id"].tolist() == ["r2"]
+        assert sorted(at.name for at in tmp_path.iterdir()) == ["ran r0", "ran r1", "ran r2"]
+        if not is_dataset:
+            assert result.unprocessed_rows["id"].tolist() == ["r3", "r4", "r5", "r6", "r7"]
+
+    def test_a_failure_too_many_names_the_rows_that_no_task_has_run(self, bucket, options):
+        pipeline = pipeline_into(bucket.url("out"), options=options, max_failures=1)
+        frame = texts(bucket, 40, missing=[1, 3])
+        with pytest.raises(file_dataset.RunStoppedError, match="allows 1") as stopped:
+            file_dataset.ray.run_pipeline(pipeline, frame, batch_size=4, concurrency=1)
+        result = stopped.value.result
+        known = {*result.manifest["id"], *result.failures["id"]}
+        assert {"r0", "r1", "r2", "r3"} <= known
+        assert result.unprocessed_rows["id"].tolist() == [row_id for row_id in frame["id"] if row_id not in known]
+
+    def test_actors_come_with_few_processes_that_read(self, bucket, options, tmp_path):
+        """Reading tasks without a bound were a process for each batch that waits: 27 for 20 batches."""
+        made_in = {"MADE_IN": str(tmp_path)}
+        pipeline = pipeline_into(bucket.url("out"), Model, options=options, worker_env=made_in, workers=1)
+        with ray_processes() as counts:
+            result = file_dataset.ray.run_pipeline(pipeline, texts(bucket, 20), batch_size=1, concurrency=1)
+        assert len(result.manifest) == 20
+        # an actor and a reader, Ray Data's own, and those that idle, which are as many as CPUs
+        assert 2 <= max(counts) <= 10
+
+    def test_tasks_that_take_nothing_are_bounded_too(self, bucket, options):
+        pipeline = pipeline_into(bucket.url("out"), options=options)
+        with ray_processes() as counts:
+            result = file_dataset.ray.run_pipeline(pipeline, texts(bucket, 16), batch_size=1, num_cpus=0)
+            blobs = file_dataset.ray.blob_reader(texts(bucket, 16), 1, options, num_cpus=0).take_all()
+        assert (len(result.manifest), len(blobs)) == (16, 16)
+        assert 2 <= max(counts) <= 10
 
     def test_failures_are_counted_over_all_batches(self, bucket, options):
         frame = texts(bucket, 12, missing=[0, 3, 6, 9])
