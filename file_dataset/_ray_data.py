@@ -150,7 +150,8 @@ def bounded(concurrency: int | None, takes: Mapping[str, Any]) -> int | None:
     """
     if concurrency is not None or takes.get("num_cpus", 1) or any(takes.get(name) for name in _BOUNDING):
         return concurrency
-    return max(1, int(ray.cluster_resources().get("CPU", 1)))
+    there: Any = ray.cluster_resources()  # type: ignore[no-untyped-call]  # Ray's
+    return max(1, int(there.get("CPU", 1)))
 
 
 def pool(concurrency: int | tuple[int, int] | None, takes: Mapping[str, Any], *, of_actors: bool) -> dict[str, Any]:

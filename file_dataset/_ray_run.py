@@ -394,7 +394,12 @@ def _on_cluster(asked: _Asked, data: pd.DataFrame | ray.data.Dataset, run: Run |
     told: SimpleQueue[Progress | None] = SimpleQueue()
     stopped = threading.Event()
     # Ray Client does not survive a KeyboardInterrupt in the middle of its calls: another thread makes them
-    watched = Pool(1, "file_dataset-ray").submit(_watch, task, line, told.put, stopped)
+    try:
+        watched = Pool(1, "file_dataset-ray").submit(_watch, task, line, told.put, stopped)
+    except OSError as exc:  # no thread can be started
+        ray.cancel(task)
+        ray.kill(line)
+        raise RunStoppedError(str(exc), None if run is None else run.result()) from exc
     watched.add_done_callback(lambda _: told.put(None))
     result: PipelineResult | None
     try:
