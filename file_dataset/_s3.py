@@ -31,7 +31,7 @@ from file_dataset._local_file import CHUNK_BYTES
 from file_dataset._pool import Pool
 from file_dataset._requests import Body, ElsewhereError, Fork, Get, Head, Put
 from file_dataset._route import Router, UnknownError
-from file_dataset._store import ObjectInfo, attempt
+from file_dataset._store import ObjectInfo, Silence, attempt
 from file_dataset._urls import ObjectUrl
 from file_dataset._wire import SLOW_BYTES_S, Lane, stall_s, wires
 
@@ -109,7 +109,8 @@ class S3Store:
         self._held: _Access | None = None
         self._has_fallen_back = False
         self._wire, *others = wires()
-        self._lane = Lane(options.max_concurrency, others)
+        self._lane = lane = Lane(options.max_concurrency, others)
+        self.silence = Silence(lambda: lane.moves)
         self._fork = Fork(self._wire, self._lane, check_digests=options.check_digests)
 
     def info(self, at: ObjectUrl) -> Future[ObjectInfo]:
@@ -321,6 +322,7 @@ class S3Store:
                 raise WrongSpanError(span_sent)
             for chunk in _pieces(body, access.client.meta.config.read_timeout):
                 part.write(chunk)
+                self.silence.moved()
         except RAISED as exc:
             raise self._os_error(exc) from _answers.cause_of(exc)
         finally:
@@ -518,6 +520,7 @@ class S3Store:
     ) -> Any:  # noqa: ANN401
         def before_it_is_sent(bytes_transferred: int) -> None:
             del bytes_transferred  # s3transfer passes it by name
+            self.silence.moved()
             if cancelled.is_set():
                 raise InterruptedError("cancelled")
             source.check(file.fileno())  # a server keeps nothing of a body that breaks off
@@ -544,6 +547,8 @@ class S3Store:
                 raise
             except (ValueError, OverflowError) as exc:  # botocore's parser, of a header that is no number or no date
                 raise store_error(ConnectionError, f"the answer cannot be read: {exc}") from None
+            finally:
+                self.silence.moved()
 
     @contextlib.contextmanager
     def _place(self) -> Iterator[None]:

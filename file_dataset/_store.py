@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import logging
 import mmap
 import os
 import random
 import secrets
 import shutil
 import threading
+import time
 from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from file_dataset import _digest, _urls
@@ -30,15 +33,19 @@ from file_dataset._local_file import CHUNK_BYTES, LocalFile
 from file_dataset._pool import Pool
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from concurrent.futures import Future
     from pathlib import Path
 
     from file_dataset._digest import Digest, Hasher
 
+logger = logging.getLogger(__name__)
 T = TypeVar("T")
 At_contra = TypeVar("At_contra", contravariant=True)
 
+# After so long without a byte a warning says what is waited for; then after twice as long, and so on. Guesses.
+SILENCE_S = 10.0
+_LOOK_S = 0.5
 _LOCAL_THREADS = 8  # a guess: disks gain little from more
 # Full jitter, as botocore's standard mode: a random share of BACKOFF_S, doubled per attempt, at most 20 s
 # (https://docs.aws.amazon.com/sdkref/latest/guide/feature-retry-behavior.html). 0.5 s is a guess.
@@ -68,8 +75,58 @@ class ObjectInfo:
         return self.etag and (self.sent_etag or f'"{self.etag}"')
 
 
+class Silence:
+    """How long a store lets no byte move while threads wait for it: one warning, and more at growing intervals."""
+
+    def __init__(self, moves: Callable[[], int] = lambda: 0) -> None:
+        """Take what grows while bytes move; `moved` is for the rest."""
+        self._moves, self._own = moves, 0
+        self._lock = threading.Lock()
+        self._waiting = 0
+        self._seen, self._last, self._quiet_s, self._due_s = -1, 0.0, 0.0, SILENCE_S
+
+    def moved(self) -> None:
+        """Take note that bytes move."""
+        self._own += 1
+
+    @contextlib.contextmanager
+    def waits(self) -> Iterator[None]:
+        """Count a thread that waits: silence begins when the first does."""
+        with self._lock:
+            self._waiting += 1
+            if self._waiting == 1:
+                self._seen, self._last = -1, time.monotonic()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._waiting -= 1
+
+    def look(self, awaited: Callable[[], str]) -> None:
+        """Warn when it is time; called a few times a second by each thread that waits."""
+        with self._lock:
+            now = time.monotonic()
+            seen = self._moves() + self._own
+            if seen != self._seen:
+                self._seen, self._quiet_s, self._due_s = seen, 0.0, SILENCE_S
+            else:
+                # a fn that holds the GIL keeps everybody from looking, and is no silence of a store
+                self._quiet_s += min(now - self._last, _LOOK_S)
+            self._last = now
+            if self._quiet_s < self._due_s:
+                return
+            self._due_s *= 2
+            quiet_s = self._quiet_s
+        since = datetime.now().astimezone() - timedelta(seconds=quiet_s)
+        logger.warning(
+            "waiting for %s: no byte has moved for %.0f s, since %s", awaited(), quiet_s, since.strftime("%H:%M:%S %Z")
+        )
+
+
 class ObjectStore(Protocol[At_contra]):
     """What the shell reads from. Errors are `OSError`s, transient ones by their type."""
+
+    silence: Silence
 
     def info(self, at: At_contra) -> Future[ObjectInfo]:
         """Answer what is known of the object without its bytes; its `digest` is a CRC, not the MD5 of an ETag."""
@@ -418,14 +475,21 @@ class LocalStore:
     def __init__(self) -> None:
         """Start no thread yet; the pool does when it is used."""
         self._pool = Pool(_LOCAL_THREADS, "file_dataset-local")
+        self.silence = Silence()
 
     def info(self, at: Path) -> Future[ObjectInfo]:
         """Answer the size in bytes; nothing is read."""
-        return self._pool.submit(_info, at)
+        return self._pool.submit(self._info, at)
 
     def download(self, source: Path | LocalFile, sink: Sink) -> Future[ObjectInfo]:
         """Copy the file into the sink."""
-        return self._pool.submit(_copy, source, sink)
+        return self._pool.submit(_copy, source, sink, self.silence)
+
+    def _info(self, at: Path) -> ObjectInfo:
+        try:
+            return _info(at)
+        finally:
+            self.silence.moved()
 
 
 def _info(path: Path) -> ObjectInfo:
@@ -439,11 +503,12 @@ def _source_at(path: Path) -> LocalFile:
         raise store_error(IsADirectoryError, f"{path}: {_urls.DIRECTORY_REMEDY}") from None
 
 
-def _copy(file: Path | LocalFile, sink: Sink) -> ObjectInfo:
+def _copy(file: Path | LocalFile, sink: Sink, silence: Silence) -> ObjectInfo:
     source = file if isinstance(file, LocalFile) else _source_at(file)
     part = sink.begin(ObjectInfo(source.size_bytes))
     hasher = _digest.hasher(_digest.ALGORITHMS[0])
     for chunk in source.chunks(0, source.size_bytes):
         part.write(chunk)
         hasher.update(chunk)
+        silence.moved()
     return replace(sink.finish(), digest=hasher.digest())

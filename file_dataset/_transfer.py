@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from file_dataset._errors import RowId, Stage
     from file_dataset._plan import Transfer
     from file_dataset._s3 import S3Store
-    from file_dataset._store import ObjectStore, RemoteStore
+    from file_dataset._store import ObjectStore, RemoteStore, Silence
     from file_dataset._urls import Location
 
 F = TypeVar("F")
@@ -178,7 +178,7 @@ def copy_out(
         return Failure.of(transfer.row_id, "upload", error, file=transfer.file, url=transfer.target)
 
     try:
-        each = _each(transfers, upload, failure, cancelled, ahead=stores.ahead, grace_s=_GRACE_S)
+        each = _each(transfers, upload, lambda each: each.target, failure, stores, cancelled, grace_s=_GRACE_S)
         infos = [info for _, info in each]
         _check_unchanged(transfers)
     except RowError as exc:
@@ -236,7 +236,9 @@ def read_each(
         return _unread(pair[0], error)
 
     pairs = ((file, Sink(None, cancelled, limit_bytes=limit_bytes)) for file in wanted)
-    return ((pair[0], pair[1].data) for pair, _ in _each(pairs, read, failure, cancelled, ahead=stores.ahead))
+    return (
+        (pair[0], pair[1].data) for pair, _ in _each(pairs, read, lambda pair: pair[0].at, failure, stores, cancelled)
+    )
 
 
 def sizes(wanted: Iterable[Wanted], stores: Stores) -> Iterator[tuple[Wanted, int]]:
@@ -245,7 +247,7 @@ def sizes(wanted: Iterable[Wanted], stores: Stores) -> Iterator[tuple[Wanted, in
     Raises:
         RowError: files that failed, every one of them.
     """
-    infos = _each(wanted, _info_from(stores), _unread, threading.Event(), ahead=stores.ahead)
+    infos = _each(wanted, _info_from(stores), _place, _unread, stores, threading.Event())
     return ((file, info.size_bytes) for file, info in infos)
 
 
@@ -263,7 +265,7 @@ def infos(
         RowError: the store refuses these credentials, or there are none: nothing is known of any file.
     """
     failed: list[tuple[Wanted, OSError]] = []
-    yield from _tried(wanted, _info_from(stores), failed, threading.Event(), ahead=stores.ahead)
+    yield from _tried(wanted, _info_from(stores), _place, failed, stores, threading.Event())
     if fatal := [(file, error) for file, error in failed if is_fatal(error)]:
         raise RowError([_unread(file, error) for file, error in fatal]) from fatal[0][1]
     missing += [(file, _unread(file, error)) for file, error in failed]
@@ -271,6 +273,10 @@ def infos(
 
 def _info_from(stores: Stores) -> Callable[[Wanted], Future[ObjectInfo]]:
     return lambda file: stores.of(file.at).info(file.at)
+
+
+def _place(file: Wanted) -> Location:
+    return file.at
 
 
 def _unread(file: Wanted, error: OSError) -> Failure:
@@ -334,7 +340,9 @@ class _Sinks:
             url = transfer.target if isinstance(transfer.source, LocalFile) else transfer.source
             return Failure.of(transfer.row_id, self._stage, error, file=transfer.file, url=url)
 
-        for (transfer, sink), info in _each(pairs, download, failure, self._cancelled, ahead=self._stores.ahead):
+        for (transfer, sink), info in _each(
+            pairs, download, lambda pair: pair[0].source, failure, self._stores, self._cancelled
+        ):
             yield transfer, sink, info
 
     def commit(self, transfer: Transfer[Any], sink: Sink) -> None:
@@ -368,13 +376,14 @@ def _make_directory(path: str) -> bool:
     return True
 
 
-def _each(  # noqa: PLR0913  # what to do, what is told, when to stop, how much at once
+def _each(  # noqa: PLR0913, PLR0917  # what to do, what is told, when to stop, how much at once
     files: Iterable[F],
     start: Callable[[F], Future[T]],
+    place: Callable[[F], Location | LocalFile],
     failure: Callable[[F, OSError], Failure],
+    stores: Stores,
     cancelled: threading.Event,
     *,
-    ahead: int,
     grace_s: float = 0.0,
 ) -> Iterator[tuple[F, T]]:
     """Start every file's transfer and yield its result, in order and as soon as it is there.
@@ -382,9 +391,10 @@ def _each(  # noqa: PLR0913  # what to do, what is told, when to stop, how much 
     Args:
         files: what is to be moved; looked at when its turn comes.
         start: submits one of them.
+        place: the location that is waited for.
         failure: what is told of one that failed.
+        stores: the stores of these locations, and how many are started before the first has ended.
         cancelled: set when this is interrupted; another thread may set it.
-        ahead: how many are started before the first has ended.
         grace_s: how long those that are interrupted are waited for.
 
     Raises:
@@ -392,32 +402,45 @@ def _each(  # noqa: PLR0913  # what to do, what is told, when to stop, how much 
         InterruptedError: cancelled.
     """
     failed: list[tuple[F, OSError]] = []
-    yield from _tried(files, start, failed, cancelled, ahead=ahead, grace_s=grace_s)
+    yield from _tried(files, start, place, failed, stores, cancelled, grace_s=grace_s)
     if failed:
         errors = [error for _, error in failed]
         raise RowError([failure(file, error) for file, error in failed]) from next(filter(is_fatal, errors), errors[0])
 
 
-def _tried(  # noqa: PLR0913  # the same, and where failures go
+def _tried(  # noqa: PLR0913, PLR0917  # the same, and where failures go
     files: Iterable[F],
     start: Callable[[F], Future[T]],
+    place: Callable[[F], Location | LocalFile],
     failed: list[tuple[F, OSError]],
+    stores: Stores,
     cancelled: threading.Event,
     *,
-    ahead: int,
     grace_s: float = 0.0,
 ) -> Iterator[tuple[F, T]]:
     """Do what `_each` does, with `failed` for the files that failed."""
     running: deque[tuple[F, Future[T]]] = deque()
+    ahead = stores.ahead
+
+    def to_end(future: Future[T]) -> None:
+        if not future.done():
+            _wait(future, cancelled, lambda: stores.of(place(running[0][0])).silence, awaited)
+
+    def awaited() -> str:
+        late = [file for file, future in running if not future.done()]
+        more = f" and {len(late) - 1} more" if len(late) > 1 else ""
+        first = place(late[0]) if late else "the last of them"
+        return f"{first.path if isinstance(first, LocalFile) else first}{more}"
+
     try:
         for file in files:
             if len(running) >= ahead:
-                yield from _ended(running, ahead // 2, failed, cancelled)
+                yield from _ended(running, ahead // 2, failed, to_end)
             try:
                 running.append((file, start(file)))
             except OSError as exc:  # the store could not be reached at all: no credentials, say
                 failed.append((file, exc))
-        yield from _ended(running, 0, failed, cancelled)
+        yield from _ended(running, 0, failed, to_end)
         # a transfer's own InterruptedError is no failure of its row
         _check(cancelled)
     except BaseException:
@@ -429,14 +452,17 @@ def _tried(  # noqa: PLR0913  # the same, and where failures go
 
 
 def _ended(
-    running: deque[tuple[F, Future[T]]], left: int, failed: list[tuple[F, OSError]], cancelled: threading.Event
+    running: deque[tuple[F, Future[T]]],
+    left: int,
+    failed: list[tuple[F, OSError]],
+    to_end: Callable[[Future[T]], None],
 ) -> Iterator[tuple[F, T]]:
     """Take those from `running` that have ended, in order, until `left` are running; yield them, or note a failure."""
     while len(running) > left:
         # the last of them is waited for: this thread wakes once, and leaves the loop's thread alone until then
-        _wait(running[-left - 1][1], cancelled)
+        to_end(running[-left - 1][1])
         while len(running) > left:
-            _wait(running[0][1], cancelled)
+            to_end(running[0][1])
             file, future = running.popleft()
             try:
                 found = file, future.result()
@@ -449,11 +475,20 @@ def _ended(
             del found
 
 
-def _wait(future: Future[Any], cancelled: threading.Event) -> None:
-    while not future.done():
-        # not result(timeout=...): the transfer's own TimeoutError would look the same
-        wait([future], timeout=_POLL_S)
-        _check(cancelled)
+def _wait(
+    future: Future[Any], cancelled: threading.Event, silence: Callable[[], Silence], awaited: Callable[[], str]
+) -> None:
+    # not result(timeout=...): the transfer's own TimeoutError would look the same
+    wait([future], timeout=_POLL_S)
+    _check(cancelled)
+    if future.done():
+        return
+    kept = silence()
+    with kept.waits():
+        while not future.done():
+            wait([future], timeout=_POLL_S)
+            _check(cancelled)
+            kept.look(awaited)
 
 
 def _check(cancelled: threading.Event) -> None:

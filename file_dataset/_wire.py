@@ -203,6 +203,7 @@ class Lane:
         self.queue: deque[Exchange | Future[None]] = deque()
         self.is_queued = False
         self.idle: dict[Endpoint, list[_Connection]] = {}
+        self.moves = 0  # grows while bytes move; counted in answers, and in connections that a tick saw moving
         self._throttled_at = -_THROTTLE_S
 
     def free(self) -> int:
@@ -218,8 +219,13 @@ class Lane:
 
     def answered(self) -> None:
         """Let the window grow."""
+        self.moves += 1
         if self.window < self.limit:
             self.window = min(float(self.limit), self.window + 1 / self.window)
+
+    def moved(self) -> None:
+        """Take note that bytes move."""
+        self.moves += 1
 
     def ended(self) -> None:
         """Count one request less."""
@@ -247,6 +253,10 @@ class Branch(Lane):
     def answered(self) -> None:
         """Tell the lane."""
         self._home.call(self._lane.answered)
+
+    def moved(self) -> None:
+        """Tell the lane; that one is counted for another is no matter."""
+        self._lane.moves += 1
 
     def ended(self) -> None:
         """Give the place in flight back."""
@@ -286,7 +296,7 @@ class Wire:
         self._names: dict[tuple[str, int], tuple[float, list[_Address]]] = {}
         self._asked: dict[tuple[str, int], list[tuple[Lane, Exchange]]] = {}
         # time in which the loop itself was on time: what stands still here is a server, not a fn that holds the GIL
-        self.clock = 0.0
+        self.clock = self.ticked = 0.0
         _living.add(self)
 
     # from any thread
@@ -382,6 +392,7 @@ class Wire:
             self._next_tick = now + _TICK_S
             for connection in list(self.connections):
                 connection.tick()
+            self.ticked = self.clock
 
     def _start(self, lane: Lane) -> None:
         while lane.queue and lane.in_flight < lane.window:
@@ -1067,6 +1078,9 @@ class _Connection:
     def tick(self) -> None:
         """Give up what stands still or is not wanted any more."""
         still_s = self.wire.clock - self.moved_at
+        # a request that was sent is no sign of life: the system takes what the server does not
+        if self.moved_at >= self.wire.ticked and (self._is_answered or self._file or self._phase == self._idling):
+            self.lane.moved()
         if self._phase == self._idling:
             if still_s > _IDLE_S:
                 self.close()

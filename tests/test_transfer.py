@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import threading
 from concurrent.futures import Future
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -31,6 +32,16 @@ def failure(file, error):
     return Failure.of(file, "download", error)
 
 
+def place(file):
+    return Path(str(file))
+
+
+def ahead(count):
+    """Stores that begin so many files before the first has ended."""
+    stores = _transfer.Stores(Options(max_concurrency=1))
+    return type("Narrow", (), {"ahead": count, "of": stores.of})()
+
+
 def test_few_files_are_begun_before_the_first_is_taken():
     """Or Python's garbage collector would look at 200,000 of them again and again."""
     begun = []
@@ -40,7 +51,7 @@ def test_few_files_are_begun_before_the_first_is_taken():
         return answered(-file)
 
     files = iter(range(100))
-    for taken, (file, result) in enumerate(_transfer._each(files, start, failure, threading.Event(), ahead=8)):
+    for taken, (file, result) in enumerate(_transfer._each(files, start, place, failure, ahead(8), threading.Event())):
         assert (file, result) == (taken, -taken)
         assert len(begun) - taken <= 8
     assert len(begun) == 100
@@ -59,7 +70,7 @@ def test_a_caller_that_stops_in_the_middle_cancels_what_it_began():
         pending.append(answered(0) if file == 0 else Future())
         return pending[-1]
 
-    files = _transfer._each(range(4), start, failure, cancelled, ahead=2)
+    files = _transfer._each(range(4), start, place, failure, ahead(2), cancelled)
     assert next(files) == (0, 0)
     files.close()
     assert cancelled.is_set()
@@ -76,7 +87,9 @@ def test_failures_are_told_at_the_end_all_of_them_and_in_order():
 
     found = []
     with pytest.raises(RowError) as caught:
-        found.extend(result for _, result in _transfer._each(range(5), start, failure, threading.Event(), ahead=2))
+        found.extend(
+            result for _, result in _transfer._each(range(5), start, place, failure, ahead(2), threading.Event())
+        )
     assert found == [0, 2, 4]
     assert [each.id for each in caught.value.failures] == [1, 3]
 
