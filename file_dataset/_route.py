@@ -109,6 +109,7 @@ class Router:
         self._probed: list[Any] = []
         self._built_in = len(BUILTIN_HANDLERS)
         self._seen: tuple[Any, ...] = ()  # what `_foreign` was found in
+        self._is_answered = False
         self._answering: tuple[Any, ...] = ()
         self._changing: tuple[Any, ...] | None = ()  # None: not the same for each operation
         client.meta.events.register_first("before-send.s3", self._keep)
@@ -122,38 +123,42 @@ class Router:
         Raises:
             botocore's own errors: there are no credentials, say.
         """
-        if self.is_answered():
+        if self._is_answered:
             return None
         try:
             return self._routes[bucket]
         except KeyError:
             pass
         with self._lock:
+            if not self._seen:
+                self.look()
+                if self._is_answered:
+                    return None
             if bucket not in self._routes:
                 self._routes[bucket] = self._known(f"bucket {bucket}", lambda: self._route(bucket))
             return self._routes[bucket]
 
-    def is_answered(self) -> bool:
-        """Tell whether a handler in this process may answer requests, so that they are made by boto3.
+    def look(self) -> None:
+        """See whether a handler in this process may answer requests; while one may, they are made by boto3.
 
-        Asked for each object: it compares identities while no handler comes or goes.
+        Once per call of the user's: for each object it would cost 3 us of some 70.
         """
         own = None if self._own is None else _options.client_of(self._own)
         events = self._client.meta.events._emitter  # noqa: SLF001  # botocore has no name for what is registered
         theirs = None if own is None else own.meta.events._emitter  # noqa: SLF001
         # a registration replaces the cache
         seen = self._seen
-        if (
-            not seen
-            or seen[0] is not events._lookup_cache  # noqa: SLF001
-            or seen[1] is not (theirs and theirs._lookup_cache)  # noqa: SLF001
-            or self._built_in != len(BUILTIN_HANDLERS)
-        ):
-            with self._lock:
+        with self._lock:
+            if (
+                not seen
+                or seen[0] is not events._lookup_cache  # noqa: SLF001
+                or seen[1] is not (theirs and theirs._lookup_cache)  # noqa: SLF001
+                or self._built_in != len(BUILTIN_HANDLERS)
+            ):
                 self._look(events, theirs)
-        # moto's handler stays for ever, and is switched on and off
-        is_mocked = any(getattr(handler, "enabled", True) for handler in self._answering)
-        return is_mocked or _is_replaced()
+            # moto's handler stays for ever, and is switched on and off
+            is_mocked = any(getattr(handler, "enabled", True) for handler in self._answering)
+            self._is_answered = is_mocked or _is_replaced()
 
     def _look(self, events: Any, theirs: Any) -> None:  # noqa: ANN401  # botocore has no types
         for name, handler, *_ in BUILTIN_HANDLERS[self._built_in :]:

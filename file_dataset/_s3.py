@@ -159,6 +159,11 @@ class S3Store:
 
         return self._submit(_Operation(target, cancelled, on_wire, by_boto3))
 
+    def begin_call(self) -> None:
+        """Take note that a call of the user's begins: a mock may have come or gone since the last."""
+        if self._held is not None:
+            self._held.router.look()
+
     def connect(self) -> None:
         """Make session and client, without a request to the store; credentials may be fetched.
 

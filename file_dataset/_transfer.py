@@ -106,6 +106,7 @@ class Stores:
                 store = _process.recent(("s3", source.key), lambda: S3Store(Options(), source))
             else:
                 store = _process.recent(("s3", _options.identity(options)), lambda: S3Store(options))
+            store.begin_call()
             self._s3 = _process.number, store
         return self._s3[1]
 
