@@ -44,6 +44,7 @@ from typing import IO, TYPE_CHECKING, Any, Self, cast
 
 from file_dataset import _function, _worker_main
 from file_dataset._errors import InvalidDatasetError
+from file_dataset._pool import start_thread
 from file_dataset._worker_main import Call, Setup, Surroundings
 
 if TYPE_CHECKING:
@@ -259,7 +260,7 @@ class _Pool:
             if not self.idle and len(self.workers) < self.count:
                 try:
                     _Worker(self).start()
-                except (OSError, RuntimeError) as exc:  # no more descriptors, or threads
+                except OSError as exc:  # no more descriptors, or threads
                     if not self.workers:
                         job.future.set_exception(WorkerStartError(f"no worker can start: {exc}"))
                         return
@@ -341,14 +342,14 @@ class _Worker:
 
     def __init__(self, pool: _Pool) -> None:
         self.pool = pool
-        self.thread = threading.Thread(target=self._run, name="file_dataset-worker", daemon=True)
+        self.thread: threading.Thread
         self.process: _Process | None = None
         self._woken, self._waker = os.pipe()
 
     def start(self) -> None:
         try:
-            self.thread.start()
-        except RuntimeError:  # the system gives no more threads
+            self.thread = start_thread("file_dataset-worker", self._run)
+        except OSError:
             self._close_pipe()
             raise
         self.pool.workers.add(self)
@@ -380,21 +381,28 @@ class _Worker:
                 elif not self.pool.is_closed:
                     self._rest()
         finally:
-            if self.process is not None:
-                self.process.end(grace_s=_END_S)
-            with self.pool.lock:
-                self.pool.workers.discard(self)
-                if self in self.pool.idle:
-                    self.pool.idle.remove(self)
-                self._close_pipe()
-                left = [] if self.pool.workers else list(self.pool.jobs)
-                if left:
-                    self.pool.jobs.clear()
-                elif self.pool.jobs and self.pool.idle:
-                    self.pool.idle.pop().wake()
-            for job in left:  # only after a fault of ours: else a worker ends when there is none
-                if job.future.set_running_or_notify_cancel():
-                    job.future.set_exception(WorkerStartError("the thread of the last worker ended"))
+            try:
+                if self.process is not None:
+                    self.process.end(grace_s=_END_S)
+            finally:
+                self._leave()
+
+    def _leave(self) -> None:
+        pool = self.pool
+        with pool.lock:
+            pool.workers.discard(self)
+            if self in pool.idle:
+                pool.idle.remove(self)
+            self._close_pipe()
+            # only after a fault of ours: else a worker ends when no row waits
+            left = [] if pool.workers else list(pool.jobs)
+            if left:
+                pool.jobs.clear()
+            elif pool.jobs and pool.idle:
+                pool.idle.pop().wake()
+        for job in left:
+            if job.future.set_running_or_notify_cancel():
+                job.future.set_exception(WorkerStartError("the thread of the last worker ended"))
 
     def _rest(self) -> None:
         """Wait to be woken; pass on what the process prints meanwhile, and see it go."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections import OrderedDict
 
@@ -11,8 +12,9 @@ from conftest import impatient_options
 from fault_server import SLOW_DOWN
 
 import file_dataset
-from file_dataset import FileDatasetError, _process, _s3
+from file_dataset import FileDatasetError, _process, _s3, _workers
 from file_dataset._pool import Pool
+from file_dataset._workers import Workers, WorkerStartError
 
 SMALL, LARGE = b"small", bytes(range(256)) * (24 << 10)  # 6 MiB: two parts
 # of each pool and loop of the library
@@ -172,3 +174,40 @@ def test_a_name_that_no_thread_can_look_up_is_an_error(faults, monkeypatch):
     assert "the thread file_dataset-disk-1 could not be started" in str(ended(reader.into_blob_table))
     limit.is_on = False
     assert ended(reader.into_blob_table)["a.bin"][0].as_py() == SMALL
+
+
+@pytest.mark.parametrize("after", [0, 1], ids=lambda after: f"{after} of 2 start")
+def test_workers_whose_threads_do_not_start_end_in_an_error_or_are_fewer(tmp_path, monkeypatch, after):
+    (tmp_path / "a").write_bytes(SMALL)
+    frame = pd.DataFrame({"id": range(4), "a.bin": [str(tmp_path / "a")] * 4})
+    into = {"into_path": tmp_path / "out"}
+    pipeline = file_dataset.Pipeline(
+        lambda input_dir, output_dir: {"b.bin": input_dir / "a.bin"}, write_options=into, workers=2, progress=False
+    )
+    limit = Limit(monkeypatch, ["worker"], after)
+    found = ended(lambda: pipeline.run(frame))
+    if after:
+        assert len(found.manifest) == 4
+    else:
+        assert isinstance(found, file_dataset.RunStoppedError)
+        assert "could not be started" in str(found)
+        assert len(found.result.unprocessed_rows) == 4
+    assert limit.refused
+    limit.is_on = False
+    assert len(ended(lambda: pipeline.run(frame)).manifest) == 4
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_rows_that_wait_for_a_worker_whose_thread_fails_have_an_error(tmp_path, monkeypatch):
+    def broken(*_):
+        raise OSError("a fault of ours")
+
+    with Workers(lambda _in, _out: "ran", count=1, by_keyword=False, takes_row=False) as workers:
+        submit = functools.partial(workers.submit, tmp_path, tmp_path, None)
+        assert ended(lambda: submit().result()) == "ran"
+        with monkeypatch.context() as patch:
+            patch.setattr(_workers._Process, "pump", broken)  # noqa: SLF001  # in the thread that rests
+            workers.rest()
+            for _ in range(2):
+                assert isinstance(ended(lambda: submit().result()), WorkerStartError | OSError)
+        assert ended(lambda: submit().result()) == "ran"
