@@ -120,7 +120,7 @@ def why_no_file(path: str | os.PathLike[str]) -> str:
     text = os.fspath(path)
     match = _SCHEME.match(text.strip())
     if match is None:
-        return f"{text} is no file"
+        return f"{text} is no file" if (home := _home(text)) is None else home
     if match[0].lower() != "s3:/":
         return f"{_short(text)} is a URL, and what is stored is a local file: give its path"
     remedy = "download it first, by reader(row={...}).into_temp_dir()"
@@ -274,9 +274,14 @@ def check_home(path: str | os.PathLike[str]) -> None:
     Raises:
         InvalidDatasetError: a shell would write another path there.
     """
-    text = os.fspath(path)
-    if isinstance(text, str) and text.startswith("~") and os.path.expanduser(text) != text:  # noqa: PTH111  # as text
-        raise InvalidDatasetError(f"{_short(text)}: ~ is not expanded; give Path({_short(text)}).expanduser()")
+    if (home := _home(os.fspath(path))) is not None:
+        raise InvalidDatasetError(home)
+
+
+def _home(text: str) -> str | None:
+    if text.startswith("~") and os.path.expanduser(text) != text:  # noqa: PTH111  # as text
+        return f"{_short(text)}: ~ is not expanded; give Path({_short(text)}).expanduser()"
+    return None
 
 
 def _short(value: object) -> str:

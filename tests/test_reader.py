@@ -71,6 +71,7 @@ def test_a_home_is_not_expanded_and_makes_no_directory_of_that_name(tmp_path, mo
         lambda: file_dataset.reader({"a.txt": "~/a.txt"}).into_blob_table(),
         lambda: file_dataset.reader({"a.txt": "a.txt"}).into_temp_dir(dir="~"),
         lambda: file_dataset.write_files({"a.txt": "a.txt"}, into_path="~/out", id="1"),
+        lambda: file_dataset.write_files({"a.txt": "~/a.txt"}, into_path="out", id="1"),
         lambda: file_dataset.Pipeline(lambda **_: {}, write_options={"into_path": "~/out"}),
         lambda: file_dataset.Pipeline(lambda **_: {}, write_options={"into_path": "out"}, temp_dir="~").run(frame),
         lambda: file_dataset.TempDir("~"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import gc
 import os
 import pickle
@@ -199,7 +200,10 @@ def test_a_second_cleanup_does_not_remove_what_came_after(place):
 def test_it_is_gone_with_its_last_reference_and_warns(place):
     kept = [filled(TempDir())]
     path = kept[0].path
-    with pytest.warns(ResourceWarning, match=f"{path} was never closed: use `with` or call cleanup"):
+    with (
+        pytest.warns(UserWarning, match="is gone"),  # `path` was taken
+        pytest.warns(ResourceWarning, match=f"{path} was never closed: use `with` or call cleanup"),
+    ):
         kept.clear()
     assert not path.exists()
 
@@ -643,6 +647,22 @@ def test_one_that_is_taken_for_a_dead_ones_while_it_is_made_gets_another_name(pl
         assert path == seen[1]
         assert path.exists()
         assert seen[0] != seen[1]
+
+
+def test_one_that_another_process_removed_while_it_was_locked_gets_another_name(place, monkeypatch):
+    """Between open and the lock another process may have had the lock, and be done."""
+    flock, removed = fcntl.flock, []
+
+    def late(fd, operation):
+        if not removed:
+            removed.extend(place.iterdir())
+            removed[0].rmdir()
+        flock(fd, operation)
+
+    monkeypatch.setattr("fcntl.flock", late)
+    with TempDir() as path:
+        assert list(place.iterdir()) == [path]
+        assert path != removed[0]
 
 
 def test_where_no_locks_are_a_temp_dir_has_none_and_is_left_alone(place, monkeypatch):
