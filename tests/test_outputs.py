@@ -15,6 +15,7 @@ import pytest
 from fault_server import Bare200, ErrorIn200, Meanwhile
 
 from file_dataset import InvalidDatasetError, Pipeline, RowError, write_files
+from file_dataset._store import Sink
 from file_dataset._wire import INLINE_BYTES
 
 STORED = "s3://bucket/out/1/a.bin"
@@ -160,6 +161,26 @@ def test_a_file_that_changes_while_it_is_copied_replaces_no_local_file(tmp_path,
     with pytest.raises(RowError, match="changed while it was copied") as caught:
         write(source, None, tmp_path / "out")
     assert caught.value.failures[0].url == str(target)
+    assert target.read_bytes() == EARLIER
+    assert [path.name for path in target.parent.iterdir()] == ["a.bin"]
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
+def test_a_file_that_changes_after_its_copy_replaces_no_local_file(tmp_path, source, monkeypatch, change):
+    """It is written on: a file of the same call may take long."""
+    target = tmp_path / "out/1/a.bin"
+    target.parent.mkdir(parents=True)
+    target.write_bytes(EARLIER)
+    finish = Sink.finish
+
+    def meanwhile(sink):
+        info = finish(sink)
+        change(source)
+        return info
+
+    monkeypatch.setattr(Sink, "finish", meanwhile)
+    with pytest.raises(RowError, match="changed while it was copied"):
+        write(source, None, tmp_path / "out")
     assert target.read_bytes() == EARLIER
     assert [path.name for path in target.parent.iterdir()] == ["a.bin"]
 
