@@ -23,6 +23,8 @@ from file_dataset._errors import (
     NO_CREDENTIALS,
     IncompleteBodyError,
     code_of,
+    is_unanswered,
+    mark_unanswered,
     store_error,
 )
 from file_dataset._secrets import without_userinfo
@@ -256,6 +258,10 @@ LOST = (
     boto.PartialCredentialsError, boto.ProfileNotFound, boto.SSOError, boto.TokenRetrievalError,
 )  # fmt: skip
 _LATE = (boto.ConnectTimeoutError, boto.ReadTimeoutError, urllib3.exceptions.ReadTimeoutError)
+_UNANSWERED = (
+    boto.ConnectionClosedError, boto.ConnectTimeoutError, boto.EndpointConnectionError, boto.ProxyConnectionError,
+    boto.ReadTimeoutError, boto.SSLError,
+)  # fmt: skip
 _BROKEN = (
     boto.ConnectionError, boto.EndpointConnectionError, boto.HTTPClientError, boto.ResponseStreamingError,
     boto.SSLError, urllib3.exceptions.HTTPError, ssl.SSLError,
@@ -267,6 +273,13 @@ def os_error(error: Exception, *, checksums: str | None = None) -> OSError:
 
     `checksums` as in `error_of`.
     """
+    found = _os_error(error, checksums)
+    if isinstance(error, _UNANSWERED) or is_unanswered(error):
+        mark_unanswered(found)
+    return found
+
+
+def _os_error(error: Exception, checksums: str | None) -> OSError:
     _secrets.scrub(error)  # a store may say what it was sent, and a traceback shows it
     if isinstance(error, boto.ClientError):
         status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))

@@ -167,6 +167,16 @@ def code_of(error: BaseException) -> str | None:
     return code if isinstance(code, str) else None
 
 
+def mark_unanswered(error: BaseException) -> None:
+    """Note that the store sent nothing: no connection, no TLS, or silence until a timeout."""
+    error.is_unanswered = True  # type: ignore[attr-defined]  # an attribute of ours on the built-in types
+
+
+def is_unanswered(error: BaseException | None) -> bool:
+    """Return whether a request failed before the store sent anything."""
+    return getattr(error, "is_unanswered", False)
+
+
 def is_transient(error: BaseException) -> bool:
     """Tell whether another attempt may help: broken, slow, throttled or damaged, never a refusal."""
     return isinstance(error, ConnectionError | TimeoutError)

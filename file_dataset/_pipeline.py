@@ -162,7 +162,8 @@ class Pipeline:
         Raises:
             InvalidDatasetError: the frame is refused (ids, names, columns) before the first request.
             RunStoppedError: what every later row would meet too (a full disk, refused credentials, a target that takes
-                nothing, a class fn that cannot be made), more failures than `max_failures`, or the first failure with
+                nothing, a class fn that cannot be made, a source or target store that answers nothing to its first
+                three rows, whatever `on_failure` says), more failures than `max_failures`, or the first failure with
                 `on_failure="raise"`. Rows before the one that stops the run are finished; later ones that were begun
                 are given up. Its `result` has what was done, and in `unprocessed_rows` the rest. So has the
                 KeyboardInterrupt of a run that was interrupted, which gives up every row in flight; its note says so.

@@ -44,6 +44,7 @@ OUTCOMES = pa.schema(
         "is_recorded": pa.bool_(),  # the failure is an earlier Pipeline's
         "refused": _TEXT,  # the message of an InvalidDatasetError
         "stopped": _TEXT,  # the message of a RunStoppedError
+        "down": _TEXT,  # the store has answered no request of this process; the driver knows of the others
     }
 )
 # One row per row of a Dataset; the first one of a block has what is said of the block.
@@ -96,15 +97,26 @@ class RunBatch:
             return _end("refused", str(exc))
         except RunStoppedError as exc:
             stopped = str(exc)
-        table = outcomes(run, gives_rows=job.gives_rows)
-        return (
-            table if stopped is None else pa.concat_tables([table, _end("stopped", stopped)], promote_options="default")
-        )
+        ends = []
+        if run.is_down and stopped is not None:
+            # one node's network may be down: the driver decides whether the whole run stops
+            run.fail_rest(stopped)
+            ends = [_end("down", stopped)]
+        elif stopped is not None:
+            ends = [_end("stopped", stopped)]
+        elif (down := run.down()) is not None:
+            ends = [_end("down", f"{down} {_first_failure(run)}")]
+        return pa.concat_tables([outcomes(run, gives_rows=job.gives_rows), *ends], promote_options="default")
 
     def _pipeline(self) -> Pipeline:
         if self._loaded is None:
             self._loaded = pickle.loads(self._job.pipeline)  # noqa: S301  # made by the driver
         return self._loaded
+
+
+def _first_failure(run: Run) -> str:
+    failure = run.failed[min(run.failed)][0]
+    return f"row {failure.id!r} failed at {failure}"
 
 
 def _end(why: str, message: str) -> pa.Table:

@@ -31,7 +31,7 @@ from file_dataset._pool import Pool
 from file_dataset._progress import Progress, reporting
 from file_dataset._ray_batch import GIVEN, Job, RunBatch, Survey
 from file_dataset._ray_data import Batch, BatchDatasource
-from file_dataset._run import allowed_failures
+from file_dataset._run import DOWN_ROWS, allowed_failures
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -44,6 +44,7 @@ logger = logging.getLogger(__name__)
 
 _LOOK_S = 1.0  # how often a driver behind Ray Client asks how far its run is; a guess
 _READERS = 4  # at some 13 ms of CPU a batch they feed hundreds of actors; a guess
+_DOWN_BATCHES = 3  # that get no answer stop a run of which no other has got one; a guess
 _GRACE_S = 15.0  # for tasks that were cancelled through Ray Client to leave what was done; a guess
 
 _Outcomes: TypeAlias = "dict[str, dict[str, Any]]"
@@ -308,6 +309,8 @@ class _Ledger:
         self._given: list[pa.Table] = []
         self._failed: set[str] = set()
         self._failing: list[str] = []  # those that no earlier Pipeline recorded, as they came
+        self._down: list[str] = []  # why the store counts as down, of every batch that got no answer
+        self._is_up = False  # another batch got one
 
     def collect(self, outcomes: ray.data.Dataset, report: Callable[[Progress], object]) -> None:
         """Take outcomes as they come.
@@ -320,6 +323,7 @@ class _Ledger:
             with _ray_data.settings(outcomes), contextlib.closing(_ray_data.tables(outcomes)) as tables:
                 for table in tables:
                     self._take(table, report)
+            self._check_down(least=1)
         except BaseException as exc:
             exc.result = self.result()  # type: ignore[attr-defined]  # as of a run here
             raise
@@ -341,12 +345,32 @@ class _Ledger:
             rows = table.filter(table["id"].is_valid()).select(given)
             self._given.append(rows.rename_columns([name.removeprefix(GIVEN) for name in given]))
         report(Progress(len(self._outcomes), len(self._ids), len(self._failed)))
+        self._mind(end, has_run=any(self._has_run(row_id) for row_id in table["id"].to_pylist()))
+
+    def _mind(self, end: Mapping[str, str | None], *, has_run: bool) -> None:
+        """Stop where a batch says so, and where too many rows have failed."""
         if (message := end.get("refused")) is not None:
             raise InvalidDatasetError(message)
         if (message := end.get("stopped")) is not None:
             raise RunStoppedError(message)
+        if (message := end.get("down")) is not None:
+            self._down.append(message)
+            self._check_down(least=_DOWN_BATCHES)
+        self._is_up = self._is_up or (has_run and message is None)
         if self._allowed is not None and len(self._failing) > self._allowed:
             raise RunStoppedError(self._why_stopped())
+
+    def _has_run(self, row_id: str | None) -> bool:
+        return row_id is not None and not self._outcomes[row_id]["is_recorded"]
+
+    def _check_down(self, *, least: int) -> None:
+        """Stop when so many batches got no answer of the store, and no other got one.
+
+        Raises:
+            RunStoppedError: the store is down.
+        """
+        if not self._is_up and len(self._down) >= least and len(self._failing) >= DOWN_ROWS:
+            raise RunStoppedError(self._down[0])
 
     def _why_stopped(self) -> str:
         if self._settings.on_failure == "raise":

@@ -20,7 +20,7 @@ import os
 import shutil
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -35,10 +35,12 @@ from file_dataset._errors import (
     RunStoppedError,
     is_disk_full,
     is_fatal,
+    is_unanswered,
 )
 from file_dataset._interrupts import Interrupts
 from file_dataset._pool import Pool
 from file_dataset._result import PipelineResult, causes_of
+from file_dataset._secrets import without_userinfo
 from file_dataset._tempdir import TempDir
 
 if TYPE_CHECKING:
@@ -61,6 +63,8 @@ OnFailure: TypeAlias = Literal["drop", "raise", "record"]
 
 # Codes under which a target refuses every row, when it refuses the first one whole.
 _REFUSED_TARGET = frozenset({"NoSuchBucket", "AccessDenied"})
+# Rows that got no answer from a store before it counts as down; a guess: few, and more than one bad object.
+DOWN_ROWS = 3
 # How long a run that is stopped waits for its transfers to give up: they hear of it within 0.1 s, and an upload in
 # parts has 5 s to abort what it began (`_transfer`).
 _GRACE_S = 6.0
@@ -208,6 +212,8 @@ class Run:
         self.failing: list[int] = []  # in this run, judged or not; sorted
         self.suspects: set[int] = set()  # those that may stop the run
         self.is_first_upload = True
+        self.unanswered: Counter[str] = Counter()  # rows whose store sent nothing at all
+        self.is_down = False
         self.running: dict[int, tuple[_Flight, _Fetched, Future[object]]] = {}
         self.uploads: dict[int, Future[_Done | _Failed]] = {}
         self.in_fn = 0
@@ -375,6 +381,11 @@ class Run:
             raise RunStoppedError(f"the target takes nothing; no row can be stored. {error}") from error
         if error.__cause__ is not None and is_fatal(error.__cause__):
             raise RunStoppedError(self._why_fatal(position, error, error.__cause__)) from error
+        if is_unanswered(error.__cause__):
+            self.unanswered[stage] += 1
+            if self.unanswered[stage] >= DOWN_ROWS and (down := self.down()) is not None:
+                self.is_down = True
+                raise RunStoppedError(f"{down} {error}") from error
         count = bisect.bisect(self.failing, position)
         if self.allowed is None or count <= self.allowed:
             return
@@ -385,6 +396,29 @@ class Run:
             f"{count} of {self.total} rows failed, max_failures={self.settings.max_failures!r} allows {self.allowed}: "
             f"{causes}; the last: {error}"
         ) from error
+
+    def down(self) -> str | None:
+        """Return which store has answered no request of this run, though rows asked it, and what to do; None: none.
+
+        The run of a Pipeline that came by pickle, as in Ray's tasks, is one of many: there it is since the process
+        began.
+        """
+        for stage, store, what in (("download", self.source, "source"), ("upload", self.target, "target")):
+            has_answered = store.has_answered if self.kept is None else store.has_ever_answered
+            if (count := self.unanswered[stage]) and not has_answered:
+                where = f" at {without_userinfo(store.endpoint)}" if store.endpoint else ""
+                return (
+                    f"Stopped: the {what} store{where} has answered nothing; {count} rows failed, each after all its "
+                    "attempts. Check endpoint_url, the network and the proxy settings."
+                )
+        return None
+
+    def fail_rest(self, message: str) -> None:
+        """Let the rows that a store which is down has stopped fail without a request."""
+        for position in range(self.total):
+            if position not in self.stored and position not in self.failed:
+                row_id = self.rows.id_at(position)
+                self.failed[position] = (Failure(row_id, "download", None, None, "ConnectionError", None, message),)
 
     def _why_fatal(self, position: int, error: RowError, cause: BaseException) -> str:
         if not is_disk_full(cause):

@@ -113,6 +113,11 @@ class S3Store:
         self.silence = Silence(lambda: lane.moves)
         self._fork = Fork(self._wire, self._lane, check_digests=options.check_digests)
 
+    @property
+    def answers(self) -> int:
+        """How many answers of the store have begun to arrive in this process, errors among them."""
+        return self._lane.answers
+
     def info(self, at: ObjectUrl) -> Future[ObjectInfo]:
         """Answer size, ETag and checksum: one HEAD."""
         cancelled = threading.Event()
@@ -544,8 +549,10 @@ class S3Store:
     def _call(self, access: _Access, operation: str, **kwargs: Any) -> Any:  # noqa: ANN401  # boto3 has no types
         with self._place():
             try:
-                return getattr(access.client, operation)(**kwargs)
+                answer = getattr(access.client, operation)(**kwargs)
             except RAISED as exc:
+                if isinstance(exc, boto.ClientError):
+                    self._lane.heard()
                 found = self._os_error(exc, checksums=self._checksums(access, operation, kwargs))
                 raise found from _answers.cause_of(exc)
             except InvalidDatasetError:  # a ValueError too
@@ -554,6 +561,8 @@ class S3Store:
                 raise store_error(ConnectionError, f"the answer cannot be read: {exc}") from None
             finally:
                 self.silence.moved()
+            self._lane.heard()
+            return answer
 
     @contextlib.contextmanager
     def _place(self) -> Iterator[None]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from file_dataset import _defaults, _options, _process
-from file_dataset._errors import Failure, RowError, is_fatal, store_error
+from file_dataset._errors import Failure, RowError, is_fatal, is_unanswered, store_error
 from file_dataset._local_file import LocalFile
 from file_dataset._options import Options
 from file_dataset._store import LocalStore, ObjectInfo, Sink
@@ -62,6 +62,7 @@ class Stores:
         """Take the user's options; None stands for boto3's default session, as it is when it is first needed."""
         self._options = options
         self._s3: tuple[int, S3Store] | None = None
+        self._answers_before = 0
 
     def of(self, at: Location | LocalFile) -> ObjectStore[Any]:
         """Return the store that has `at`."""
@@ -73,6 +74,16 @@ class Stores:
     def ahead(self) -> int:
         """How many files to begin before the first has ended."""
         return _AHEAD * (self._options or Options()).max_concurrency
+
+    @property
+    def has_answered(self) -> bool:
+        """Whether S3 has answered anything since this asked first, and whoever else in this process."""
+        return self._s3 is not None and self._s3[1].answers > self._answers_before
+
+    @property
+    def has_ever_answered(self) -> bool:
+        """Whether S3 has answered anything in this process."""
+        return self._s3 is not None and self._s3[1].answers > 0
 
     @property
     def endpoint(self) -> str | None:
@@ -107,6 +118,7 @@ class Stores:
             else:
                 store = _process.recent(("s3", _options.identity(options)), lambda: S3Store(options))
             store.begin_call()
+            self._answers_before = store.answers
             self._s3 = _process.number, store
         return self._s3[1]
 
@@ -405,7 +417,8 @@ def _each(  # noqa: PLR0913, PLR0917  # what to do, what is told, when to stop, 
     failed: list[tuple[F, OSError]] = []
     yield from _tried(files, start, place, failed, stores, cancelled, grace_s=grace_s)
     if failed:
-        errors = [error for _, error in failed]
+        # the first of those that say most of the rows to come
+        errors = sorted((error for _, error in failed), key=lambda error: not is_unanswered(error))
         raise RowError([failure(file, error) for file, error in failed]) from next(filter(is_fatal, errors), errors[0])
 
 

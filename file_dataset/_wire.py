@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 import httptools
 
 from file_dataset import _process
-from file_dataset._errors import store_error
+from file_dataset._errors import mark_unanswered, store_error
 from file_dataset._pool import Pool, start_thread
 
 if TYPE_CHECKING:
@@ -75,6 +75,8 @@ _STALE = (BrokenPipeError, ConnectionResetError, ConnectionAbortedError, ssl.SSL
 NOT_TLS = ("WRONG_VERSION_NUMBER", "UNKNOWN_PROTOCOL", "HTTP_REQUEST")
 NO_TLS_REMEDY = "the server speaks no TLS on this port: write http:// in endpoint_url, or the port that speaks https"
 _ALERT = b"\x15\x03"  # how a TLS record begins that says what is wrong
+# without an answer, the store's or the network's fault; a file that cannot be read is another `OSError`
+_UNANSWERED = (ConnectionError, TimeoutError, ssl.SSLError)
 _SLOW_DOWN = (429, 503)
 
 _AGAIN = (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
@@ -205,6 +207,11 @@ class Lane:
         self.idle: dict[Endpoint, list[_Connection]] = {}
         self.moves = 0  # grows while bytes move; counted in answers, and in connections that a tick saw moving
         self._throttled_at = -_THROTTLE_S
+        self.answers = 0  # that began to arrive; of threads that count at once one may be lost
+
+    def heard(self) -> None:
+        """Count an answer, whatever it says."""
+        self.answers += 1
 
     def free(self) -> int:
         """Return how many more requests would be sent at once."""
@@ -245,6 +252,10 @@ class Branch(Lane):
         """Have the other loop send it."""
         self._home = home
         self._loop.submit(self, exchange)
+
+    def heard(self) -> None:
+        """Count an answer of the lane's."""
+        self._lane.heard()
 
     def throttled(self) -> None:
         """Tell the lane."""
@@ -477,6 +488,7 @@ class Wire:
                 self._names[at] = time.monotonic() + _NAMES_S, found
             except (OSError, UnicodeError) as exc:
                 error = store_error(ConnectionError, f"the name {at[0]!r} could not be looked up: {exc}")
+                mark_unanswered(error)
             self.call(lambda: self._looked_up(at, error))
 
         try:
@@ -805,7 +817,9 @@ class _Connection:
         count = self.sock.recv_into(view)
         if count == 0:
             raise ConnectionResetError(errno.ECONNRESET, "the server closed the connection without an answer")
-        self._is_answered = True
+        if not self._is_answered:
+            self._is_answered = True
+            self.lane.heard()
         if count == _RECORD_BYTES:  # more is on its way: what is small comes whole
             try:  # noqa: SIM105  # suppress() costs more than what it would save a reader
                 count += self.sock.recv_into(view[count:])
@@ -1064,6 +1078,9 @@ class _Connection:
         self._fail(error)
 
     def _fail(self, error: BaseException) -> None:
+        has_connection = self._phase not in (self._connecting, self._shaking_hands)
+        if not self._is_answered and (isinstance(error, _UNANSWERED) or not has_connection):
+            mark_unanswered(error)
         exchange, strand = self.exchange, self._strand
         if self._room is not None and strand is None and self._target is not None and self._left > 0:
             # what arrived is kept for the next attempt
