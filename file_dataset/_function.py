@@ -369,7 +369,7 @@ def _is_only_here(name: object) -> bool:
     So are the module of a script, which is `__mp_main__` in a process that multiprocessing has spawned, and those that
     were loaded from a path (`importlib.util.spec_from_file_location`) or made by hand.
     """
-    if name in ("__main__", "__mp_main__"):
+    if name == "__main__":
         return True
     if not isinstance(name, str) or name not in sys.modules:
         return False  # cloudpickle's own case
