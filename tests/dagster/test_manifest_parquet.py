@@ -150,7 +150,9 @@ SCALARS = st.one_of(
     st.binary(max_size=5),
     st.dates(),
     st.times(timezones=st.sampled_from([None, dt.UTC])),
-    st.datetimes(timezones=st.sampled_from([None, BERLIN, dt.UTC])),
+    st.datetimes(),
+    # an old pyarrow gives zones of pytz, which has other offsets before 1902
+    st.datetimes(dt.datetime(1970, 1, 1), timezones=st.sampled_from([BERLIN, dt.UTC])),  # noqa: DTZ001 (a bound)
     st.timedeltas(),
     st.decimals(),
     st.uuids(),
