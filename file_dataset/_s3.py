@@ -553,8 +553,12 @@ class S3Store:
             except RAISED as exc:
                 if isinstance(exc, boto.ClientError):
                     self._lane.heard()
+                if isinstance(getattr(exc, "kwargs", {}).get("error"), RecursionError):
+                    raise _redirected() from None
                 found = self._os_error(exc, checksums=self._checksums(access, operation, kwargs))
                 raise found from _answers.cause_of(exc)
+            except RecursionError:
+                raise _redirected() from None
             except InvalidDatasetError:  # a ValueError too
                 raise
             except (ValueError, OverflowError) as exc:  # botocore's parser, of a header that is no number or no date
@@ -704,6 +708,12 @@ def _pieces(body: Any, read_timeout_s: float | None) -> Iterator[bytes]:  # noqa
             spent_s, moved = 0.0, 0
         yield chunk
         last = time.monotonic()
+
+
+def _redirected() -> OSError:
+    # botocore asks where the bucket is, is redirected, and asks again, until the stack ends
+    message = "the store redirects and does not say where to: check endpoint_url and the bucket's region"
+    return store_error(OSError, message, code="PermanentRedirect")
 
 
 def _never(*_: object) -> None:

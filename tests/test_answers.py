@@ -208,3 +208,10 @@ def test_a_server_that_may_do_better_is_asked_again(engine, status):
     with Scripted(answering(answer(status=f"{status} X")), always(answer(b"body"))) as server:
         assert blob(impatient_options(server.url, engine=engine)) == b"body"
         assert len(server.heads) == 2
+
+
+def test_a_redirect_that_leads_nowhere_is_an_error(engine):
+    """Found by the fuzz test: botocore asks for the bucket's region, and is redirected again, until the stack ends."""
+    moved = always(answer(status="301 Moved Permanently"))
+    with Scripted(moved) as server, pytest.raises(RowError, match="PermanentRedirect"):
+        blob(impatient_options(server.url, engine=engine))
