@@ -83,7 +83,7 @@ class Pipeline:
                 columns' values (None: null).
             write_options: `{"into_path": ..., "extra_args": ..., "options": ...}`: where outputs go. `options` there is
                 for a target store that is not the source's.
-            options: how S3 is reached; None: `Options.default()` at each call, and when pickled.
+            options: how S3 is reached; None: by boto3's default session, as it is at each call, or when pickled.
             file_columns: decides alone which columns name files; without it their names and values do, which say
                 little when a frame has no rows or a column only nulls.
             outputs: the file names that fn returns; None: those of its `TypedDict` annotation, or whatever it returns.

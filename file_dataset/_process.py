@@ -15,7 +15,7 @@ T = TypeVar("T")
 _KEPT = 24  # a guess: sessions, clients and stores of eight options
 
 _shared: OrderedDict[Hashable, Any] = OrderedDict()
-_recent: OrderedDict[Hashable, Any] = OrderedDict()
+_recent: OrderedDict[tuple[Hashable, ...], Any] = OrderedDict()
 _making: dict[Hashable, threading.RLock] = {}
 _lock = threading.Lock()
 
@@ -27,32 +27,35 @@ def shared(key: Hashable, make: Callable[[], T]) -> T:
     return _made(_shared, key, make)
 
 
-def recent(key: Hashable, make: Callable[[], T]) -> T:
+def recent(key: tuple[Hashable, ...], make: Callable[[], T], *, kept: int = _KEPT) -> T:
     """Return this process's instance for `key` like `shared`, and keep only those that were asked for last.
 
     Credentials that rotate make new keys for as long as a process lives.
+
+    Args:
+        key: a kind, and which one of it.
+        make: makes it.
+        kept: so many of this kind.
     """
     made = _made(_recent, key, make)
     with _lock:
         _recent[key] = made
         _recent.move_to_end(key)
+        alike = [other for other in _recent if other[0] == key[0]]
+        for other in alike[:-kept]:
+            del _recent[other]
         while len(_recent) > _KEPT:
             _recent.popitem(last=False)
     return made
 
 
-def known(key: Hashable) -> Any:  # noqa: ANN401  # whatever was made for it
-    """Return what `recent` keeps for `key`; None: nothing."""
-    return _recent.get(key)
-
-
-def forget(key: Hashable) -> None:
+def forget(key: tuple[Hashable, ...]) -> None:
     """Have `recent` make a new instance for `key`."""
     with _lock:
         _recent.pop(key, None)
 
 
-def _made(instances: OrderedDict[Hashable, Any], key: Hashable, make: Callable[[], T]) -> T:
+def _made(instances: OrderedDict[Any, Any], key: Hashable, make: Callable[[], T]) -> T:
     with _lock:
         if key in instances:
             return cast("T", instances[key])

@@ -47,7 +47,7 @@ def reader(
         dataframe: a pandas DataFrame with such columns; `id`, where it has one, names its rows.
         file_columns: decides alone which columns name files. Without it: columns of text whose values are `s3://` URLs
             or `Path`s, or that are named like files and hold paths.
-        options: how S3 is reached; None: `Options.default()` when S3 is first needed.
+        options: how S3 is reached; None: by boto3's default session, as it is when S3 is needed.
 
     Raises:
         InvalidDatasetError: not exactly one of row and frame, no file column, unsafe names or ids.

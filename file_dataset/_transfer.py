@@ -114,7 +114,8 @@ class Stores:
             options = self._options
             if options is None:
                 source = _defaults.source({})
-                store = _process.recent(("s3", source.key), lambda: S3Store(Options(), source))
+                key = "s3 of None", source.key
+                store = _process.recent(key, lambda: S3Store(Options(), source), kept=_defaults.KEPT)
             else:
                 store = _process.recent(("s3", _options.identity(options)), lambda: S3Store(options))
             store.begin_call()

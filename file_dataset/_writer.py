@@ -34,7 +34,7 @@ def write_files(
             bytes on disk; in S3 the whole key 1,024.
         into_path: `s3://bucket/prefix` or a local directory; a trailing slash makes no difference.
         id: names the outputs; its text is one segment of the path.
-        options: how S3 is reached; None: `Options.default()`.
+        options: how S3 is reached; None: by boto3's default session.
         extra_args: boto3's `ExtraArgs` of uploads, such as `{"ContentType": "image/png"}`; local targets ignore them.
 
     Returns:
