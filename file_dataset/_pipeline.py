@@ -50,7 +50,7 @@ class Pipeline:
 
     For each row: its files are copied into a new directory, fn is called with it, and the files that fn returns are
     stored at `<into_path>/<id>/<file name>`. A row is listed only when all its outputs are stored. A row that fails is
-    dropped, and told. While fn works on a row, the next ones download and finished ones upload; a row's files are on
+    dropped and reported. While fn works on a row, the next ones download and finished ones upload; a row's files are on
     disk only from its download to its upload.
 
     A pipeline holds no state of a run: it can be called again, from several threads, and pickled (for Ray's
@@ -79,7 +79,7 @@ class Pipeline:
         Args:
             fn: `fn(input_dir, output_dir)`, by keyword when its parameters have these names; returns a mapping of file
                 name to path (None: no such file this time). A class is made once per process and its instance called.
-                With a third parameter named `row` it is told its row: a read-only mapping of `id` and the carried
+                With a third parameter named `row` it also gets its row: a read-only mapping of `id` and the carried
                 columns' values (None: null).
             write_options: `{"into_path": ..., "extra_args": ..., "options": ...}`: where outputs go. `options` there is
                 for a target store that is not the source's.
@@ -285,7 +285,7 @@ def _checked_max_failures(value: object) -> float | None:
         return float(value)
     raise InvalidDatasetError(
         f"max_failures={value!r}: give a number of rows (an int, 0 or more), or a share of them (a float from 0.0 to "
-        "1.0; 5 percent are 0.05)"
+        "1.0: write 5 % as 0.05)"
     )
 
 

@@ -91,7 +91,7 @@ class PipelineResult:
 
     @property
     def unprocessed_rows(self) -> pd.DataFrame:
-        """The input rows that a stopped run did not come to."""
+        """The input rows that a stopped run has not processed: neither stored nor failed."""
         frame = self._known_input()
         done = {*_texts(self.manifest), *_texts(self.failures)}
         return _rows(frame, without=done)
@@ -142,10 +142,10 @@ class PipelineResult:
 
         Raises:
             RowError: with every failure.
-            InvalidDatasetError: `fraction` is none: 5 percent are 0.05.
+            InvalidDatasetError: `fraction` is not between 0 and 1: write 5 % as 0.05.
         """
         if not 0 <= fraction <= 1:
-            raise InvalidDatasetError(f"fraction={fraction!r}: give a number from 0 to 1; 5 percent are 0.05")
+            raise InvalidDatasetError(f"fraction={fraction!r} is not between 0 and 1: write 5 % as 0.05")
         if self.dropped_rows and self.dropped_rows / self.input_rows > fraction:
             failures = _frame.failures_of(self.failures)
             summary = self.summary(allowed_fraction=fraction)

@@ -27,7 +27,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
-from file_dataset import _frame, _function, _options, _plan, _progress, _transfer, _urls
+from file_dataset import _frame, _function, _options, _plan, _process, _progress, _transfer, _urls
 from file_dataset._errors import (
     Failure,
     InvalidDatasetError,
@@ -37,6 +37,7 @@ from file_dataset._errors import (
     is_fatal,
     is_unanswered,
 )
+from file_dataset._failure_log import FailureLog
 from file_dataset._interrupts import Interrupts
 from file_dataset._pool import Pool
 from file_dataset._result import PipelineResult, causes_of
@@ -214,6 +215,8 @@ class Run:
         self.is_first_upload = True
         self.unanswered: Counter[str] = Counter()  # rows whose store sent nothing at all
         self.is_down = False
+        # the batches that a process runs for Ray are one run
+        self.log = FailureLog(logger) if kept is None else _process.shared("failure log", lambda: FailureLog(logger))
         self.running: dict[int, tuple[_Flight, _Fetched, Future[object]]] = {}
         self.uploads: dict[int, Future[_Done | _Failed]] = {}
         self.in_fn = 0
@@ -249,6 +252,7 @@ class Run:
         finally:
             self.interrupts.is_held = True
             self._stop()
+            self.log.close()
 
     def result(self) -> PipelineResult:
         """Return what is done so far: every stored row, and the failures of the rows that were judged."""
@@ -375,10 +379,11 @@ class Run:
 
     def _tell(self, position: int, error: RowError, *, is_refused: bool) -> None:
         stage = error.failures[0].stage
-        logger.warning("%s", error, exc_info=error.__cause__ if stage == "fn" else None)
+        self.log.add(error)
         is_first, self.is_first_upload = self.is_first_upload, self.is_first_upload and stage != "upload"
         if is_refused and is_first:
-            raise RunStoppedError(f"the target takes nothing; no row can be stored. {error}") from error
+            message = "Stopped: the target store refused every output of the first row, so no row can be stored."
+            raise RunStoppedError(f"{message} {error}") from error
         if error.__cause__ is not None and is_fatal(error.__cause__):
             raise RunStoppedError(self._why_fatal(position, error, error.__cause__)) from error
         if is_unanswered(error.__cause__):
@@ -422,7 +427,7 @@ class Run:
 
     def _why_fatal(self, position: int, error: RowError, cause: BaseException) -> str:
         if not is_disk_full(cause):
-            return f"no later row can do better: {error}"
+            return f"Stopped: every later row would fail in the same way. {error}"
         if error.failures[0].stage == "upload" and isinstance(self.prefix, Path):
             return f"no space left on device in {self.prefix}: {error}"
         place = self.temp_dir or TempDir.parent()

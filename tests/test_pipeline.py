@@ -476,7 +476,7 @@ def test_an_all_failed_batch_keeps_its_columns_and_says_why(frame, pipeline, cap
 @pytest.mark.parametrize("fault", [INVALID_ACCESS_KEY_ID], ids=lambda fault: fault.code)
 def test_refused_credentials_stop_the_run(faults, frame, pipeline, fault):
     faults.fail("GetObject", fault, key="in/2", times=None)
-    with pytest.raises(RunStoppedError, match="no later row can do better") as caught:
+    with pytest.raises(RunStoppedError, match="every later row would fail in the same way") as caught:
         pipeline().run(frame)
     assert caught.value.result.manifest["id"].tolist() == [1]
     assert caught.value.result.unprocessed_rows["id"].tolist() == [3, 4, 5]
@@ -497,7 +497,7 @@ def test_credentials_that_expire_without_others_stop_the_run(faults, frame, fres
 )
 def test_a_target_that_takes_nothing_of_the_first_row_stops_the_run(faults, frame, pipeline, into_path, prefetch):
     faults.fail("PutObject", ACCESS_DENIED, key="out/1/upper.txt", times=None)
-    with pytest.raises(RunStoppedError, match="the target takes nothing") as caught:
+    with pytest.raises(RunStoppedError, match="the target store refused every output") as caught:
         pipeline(into_path=into_path, prefetch=prefetch).run(frame)
     assert caught.value.result.failures["id"].tolist() == [1]
     if not prefetch:
@@ -619,7 +619,7 @@ def test_a_missing_temp_dir_is_a_clear_stop(frame, pipeline, tmp_path):
         ({"worker_env": ["A=b"], "workers": 1}, "give a mapping"),
         ({"max_failures": -1}, "max_failures=-1"),
         ({"max_failures": True}, "a share of them"),
-        ({"max_failures": 1.5}, "5 percent are 0.05"),
+        ({"max_failures": 1.5}, "write 5 % as 0.05"),
         ({"max_failures": float("nan")}, "a share of them"),
         ({"max_failures": "5%"}, "a share of them"),
         ({"max_failures": 1, "on_failure": "raise"}, "leave max_failures out"),
@@ -821,7 +821,7 @@ def test_only_the_first_row_that_uploads_can_tell_that_the_target_takes_nothing(
 def test_refused_credentials_stop_the_run_beside_another_failure_of_the_row(faults, frame, pipeline):
     faults.fail("GetObject", INVALID_ACCESS_KEY_ID, key="in/1", times=None)
     both = frame.assign(**{"0.txt": "s3://bucket/none"})[["id", "0.txt", "a.txt"]]
-    with pytest.raises(RunStoppedError, match="no later row can do better"):
+    with pytest.raises(RunStoppedError, match="every later row would fail in the same way"):
         pipeline().run(both)
 
 

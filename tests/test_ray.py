@@ -525,7 +525,7 @@ class TestRunPipeline:
         pipeline = pipeline_into("s3://b/out", options=fault_options)
         assert file_dataset.ray.run_pipeline(pipeline, frame, batch_size=1).failures["id"].tolist() == [2]
         faults.fail("PutObject", Status(403, "AccessDenied"), key="out/0/out.txt", times=None)
-        with pytest.raises(file_dataset.RunStoppedError, match="takes nothing"):
+        with pytest.raises(file_dataset.RunStoppedError, match="refused every output"):
             file_dataset.ray.run_pipeline(pipeline, frame, batch_size=1)
 
     def test_progress_is_told_on_the_driver(self, bucket, options):

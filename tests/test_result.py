@@ -185,7 +185,7 @@ def test_a_run_of_no_rows_does_not_raise():
 
 @pytest.mark.parametrize("fraction", [-0.1, 1.1, 5, float("nan")])
 def test_a_fraction_that_is_none_is_refused(fraction):
-    with pytest.raises(InvalidDatasetError, match=r"give a number from 0 to 1; 5 percent are 0\.05"):
+    with pytest.raises(InvalidDatasetError, match=r"is not between 0 and 1: write 5 % as 0\.05"):
         result_of(frame_of(1, 2)).raise_if_dropped(fraction)
 
 

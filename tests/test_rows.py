@@ -573,7 +573,7 @@ def test_two_pipelines_write_below_one_prefix_side_by_side(faults, fault_options
 
 def test_wrong_credentials_stop_the_run_and_say_what_to_do(faults, frame, run):
     faults.fail("GetObject", SIGNATURE_DOES_NOT_MATCH, times=None)
-    with pytest.raises(RunStoppedError, match=r"no later row can do better.*secret key") as caught:
+    with pytest.raises(RunStoppedError, match=r"every later row would fail in the same way.*secret key") as caught:
         run(frame)
     assert caught.value.result.failures["id"].tolist() == [1]
     assert caught.value.result.unprocessed_rows["id"].tolist() == [2, 3, 4, 5, 6]
