@@ -44,6 +44,7 @@ def pipeline_asset(  # noqa: PLR0913 (each is a choice of the user's)
     max_dropped_fraction: float | None = None,
     on_exceeded: OnExceeded = "fail",
     min_rows: int = 0,
+    on_partition_failure: Literal["fail", "continue"] = "fail",
     preview: Callable[[Path], bytes] | None = None,
     show_ids: bool = True,
     batch_size: int | None = None,
@@ -86,6 +87,11 @@ def pipeline_asset(  # noqa: PLR0913 (each is a choice of the user's)
             non-empty input fails.
         min_rows: fewer rows of the input are an error of the check, and `on_exceeded` says what it does: an empty
             listing is then no success. 0: an empty input is normal.
+        on_partition_failure: what a run over a range does when partitions failed. "fail": it fails at its end, and
+            what is downstream does not run. "continue": it ends well, and what is downstream in the same run goes on
+            with the others; there the same partitions fail. Either way the checks of failed partitions are errors,
+            their previous manifests stay, and they are not materialized. A run fails all the same when no partition
+            is left, or when the store stops it. Not with `on_exceeded="block"`, which holds downstream back.
         preview: `preview(output_dir)` returns the bytes of a PNG, 1 MiB at most; shown with the materialization for the
             first three rows, whose outputs are downloaded for it.
         show_ids: False keeps ids, and the URLs and messages that may hold them, out of everything Dagster stores; the
@@ -125,6 +131,15 @@ def pipeline_asset(  # noqa: PLR0913 (each is a choice of the user's)
             "pipeline_asset, and write_resource_key names the resource of another store"
         )
     policy = DropPolicy(max_dropped_fraction, on_exceeded, show_ids, min_rows)
+    if on_partition_failure not in {"fail", "continue"}:
+        raise file_dataset.InvalidDatasetError(
+            f"on_partition_failure={on_partition_failure!r} is unknown: give 'fail' or 'continue'"
+        )
+    if on_partition_failure == "continue" and on_exceeded == "block":
+        raise file_dataset.InvalidDatasetError(
+            "on_partition_failure='continue' lets what is downstream go on, and on_exceeded='block' holds it back: "
+            "give on_exceeded='fail' (a partition above the limit fails, the others go on) or 'check'"
+        )
     on_ray = ray_settings(
         runner,
         ray_resource_key,
@@ -148,6 +163,7 @@ def pipeline_asset(  # noqa: PLR0913 (each is a choice of the user's)
             write_resource_key=write_resource_key,
             io_manager_key=io_manager_key,
             policy=policy,
+            goes_on=on_partition_failure == "continue",
             preview=preview,
             ray=on_ray,
             pipeline_args={

@@ -11,12 +11,13 @@ import pandas as pd
 import file_dataset
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 CHECK_NAME = "no_dropped_rows"
 OnExceeded: TypeAlias = Literal["fail", "block", "check"]
 
 _TABLE_ROWS = 20  # Dagster's UI shows every row of a table
+_SHOWN = 10  # partitions in a description; a guess
 _CELL_CHARS = 120  # a longer word runs over the edge of Dagster's tables
 _COLUMNS = ("id", "error_stage", "error_file", "error_url", "error_type", "error_code", "error_message")
 # the columns in which an id, or a URL made of it, can stand; error_message is free text
@@ -157,11 +158,32 @@ def check_spec(asset_key: dg.AssetKey, policy: DropPolicy) -> dg.AssetCheckSpec:
     )
 
 
-def of_partitions(checks: Mapping[str, dg.AssetCheckResult], asset_key: dg.AssetKey, asked: int) -> dg.AssetCheckResult:
-    """Return `no_dropped_rows` of a run over many partitions, of those that came to it: as bad as the worst of them."""
+def of_failure(asset_key: dg.AssetKey, partition_key: str, why: str) -> dg.AssetCheckResult:
+    """Return `no_dropped_rows` of a partition that failed before its rows could be counted."""
+    return dg.AssetCheckResult(
+        check_name=CHECK_NAME,
+        asset_key=asset_key,
+        passed=False,
+        severity=dg.AssetCheckSeverity.ERROR,
+        description=why if why.startswith(f"{partition_key}: ") else f"{partition_key}: {why}",
+        metadata={"partition": partition_key},
+    )
+
+
+def of_partitions(
+    checks: Mapping[str, dg.AssetCheckResult], asset_key: dg.AssetKey, asked: int, failed: Sequence[str]
+) -> dg.AssetCheckResult:
+    """Return `no_dropped_rows` of a run over many partitions: as bad as the worst of them.
+
+    Args:
+        checks: of each partition that ran.
+        asset_key: whose they are.
+        asked: how many partitions the run is for.
+        failed: those whose manifest is not stored.
+    """
     bad = {key: check for key, check in checks.items() if not check.passed}
     total, dropped = (
-        sum(cast("int", check.metadata[name].value) for check in checks.values())
+        sum(cast("int", check.metadata[name].value) for check in checks.values() if name in check.metadata)
         for name in ("input_rows", "dropped_rows")
     )
     errors = [check for check in bad.values() if check.severity is dg.AssetCheckSeverity.ERROR]
@@ -174,7 +196,14 @@ def of_partitions(checks: Mapping[str, dg.AssetCheckResult], asset_key: dg.Asset
     if bad:
         told = [{"partition": key, "told": check.description} for key, check in bad.items()]
         metadata["partitions_with_dropped_rows"] = table(pd.DataFrame(told))
-    unknown = f"; {asked - len(checks)} partitions came to no result" if asked > len(checks) else ""
+    unknown = ""
+    if failed:
+        metadata["failed_partitions"] = dg.MetadataValue.json(list(failed))
+        unknown = f"; {len(failed)} partitions failed: {', '.join(failed[:_SHOWN])}" + (
+            ", ..." * (len(failed) > _SHOWN)
+        )
+    if asked > len(checks):
+        unknown += f"; {asked - len(checks)} partitions did not run"
     return dg.AssetCheckResult(
         check_name=CHECK_NAME,
         asset_key=asset_key,

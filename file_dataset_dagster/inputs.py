@@ -12,6 +12,8 @@ import file_dataset
 from file_dataset_dagster.partitions import joined
 
 INPUT = "frame"  # the name of the input, in code and in Dagster's UI
+# metadata of an input: of many partitions one that cannot be read is given as its error, and the others are read
+ERRORS_BY_PARTITION = "file_dataset/errors_by_partition"
 
 
 def input_of(given: Any) -> dg.AssetIn:  # noqa: ANN401 (whatever names an asset)
@@ -24,7 +26,7 @@ def input_of(given: Any) -> dg.AssetIn:  # noqa: ANN401 (whatever names an asset
     else:
         given = dg.AssetIn(key=given.key if hasattr(given, "key") else dg.AssetKey.from_coercible(given))
     # a partition that is not there fails alone, and is named
-    allowed = {"allow_missing_partitions": True, **(given.metadata or {})}
+    allowed = {"allow_missing_partitions": True, ERRORS_BY_PARTITION: True, **(given.metadata or {})}
     return dg.AssetIn(**{**given._asdict(), "metadata": allowed})
 
 
@@ -72,6 +74,43 @@ def frame_of(
     if len(keys) == 1 and partition_key is not None:
         return _checked(_by_key(context, given, keys)[keys[0]], context)
     return _joined(context, given, keys)
+
+
+def failed_in_run(
+    instance: dg.DagsterInstance,
+    run: dg.DagsterRun,
+    step_key: str,
+    asset_key: dg.AssetKey,
+    definition: dg.PartitionsDefinition[Any],
+) -> set[str]:
+    """Partitions of an asset that a run over a range was to materialize, in an earlier step, and did not.
+
+    What is stored of them is of an earlier run. Empty where the run is over no range, or materializes the asset not at
+    all or in this very step. Costs a query of the run's materializations.
+    """
+    start, end = (run.tags.get(f"dagster/asset_partition_range_{side}") for side in ("start", "end"))
+    if start is None or end is None:
+        return set()
+    planned, done, cursor, has_more = False, set(), None, True
+    wanted = {dg.DagsterEventType.ASSET_MATERIALIZATION, dg.DagsterEventType.ASSET_MATERIALIZATION_PLANNED}
+    while has_more:
+        page = instance.get_records_for_run(run.run_id, cursor, of_type=wanted)
+        for event in (record.event_log_entry.dagster_event for record in page.records):
+            if event is None or event.asset_key != asset_key:
+                continue
+            if event.is_asset_materialization_planned:
+                planned = planned or event.step_key != step_key
+            else:
+                done.add(event.partition)
+        cursor, has_more = page.cursor, page.has_more
+    if not planned:
+        return set()
+    if isinstance(definition, dg.TimeWindowPartitionsDefinition | dg.MultiPartitionsDefinition):
+        asked = definition.get_partition_keys_in_range(dg.PartitionKeyRange(start, end))
+    else:
+        listed = list(definition.get_partition_keys(dynamic_partitions_store=instance))
+        asked = listed[listed.index(start) : listed.index(end) + 1]
+    return {str(key) for key in asked} - done
 
 
 def in_order(
@@ -122,6 +161,9 @@ def _by_key(context: dg.AssetExecutionContext, given: Any, keys: list[str]) -> M
             f"no manifest of asset {upstream}, partition {str(missing[0])!r}{more}: materialize it first, or correct "
             "base_path"
         )
+    for key in keys:
+        if isinstance(by_key[key], file_dataset.FileDatasetError):
+            raise by_key[key]
     return by_key
 
 

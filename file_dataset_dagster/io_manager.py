@@ -26,7 +26,7 @@ import pyarrow as pa
 from pydantic import Field, PrivateAttr
 
 import file_dataset
-from file_dataset_dagster.inputs import in_order
+from file_dataset_dagster.inputs import ERRORS_BY_PARTITION, failed_in_run, in_order
 from file_dataset_dagster.parquet import from_parquet, notes_of, to_parquet
 from file_dataset_dagster.partial import Stored
 from file_dataset_dagster.partitions import check_keys, fitting, joined, segment, split
@@ -297,25 +297,7 @@ class ManifestIOManager(dg.ConfigurableIOManager):
         wanted, or_none = _wanted(context.dagster_type.typing_type)
         if not keys and or_none:
             return None
-        uris = {key: self.uri(context.asset_key, None if key is None else str(key)) for key in keys}
-        found = self._blobs({str(number): uri for number, uri in enumerate(uris.values())})
-        missing = [key for number, key in enumerate(keys) if str(number) not in found]
-        may_lack = bool(metadata.get("allow_missing_partitions")) and keys != [None]
-        if missing and not may_lack:
-            raise file_dataset.FileDatasetError(_told_missing(of, missing, uris) + self._asked(uris[missing[0]]))
-        if missing:
-            context.log.warning(
-                "%d of %d partitions of %s have no manifest and are left out, the first: %r",
-                len(missing),
-                len(keys),
-                of,
-                str(missing[0]),
-            )
-        frames = {
-            key: from_parquet(found[str(number)], uris[key], columns)
-            for number, key in enumerate(keys)
-            if str(number) in found
-        }
+        frames = self._frames(context, keys, of)
         if keys == [None]:
             return frames[None]
         if isinstance(wanted, type) and issubclass(wanted, Mapping):
@@ -325,8 +307,52 @@ class ManifestIOManager(dg.ConfigurableIOManager):
             return joined({str(key): frame for key, frame in frames.items()}, of)
         return frames if len(keys) != 1 else frames.get(keys[0])
 
-    def _blobs(self, uris: Mapping[str, str], *, may_lack: bool = True) -> dict[str, pa.Buffer]:
+    def _frames(self, context: dg.InputContext, keys: Sequence[Any], of: str) -> dict[Any, Any]:
+        """The frames of these partitions, without those that may be left out; or errors, as the input asks."""
+        metadata = context.definition_metadata or {}
+        may_lack = bool(metadata.get("allow_missing_partitions")) and keys != [None]
+        gives_errors = bool(metadata.get(ERRORS_BY_PARTITION)) and len(keys) > 1
+        failed = _failed(context) if len(keys) > 1 else set()
+        if (lost := [key for key in keys if str(key) in failed]) and not may_lack:
+            raise file_dataset.FileDatasetError(
+                f"partition {str(lost[0])!r} of {of} failed in this run ({len(lost)} partitions in all), and what is "
+                "stored of it is of an earlier run: mend it first, or have it left out: "
+                'dg.AssetIn(metadata={"allow_missing_partitions": True})'
+            )
+        uris = {key: self.uri(context.asset_key, None if key is None else str(key)) for key in keys if key not in lost}
+        errors: dict[str, file_dataset.FileDatasetError] = {}
+        places = {str(number): uri for number, uri in enumerate(uris.values())}
+        found: dict[str, Any] = {**self._blobs(places, errors if gives_errors else None), **errors}
+        missing = [key for number, key in enumerate(uris) if str(number) not in found]
+        if missing and not may_lack:
+            raise file_dataset.FileDatasetError(_told_missing(of, missing, uris) + self._asked(uris[missing[0]]))
+        if missing or lost:
+            context.log.warning(
+                "%d of %d partitions of %s have no manifest of now and are left out, the first: %r",
+                len(missing) + len(lost),
+                len(keys),
+                of,
+                str([*missing, *lost][0]),
+            )
+        frames = {}
+        for number, key in enumerate(uris):
+            if (blob := found.get(str(number))) is not None:
+                frames[key] = _frame_or_error(blob, uris[key], metadata.get("columns"), gives_errors=gives_errors)
+        return frames
+
+    def _blobs(
+        self,
+        uris: Mapping[str, str],
+        errors: dict[str, file_dataset.FileDatasetError] | None = None,
+        *,
+        may_lack: bool = True,
+    ) -> dict[str, pa.Buffer]:
         """What lies at these places, all at once; those where nothing is are left out when they `may_lack`.
+
+        Args:
+            uris: by any name.
+            errors: takes the error of each that cannot be read, which is then left out too.
+            may_lack: False: what is not there is an error too.
 
         Raises:
             file_dataset.InvalidDatasetError: a directory lies there.
@@ -341,8 +367,11 @@ class ManifestIOManager(dg.ConfigurableIOManager):
                 for failure in exc.failures
                 if not may_lack or failure.type != "FileNotFoundError" or failure.code == "NoSuchBucket"
             ]
-            if bad:
+            if bad and errors is None:
                 raise self._unreadable(bad, exc.failures) from exc
+            for failure in bad:
+                if errors is not None:
+                    errors[str(failure.id)] = self._unreadable([failure], [failure])
             there = frame[~frame["id"].isin([failure.id for failure in exc.failures])]
         return _read(there, self._get_options()) if len(there) else {}
 
@@ -373,6 +402,27 @@ class ManifestIOManager(dg.ConfigurableIOManager):
 def _read(frame: pd.DataFrame, options: file_dataset.Options) -> dict[str, pa.Buffer]:
     table = file_dataset.reader(frame, options=options, file_columns=["frame.parquet"]).into_blob_table(large=True)
     return {key: blob.as_buffer() for key, blob in zip(table["id"].to_pylist(), table["frame.parquet"], strict=True)}
+
+
+def _frame_or_error(blob: Any, uri: str, columns: Sequence[str] | None, *, gives_errors: bool) -> Any:  # noqa: ANN401
+    if isinstance(blob, file_dataset.FileDatasetError):
+        return blob
+    try:
+        return from_parquet(blob, uri, columns)
+    except file_dataset.InvalidDatasetError as exc:
+        if gives_errors:
+            return exc
+        raise
+
+
+def _failed(context: dg.InputContext) -> set[str]:
+    """The partitions that the run was to materialize before this step, and did not."""
+    try:
+        step = context.step_context
+    except dg.DagsterInvariantViolationError:  # a context that a test made
+        return set()
+    definition = context.asset_partitions_def
+    return failed_in_run(context.instance, step.dagster_run, step.step.key, context.asset_key, definition)
 
 
 def _wanted(annotation: Any) -> tuple[Any, bool]:  # noqa: ANN401 (a type, as typing has them)

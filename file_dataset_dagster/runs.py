@@ -18,8 +18,8 @@ import pandas as pd
 
 import file_dataset
 from file_dataset_dagster import dispatch
-from file_dataset_dagster.checks import CHECK_NAME, DroppedRows, DropPolicy, of_partitions
-from file_dataset_dagster.inputs import INPUT, frame_of, keys_of_input
+from file_dataset_dagster.checks import CHECK_NAME, DroppedRows, DropPolicy, of_failure, of_partitions
+from file_dataset_dagster.inputs import INPUT, failed_in_run, frame_of, keys_of_input
 from file_dataset_dagster.io_manager import ManifestIOManager
 from file_dataset_dagster.logs import lines_in
 from file_dataset_dagster.parquet import check_storable
@@ -47,6 +47,7 @@ class Settings:
     write_resource_key: str | None
     io_manager_key: str | None
     policy: DropPolicy
+    goes_on: bool  # a run over a range, when some of its partitions failed
     preview: Callable[[Path], bytes] | None
     ray: dispatch.RaySettings | None
     pipeline_args: Mapping[str, Any] = field(default_factory=dict)
@@ -132,6 +133,7 @@ class _Run:
         found = None if settings.io_manager_key is None else getattr(context.resources, settings.io_manager_key)
         self.manifests = found if isinstance(found, ManifestIOManager) else None
         self.root = self._root()
+        self.failed_upstream = self._failed_upstream()
         self.wanted = PartialRun(**(context.op_execution_context.op_config or {}))
         self.wanted.check()
         if self.wanted.is_partial and self.manifests is None:
@@ -160,7 +162,7 @@ class _Run:
         )
         yield done.check
 
-    def one_by_one(self, given: Any) -> Iterator[Any]:  # noqa: ANN401
+    def one_by_one(self, given: Any) -> Iterator[Any]:  # noqa: ANN401, C901 (one event after the other)
         """Run each partition of a range; store and tell each as it finishes, and at the end which failed.
 
         Dagster tells an output once, for all partitions and with one data version, and tells none when the step
@@ -180,9 +182,8 @@ class _Run:
             except _NotStoredError as exc:
                 failed[key] = exc
                 self.context.log.error("partition %s: %s", key, exc.description)  # noqa: TRY400 (no bug: a sentence)
-                if exc.check is not None:
-                    checks[key] = exc.check
-                    yield self._evaluation(exc.check)
+                checks[key] = exc.check or of_failure(self.asset_key, str(key), exc.description)
+                yield self._evaluation(checks[key])
                 if exc.stops:
                     break
                 continue
@@ -197,9 +198,19 @@ class _Run:
             yield self._evaluation(done.check)
             if self.manifests is not None:
                 yield events[key]
-        yield of_partitions(checks, self.asset_key, len(keys))
-        if failed:
+        yield of_partitions(checks, self.asset_key, len(keys), list(failed))
+        is_stopped = any(one.stops for one in failed.values())
+        if failed and (not self.settings.goes_on or is_stopped or not events):
             raise self._failure(failed, keys, done=len(events))
+        if failed:
+            self.context.log.error("%s", self._failure(failed, keys, done=len(events)).description)
+            if self.manifests is not None:
+                self.manifests.expect(self.asset_key, manifests, None)
+            # with this Dagster tells no materialization by itself, which would be of failed partitions too
+            yield dg.MaterializeResult(asset_key=self.asset_key, value=manifests, metadata={_SAYS_NOTHING: True})
+            if self.manifests is None:
+                yield from events.values()
+            return
         for key, event in events.items():
             self.context.add_asset_metadata(event.metadata, self.asset_key, key)
         if self.manifests is not None:
@@ -209,6 +220,15 @@ class _Run:
 
     def _run(self, given: Any, partition_key: str | None) -> _Finished:  # noqa: ANN401
         keys = keys_of_input(self.context, partition_key)
+        if lost := [key for key in keys if str(key) in self.failed_upstream]:
+            more = f" (and {len(lost) - 1} more)" if len(lost) > 1 else ""
+            upstream = self.context.asset_key_for_input(INPUT).to_user_string()
+            raise _NotStoredError(
+                f"partition {str(lost[0])!r}{more} of asset {upstream}, which it reads, failed in this run: what is "
+                "stored of that is of an earlier run",
+                check=None if partition_key is not None else of_failure(self.asset_key, str(lost[0]), _FAILED_UPSTREAM),
+                may_be_retried=False,
+            )
         frame = self._input(given, keys, partition_key)
         return self._run_frame(frame, keys, None if partition_key is None else str(partition_key))
 
@@ -350,6 +370,15 @@ class _Run:
             self.context.log.warning("what the files of %s are could not be read: %s", upstream, type(exc).__name__)
         return origins_of(frame, contents, versions, is_content_known=is_known)
 
+    def _failed_upstream(self) -> set[str]:
+        """Partitions of what is read that failed in this run, in which others may have gone on."""
+        upstream = self._upstream()
+        if upstream is None or not self.context.get_step_execution_context().has_asset_partitions_for_input(INPUT):
+            return set()
+        definition = self.context.asset_partitions_def_for_input(INPUT)
+        step_key = self.context.get_step_execution_context().step.key
+        return failed_in_run(self.context.instance, self.context.run, step_key, upstream, definition)
+
     def _upstream(self) -> dg.AssetKey | None:
         """The asset that is read; None where a test calls this one directly."""
         try:
@@ -447,6 +476,9 @@ class _Run:
 
 
 _SHOWN = 10  # partitions in a message; a guess
+_FAILED_UPSTREAM = "this partition of the input failed in this run"
+# metadata of an output for which Dagster stores no events: its own, of observations that are logged otherwise
+_SAYS_NOTHING = "__source_asset_observation__"
 _MOST_KEYS = 100  # partitions of one input whose data versions are looked up, one query each; a guess
 
 

@@ -178,7 +178,7 @@ def test_a_partition_whose_input_is_missing_fails_alone(run, local, daily):
     assert [ids_of(local, key) for key in KEYS[:-1]] == [[f"{key}-1", f"{key}-2"] for key in KEYS[:-1]]
     *_, last = result.get_asset_check_evaluations()
     assert (last.passed, last.severity.value) == (False, "ERROR")
-    assert last.description.endswith("; 1 partitions came to no result")
+    assert last.description.endswith(f"; 1 partitions failed: {KEYS[-1]}")
 
 
 def test_what_every_partition_would_meet_ends_a_range(run, local, daily, s3_endpoint):
