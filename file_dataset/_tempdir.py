@@ -213,7 +213,11 @@ def _remove_forgotten(made: _Made) -> None:
             f"temp dir {made.path} was never closed: use `with` or call cleanup()", ResourceWarning, stacklevel=2
         )
     finally:  # also where warnings are errors
-        _remove(made)
+        try:
+            _remove(made)
+        except BaseException:  # Ctrl-C, which Python ignores in a finalizer: a later temp dir or the end removes it
+            _left.append(made)
+            raise
 
 
 def _begin_end() -> None:

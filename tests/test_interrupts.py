@@ -54,7 +54,16 @@ def handled():
     signal.signal(signal.SIGINT, before)
 
 
-@pytest.mark.usefixtures("handled")
+@pytest.fixture
+def swallowed(monkeypatch):
+    """What finalizers and callbacks raise: Python ignores it, an interrupt too, and pytest makes an error of it."""
+    kinds = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: kinds.append(unraisable.exc_type))
+    yield
+    assert set(kinds) <= {KeyboardInterrupt}
+
+
+@pytest.mark.usefixtures("handled", "swallowed")
 @pytest.mark.parametrize(("prefetch", "workers"), [(0, 0), (2, 0), (2, 2)])
 def test_however_many_interrupts_come_the_result_is_there_and_no_temp_dir_stays(rows, on, tmp_path, prefetch, workers):
     pipeline = on(forward, prefetch=prefetch, workers=workers)
@@ -267,10 +276,11 @@ def test_two_interrupts_from_outside_leave_the_result_and_no_temp_dir(tmp_path):
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             print("listed", len(exc.result.manifest) + len(exc.result.unprocessed_rows))
     """
+    path = os.pathsep.join([str(Path(_run.__file__).parent.parent), *sys.path])
     program = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(script)],
         cwd=tmp_path,
-        env={**os.environ, "TMPDIR": str(tmp_path / "t"), "PYTHONPATH": str(Path(_run.__file__).parent.parent)},
+        env={**os.environ, "TMPDIR": str(tmp_path / "t"), "PYTHONPATH": path},
         stdout=subprocess.PIPE,
         text=True,
     )

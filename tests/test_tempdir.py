@@ -531,10 +531,8 @@ def test_a_forked_child_that_lives_on_does_not_keep_what_its_killed_parent_left(
         import os, time
         from file_dataset import TempDir
         directory = TempDir()
-        child = os.fork()
-        if child == 0:
-            time.sleep(200)
-        print(child, flush=True)
+        if os.fork() == 0:
+            print(os.getpid(), flush=True)  # by then it has given up its parent's locks
         time.sleep(200)
     """
     environment = {**os.environ, "TMPDIR": str(place)}
@@ -548,6 +546,24 @@ def test_a_forked_child_that_lives_on_does_not_keep_what_its_killed_parent_left(
                 assert list(place.iterdir()) == [path]
         finally:
             os.kill(child, signal.SIGKILL)
+
+
+def test_a_removal_that_ctrl_c_ends_in_a_finalizer_is_tried_again(place, monkeypatch):
+    swallowed = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: swallowed.append(unraisable.exc_type))
+    remove_tree = _residue.remove_tree
+
+    def interrupted(path, lock):
+        monkeypatch.setattr(_residue, "remove_tree", remove_tree)
+        raise KeyboardInterrupt
+
+    directory = TempDir(place)
+    monkeypatch.setattr(_residue, "remove_tree", interrupted)
+    with pytest.warns(ResourceWarning, match="never closed"):
+        del directory
+    assert swallowed == [KeyboardInterrupt]
+    with TempDir(place) as path:
+        assert list(place.iterdir()) == [path]
 
 
 def test_what_a_forked_child_has_stays_when_its_parent_is_killed(place):

@@ -659,8 +659,8 @@ def drip(*pieces, every_s=0.003):
 
 # of a response: what moves, and would for ever
 DRIPS = {
-    "interim answers": ([b"", b"HTTP/1.1 102 Processing\r\n\r\n"], "more than 100 interim"),
-    "interim answers and half of another": ([b"HTT", b"P/1.1 100 Continue\r\n\r\nHTT"], "more than 100 interim"),
+    "interim answers": ([b"", b"HTTP/1.1 102 Processing\r\n\r\n" * 9], "more than 100 interim"),
+    "interim answers and half of another": ([b"HTT", b"P/1.1 100 Continue\r\n\r\nHTT" * 9], "more than 100 interim"),
     "a head": ([b"HTTP/1.1 200 OK\r\na: ", b"b"], "head of the answer was not whole"),
     "an interim head": ([b"HTTP/1.1 103 Early Hints\r\na: ", b"b"], "head of the answer was not whole"),
     "a small body": ([answer(bytes(100_000), etag='"x"')[:-100_000], b"b"], "is a stall"),
@@ -1001,9 +1001,10 @@ def test_a_small_object_over_tls_is_written_at_once(authority, tmp_path, monkeyp
 def test_a_connection_over_tls_is_used_again(tls_faults, authority):
     tls_faults.put(URL, BODY)
     store = S3Store(trusting(tls_faults.endpoint_url, str(authority.path)))
-    for _ in range(3):
+    loops = len(wires())  # each has a connection of its own; large bodies go round them
+    for _ in range(loops + 2):
         assert get(store) == BODY
-    assert tls_faults.accepted == 1
+    assert tls_faults.accepted <= loops
 
 
 @pytest.mark.parametrize("verify", ["another CA", None], ids=["another CA", "the usual CAs"])
@@ -1150,10 +1151,10 @@ def test_an_idle_connection_keeps_nothing_of_what_it_brought(faults):
     """64 idle connections would hold 64 blobs, whoever else had let them go."""
     faults.put(URL, BODY)
     reader = file_dataset.reader(row={"a.bin": URL}, options=impatient_options(faults.endpoint_url))
-    before = {id(each) for each in gc.get_objects() if isinstance(each, Sink)}
+    before = {id(each) for each in gc.get_objects() if type(each) is Sink}
 
     def kept():
-        return [each for each in gc.get_objects() if isinstance(each, Sink) and id(each) not in before]
+        return [each for each in gc.get_objects() if type(each) is Sink and id(each) not in before]
 
     table = reader.into_blob_table()
     assert table["a.bin"][0].as_buffer().size == len(BODY)
