@@ -92,17 +92,19 @@ def materialize_and_time(job: str, what: str) -> dg.ExecuteInProcessResult:
 def show_ray(result: dg.ExecuteInProcessResult) -> None:
     """Print the manifest that came back from Ray."""
     measured = result.output_for_node("measured_on_ray")
-    print(f"\nManifest of `measured_on_ray`:\n\n{measured.manifest[['id', 'measures.json']].to_string(index=False)}")
-    print(f"\n{measured.summary()}")
+    print(f"\nManifest of `measured_on_ray`:\n\n{measured[['id', 'measures.json']].to_string(index=False)}")
+    print(f"\n{_check_of(result, 'measured_on_ray').description}")
 
 
 def show(result: dg.ExecuteInProcessResult, base_path: str) -> None:
     """Print the manifest, the dropped rows, and where the montage lies."""
     pd.set_option("display.width", 200, "display.max_colwidth", 70, "display.max_columns", 12)
     print("\nManifest of `measured`:\n")
-    print(result.output_for_node("measured").manifest[["id", "measures.json", "slices.png"]].to_string(index=False))
-    dropped = result.output_for_node("resampled").failures
-    print(f"\nDropped by `resampled`: {result.output_for_node('resampled').summary()}\n")
+    print(result.output_for_node("measured")[["id", "measures.json", "slices.png"]].to_string(index=False))
+    dropped_rows = _check_of(result, "resampled")
+    with file_dataset.reader({"failures.parquet": dropped_rows.metadata["failures_uri"].value}).into_temp_dir() as temp:
+        dropped = pd.read_parquet(temp / "failures.parquet")
+    print(f"\nDropped by `resampled`: {dropped_rows.description}\n")
     print(dropped[["id", "error_stage", "error_type", "error_code", "error_message"]].to_string(index=False))
     for check in result.get_asset_check_evaluations():
         state = "passed" if check.passed else check.severity.value
@@ -120,6 +122,12 @@ def show_days(result: dg.ExecuteInProcessResult) -> None:
     for event in result.filter_events(lambda event: event.is_step_failure):
         failure = event.step_failure_data.user_failure_data
         print(f"   {failure.description if failure else event.message}")
+
+
+def _check_of(result: dg.ExecuteInProcessResult, name: str) -> dg.AssetCheckEvaluation:
+    """Return the check `no_dropped_rows` of an asset, which names the file with its failures."""
+    checks = {check.asset_key: check for check in result.get_asset_check_evaluations()}
+    return checks[dg.AssetKey(name)]
 
 
 def _copy_montage(base_path: str) -> None:
