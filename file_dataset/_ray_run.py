@@ -31,6 +31,7 @@ from file_dataset._pool import Pool
 from file_dataset._progress import Progress, reporting
 from file_dataset._ray_batch import GIVEN, Job, RunBatch, Survey
 from file_dataset._ray_data import Batch, BatchDatasource
+from file_dataset._result import attach
 from file_dataset._run import DOWN_ROWS, allowed_failures
 
 if TYPE_CHECKING:
@@ -325,7 +326,7 @@ class _Ledger:
                     self._take(table, report)
             self._check_down(least=1)
         except BaseException as exc:
-            exc.result = self.result()  # type: ignore[attr-defined]  # as of a run here
+            attach(exc, self.result())
             raise
 
     def _take(self, table: pa.Table, report: Callable[[Progress], object]) -> None:
@@ -394,13 +395,15 @@ class _Ledger:
         result = self.result()
         missing = [row_id for row_id in self._ids if row_id not in self._outcomes]
         if missing or len(self._outcomes) > len(self._ids):
-            raise RunStoppedError(
+            error = RunStoppedError(
                 f"{len(missing)} of {len(self._ids)} rows came back from no task, such as {missing[:5]}: Ray's "
-                "max_errored_blocks drops batches, and a Dataset that differs from time to time needs materialize()",
-                result,
+                "max_errored_blocks drops batches, and a Dataset that differs from time to time needs materialize()"
             )
+            attach(error, result)
+            raise error
         if self._ids and len(self._failed) == len(self._ids):
-            logger.error("all %d rows failed; the first: %s", len(self._ids), _told(self._outcomes[self._ids[0]]))
+            first, hint = _told(self._outcomes[self._ids[0]]), f". {result.hint}" if result.hint else ""
+            logger.error("all %d rows failed; the first: %s%s", len(self._ids), first, hint)
         return result
 
 
@@ -435,14 +438,15 @@ def _on_cluster(asked: _Asked, data: pd.DataFrame | ray.data.Dataset, run: Run |
         result = watched.result()[0] if watched.done() and watched.exception() is None else None
         if run is not None:
             result = run.result() if result is None else dataclasses.replace(result, input=run.rows.frame)
-        exc.result = result  # type: ignore[attr-defined]  # as of a run here
+        exc.result = None  # type: ignore[attr-defined]  # nothing may be known
+        attach(exc, result)
         raise
     finally:
         ray.kill(line)
     if result is not None and run is not None:  # the frame that went there has other paths
         result = dataclasses.replace(result, input=run.rows.frame)
     if error is not None:
-        error.result = result  # type: ignore[attr-defined]  # as of a run here
+        attach(error, result)
         raise error
     assert result is not None, "a result or an error"  # noqa: S101
     return result

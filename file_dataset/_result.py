@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from file_dataset import _frame
@@ -36,6 +36,8 @@ class PipelineResult:
             (`CRC64NVME:<base64>`; null where the store gives none).
         files_without_digest: downloads of which the store offered no digest (a multipart ETag without a full-object
             checksum): their length and version were compared, their bytes could not be.
+        hint: what to check where all rows failed alike: the endpoint, when the store has no object (or bucket) that any
+            row asked for; None elsewhere.
     """
 
     input: pd.DataFrame | None
@@ -43,6 +45,7 @@ class PipelineResult:
     failures: pd.DataFrame
     files: pd.DataFrame
     files_without_digest: int = 0
+    hint: str | None = None
 
     @staticmethod
     def last_stopped() -> PipelineResult | None:
@@ -128,14 +131,15 @@ class PipelineResult:
         )
 
     def summary(self, *, allowed_fraction: float | None = None) -> str:
-        """Return one line: "3 of 12 rows dropped (25.0%; allowed 50.0%): 2 at download, 1 at fn"."""
+        """Return one line: "3 of 12 rows dropped (25.0%; allowed 50.0%): 2 at download, 1 at fn"; `hint`, if any."""
         total, dropped = self.input_rows, self.dropped_rows
         allowed = "" if allowed_fraction is None else f"; allowed {allowed_fraction:.1%}"
         if not dropped:
             return f"0 of {total} rows dropped"
         first = self._first_failures["error_stage"].value_counts()
         stages = ", ".join(f"{first[stage]} at {stage}" for stage in _STAGES if stage in first)
-        return f"{dropped} of {total} rows dropped ({dropped / total:.1%}{allowed}): {stages}"
+        hint = f". {self.hint}" if self.hint else ""
+        return f"{dropped} of {total} rows dropped ({dropped / total:.1%}{allowed}): {stages}{hint}"
 
     def raise_if_dropped(self, fraction: float = 0.0) -> None:
         """Raise when more than `fraction` (0 to 1) of the input rows failed.
@@ -184,7 +188,7 @@ class PipelineResult:
     def _headline(self) -> str:
         count = self._unprocessed_count
         rest = f", {count} not processed" if count else ""
-        return f"{self.summary()}{rest}, {len(self.files)} files stored"
+        return f"{replace(self, hint=None).summary()}{rest}, {len(self.files)} files stored"
 
     def _shown_failures(self) -> tuple[list[Failure], int]:
         """Return the first failure of each of the first failed rows, and how many more rows failed."""
@@ -198,7 +202,8 @@ class PipelineResult:
         lines = [f"  row {_cut(repr(one.id))}: {_cut(_one_line(str(one)))}" for one in failures]
         rest = [f"  ... and {more} more"] if more else []
         first = ["first failures:", *lines, *rest] if failures else []
-        return "\n".join([f"PipelineResult({self._headline()})", *causes, *first])
+        hint = [self.hint] if self.hint else []
+        return "\n".join([f"PipelineResult({self._headline()})", *causes, *hint, *first])
 
     def _repr_html_(self) -> str:
         """Show the same in a notebook, as a table; everything that came from outside is escaped."""
@@ -206,6 +211,8 @@ class PipelineResult:
         failures, more = self._shown_failures()
         listed = "".join(f"<li>{_escaped(cause)}</li>" for cause in causes)
         parts = [f"<p><b>PipelineResult</b>: {_escaped(self._headline())}</p>", f"<ul>{listed}</ul>" if listed else ""]
+        if self.hint:
+            parts.append(f"<p>{_escaped(self.hint)}</p>")
         if failures:
             head = "".join(f"<th>{name}</th>" for name in ("id", "stage", "file", "URL", "cause", "message"))
             body = "".join(
@@ -234,11 +241,11 @@ def attach(error: BaseException, result: PipelineResult | None) -> None:
     """Have what stopped a run carry the run's result, with a note that says where it is."""
     if result is None:
         return
-    is_new = getattr(error, "result", None) is None
     error.result = result  # type: ignore[attr-defined]  # an attribute of ours on any exception
     _last_stopped[:] = [result]
-    if is_new:
-        error.add_note(_NOTE.format(name=type(error).__name__))
+    note = _NOTE.format(name=type(error).__name__)
+    if note not in getattr(error, "__notes__", ()):
+        error.add_note(note)
 
 
 def causes_of(firsts: Iterable[Failure]) -> list[str]:

@@ -64,6 +64,8 @@ OnFailure: TypeAlias = Literal["drop", "raise", "record"]
 
 # Codes under which a target refuses every row, when it refuses the first one whole.
 _REFUSED_TARGET = frozenset({"NoSuchBucket", "AccessDenied"})
+# Codes with which a store answers where it is another one than was meant; "404" is of what is no S3 store.
+_NOT_THERE = frozenset({"NoSuchBucket", "NoSuchKey", "404"})
 # Rows that got no answer from a store before it counts as down; a guess: few, and more than one bad object.
 DOWN_ROWS = 3
 # How long a run that is stopped waits for its transfers to give up: they hear of it within 0.1 s, and an upload in
@@ -238,7 +240,10 @@ class Run:
         self.run_rows()
         if self.total and len(self.failed) == self.total:
             first = self.failed[0][0]
-            logger.error("all %d rows failed; the first: row %r: %s", self.total, first.id, first)
+            hint = self.hint()
+            logger.error(
+                "all %d rows failed; the first: row %r: %s%s", self.total, first.id, first, f". {hint}" if hint else ""
+            )
         self.interrupts.result = result = self.result()
         return result
 
@@ -271,6 +276,7 @@ class Run:
             _frame.failures_frame(self.rows, failures),
             _frame.files_frame(self.rows, [file for row in done for file in row.files]),
             sum(row.without_digest for row in done),
+            self.hint(),
         )
 
     # the calling thread
@@ -383,7 +389,7 @@ class Run:
         is_first, self.is_first_upload = self.is_first_upload, self.is_first_upload and stage != "upload"
         if is_refused and is_first:
             message = "Stopped: the target store refused every output of the first row, so no row can be stored."
-            raise RunStoppedError(f"{message} {error}") from error
+            raise RunStoppedError(self._with_hint(f"{message} {error}")) from error
         if error.__cause__ is not None and is_fatal(error.__cause__):
             raise RunStoppedError(self._why_fatal(position, error, error.__cause__)) from error
         if is_unanswered(error.__cause__):
@@ -395,12 +401,39 @@ class Run:
         if self.allowed is None or count <= self.allowed:
             return
         if self.settings.on_failure == "raise":
-            raise RunStoppedError(f"stopped at the first failure (on_failure='raise'): {error}") from error
+            message = f"stopped at the first failure (on_failure='raise'): {error}"
+            raise RunStoppedError(self._with_hint(message)) from error
         causes = ", ".join(causes_of(self.failed[place][0] for place in self.failing[:count]))
-        raise RunStoppedError(
+        message = (
             f"{count} of {self.total} rows failed, max_failures={self.settings.max_failures!r} allows {self.allowed}: "
             f"{causes}; the last: {error}"
-        ) from error
+        )
+        raise RunStoppedError(self._with_hint(message)) from error
+
+    def hint(self) -> str | None:
+        """Return a question about the endpoint where the store has nothing of what any row asked for; None elsewhere.
+
+        One missing key is a missing key: it takes two rows, or a bucket that is not there.
+        """
+        failed = {position: failures for position, failures in self.failed.items() if position not in self.rows.failed}
+        firsts = [failures[0] for failures in failed.values()]
+        stages = {one.stage for one in firsts}
+        if self.stored or len(stages) != 1 or "fn" in stages or not all(one.code in _NOT_THERE for one in firsts):
+            return None
+        if len(firsts) == 1 and firsts[0].code != "NoSuchBucket":
+            return None
+        if "download" in stages and not all(self._is_all(position, row) for position, row in failed.items()):
+            return None
+        endpoint = (self.source if "download" in stages else self.target).asked_endpoint
+        return endpoint and f"The endpoint that was asked was {without_userinfo(endpoint)}: is it the right one?"
+
+    def _is_all(self, position: int, failures: Sequence[Failure]) -> bool:
+        files = sum(at is not None for at in self.rows.row(position).files.values())
+        return files in (0, len(failures))  # 0: the driver of a Ray Dataset has no cells
+
+    def _with_hint(self, message: str) -> str:
+        hint = self.hint()
+        return f"{message}. {hint}" if hint else message
 
     def down(self) -> str | None:
         """Return which store has answered no request of this run, though rows asked it, and what to do; None: none.

@@ -118,6 +118,12 @@ class S3Store:
         """How many answers of the store have begun to arrive in this process, errors among them."""
         return self._lane.answers
 
+    @property
+    def endpoint(self) -> str | None:
+        """Where requests of this process went; None: there was none."""
+        held = self._held
+        return None if held is None else str(held.client.meta.endpoint_url)
+
     def info(self, at: ObjectUrl) -> Future[ObjectInfo]:
         """Answer size, ETag and checksum: one HEAD."""
         cancelled = threading.Event()

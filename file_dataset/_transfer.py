@@ -93,6 +93,11 @@ class Stores:
         url: str | None = (self._options.s3_client_kwargs or {}).get("endpoint_url")
         return url
 
+    @property
+    def asked_endpoint(self) -> str | None:
+        """Where requests of this process went, AWS too; else where they would go, as far as options say it."""
+        return (None if self._s3 is None else self._s3[1].endpoint) or self.endpoint
+
     def check(self) -> None:
         """Refuse options that no request can work with: a CA file that is not there, say. No request is made.
 

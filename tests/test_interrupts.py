@@ -15,6 +15,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+import file_dataset
 from file_dataset import Pipeline, PipelineResult, _run
 from file_dataset._interrupts import Interrupts
 
@@ -29,9 +30,9 @@ def rows(tmp_path):
 def on(tmp_path):
     (tmp_path / "work").mkdir()
 
-    def make(fn, **kwargs):
+    def make(fn, *, report=False, **kwargs):
         write_options = {"into_path": tmp_path / "out"}
-        return Pipeline(fn, write_options=write_options, temp_dir=tmp_path / "work", progress=False, **kwargs)
+        return Pipeline(fn, write_options=write_options, temp_dir=tmp_path / "work", progress=report, **kwargs)
 
     return make
 
@@ -289,3 +290,16 @@ def test_two_interrupts_from_outside_leave_the_result_and_no_temp_dir(tmp_path):
     program.send_signal(signal.SIGINT)
     assert program.communicate(timeout=60)[0].splitlines()[-1] == "listed 400"
     assert list((tmp_path / "t").iterdir()) == []
+
+
+@pytest.mark.xdist_group("ray")
+@pytest.mark.usefixtures("local_ray")
+def test_an_interrupt_of_a_run_on_ray_says_where_the_result_is(rows, on):
+    def interrupts(_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        file_dataset.ray.run_pipeline(on(forward, report=interrupts), rows, batch_size=5)
+    (note,) = caught.value.__notes__
+    assert "except KeyboardInterrupt as exc: result = exc.result" in note
+    assert PipelineResult.last_stopped() is caught.value.result
