@@ -305,4 +305,9 @@ def _checked_env(value: object) -> dict[str, str] | None:
     # the names alone: a value may be a secret
     if odd := [name for name, text in value.items() if not isinstance(name, str) or not isinstance(text, str)]:
         raise InvalidDatasetError(f"worker_env {odd}: names and values are text, such as {{'OMP_NUM_THREADS': '1'}}")
+    if odd := [name for name, text in value.items() if not name or "=" in name or "\0" in name + text]:
+        raise InvalidDatasetError(
+            f"worker_env {odd}: no system has such a variable: a name is not empty and has no '=', and neither it nor "
+            "its value has a NUL"
+        )
     return dict(value)

@@ -14,7 +14,7 @@ import dagster as dg
 import file_dataset
 from file_dataset_dagster.checks import DropPolicy, OnExceeded, check_spec
 from file_dataset_dagster.dispatch import ray_settings
-from file_dataset_dagster.inputs import INPUT, input_of
+from file_dataset_dagster.inputs import INPUT, asset_key_of, input_of
 from file_dataset_dagster.partial import PartialRun
 from file_dataset_dagster.runs import PipelineFn, Settings, materialize
 
@@ -125,13 +125,9 @@ def pipeline_asset(  # noqa: PLR0913 (each is a choice of the user's)
         raise file_dataset.InvalidDatasetError(
             "pipeline_asset needs input=: the asset (or its key) whose manifest names the files to run on"
         )
-    if unknown := set(write_options or {}) - {"extra_args"}:
-        raise file_dataset.InvalidDatasetError(
-            f"write_options has {', '.join(sorted(unknown))}: it takes extra_args only. into_path is an argument of "
-            "pipeline_asset, and write_resource_key names the resource of another store"
-        )
+    extra_args = _extra_args(write_options)
     policy = DropPolicy(max_dropped_fraction, on_exceeded, show_ids, min_rows)
-    if on_partition_failure not in {"fail", "continue"}:
+    if on_partition_failure not in ("fail", "continue"):
         raise file_dataset.InvalidDatasetError(
             f"on_partition_failure={on_partition_failure!r} is unknown: give 'fail' or 'continue'"
         )
@@ -148,6 +144,12 @@ def pipeline_asset(  # noqa: PLR0913 (each is a choice of the user's)
     )
     if preview is not None and not callable(preview):
         raise file_dataset.InvalidDatasetError("preview: give a function that takes a directory and returns a PNG")
+    _check_resource_keys(
+        resource_key=resource_key,
+        write_resource_key=resource_key if write_resource_key is None else write_resource_key,
+        ray_resource_key=resource_key if ray_resource_key is None else ray_resource_key,
+    )
+    root = None if into_path is None else _root(into_path)
     asset_input = input_of(input)
 
     def define(fn: PipelineFn) -> dg.AssetsDefinition:
@@ -157,8 +159,8 @@ def pipeline_asset(  # noqa: PLR0913 (each is a choice of the user's)
         settings = Settings(
             fn=fn,
             is_partitioned=asset_args.get("partitions_def") is not None,
-            into_path=None if into_path is None else os.fspath(into_path).rstrip("/"),
-            extra_args=(write_options or {}).get("extra_args"),
+            into_path=root,
+            extra_args=extra_args,
             resource_key=resource_key,
             write_resource_key=write_resource_key,
             io_manager_key=io_manager_key,
@@ -200,13 +202,41 @@ def pipeline_asset(  # noqa: PLR0913 (each is a choice of the user's)
     return define if fn is None else define(fn)
 
 
+def _root(into_path: Any) -> str:  # noqa: ANN401 (whatever a user gives)
+    """The text of the path, without a slash at its end; it would be none for `/`, and a directory `s3:` for `s3://`."""
+    text = into_path.__fspath__() if isinstance(into_path, os.PathLike) else into_path
+    root = text.rstrip("/") if isinstance(text, str) else ""
+    if root in ("", "s3:"):
+        raise file_dataset.InvalidDatasetError(f"into_path={into_path!r}: give s3://bucket/prefix or a directory")
+    return root
+
+
+def _extra_args(write_options: Any) -> Mapping[str, Any] | None:  # noqa: ANN401 (whatever a user gives)
+    if write_options is None:
+        return None
+    if not isinstance(write_options, Mapping):
+        raise file_dataset.InvalidDatasetError(f'write_options={write_options!r}: give {{"extra_args": ...}}')
+    if unknown := set(write_options) - {"extra_args"}:
+        raise file_dataset.InvalidDatasetError(
+            f"write_options has {', '.join(sorted(map(str, unknown)))}: it takes extra_args only. into_path is an "
+            "argument of pipeline_asset, and write_resource_key names the resource of another store"
+        )
+    return write_options.get("extra_args")
+
+
+def _check_resource_keys(**keys: object) -> None:
+    for name, key in keys.items():
+        if not isinstance(key, str) or not key:
+            raise file_dataset.InvalidDatasetError(f"{name}={key!r}: give the key of a resource, as text")
+
+
 def _asset_key(fn: PipelineFn, asset_args: Mapping[str, Any]) -> dg.AssetKey:
     if asset_args.get("key") is not None:
         if asset_args.get("name") is not None or asset_args.get("key_prefix") is not None:
             raise file_dataset.InvalidDatasetError("give key, or name and key_prefix, not both")
-        return dg.AssetKey.from_coercible(asset_args["key"])
-    name: str = asset_args.get("name") or str(getattr(fn, "__name__", ""))
-    if not re.fullmatch(r"\w+", name):
+        return asset_key_of(asset_args["key"], "key")
+    name = asset_args.get("name") or str(getattr(fn, "__name__", ""))
+    if not isinstance(name, str) or not re.fullmatch(r"\w+", name):
         raise file_dataset.InvalidDatasetError(f"{fn!r} has no name that an asset could take: give name= or key=")
     prefix: str | Sequence[str] = asset_args.get("key_prefix") or []
     return dg.AssetKey([*([prefix] if isinstance(prefix, str) else prefix), name])

@@ -41,10 +41,12 @@ class DropPolicy:
             raise file_dataset.InvalidDatasetError(
                 f"max_dropped_fraction={allowed!r} is no fraction: give a number from 0 to 1"
             )
-        if self.on_exceeded not in {"fail", "block", "check"}:
+        if self.on_exceeded not in ("fail", "block", "check"):
             raise file_dataset.InvalidDatasetError(
                 f"on_exceeded={self.on_exceeded!r} is unknown: give 'fail', 'block' or 'check'"
             )
+        if not isinstance(self.show_ids, bool):  # "no" would show them
+            raise file_dataset.InvalidDatasetError(f"show_ids={self.show_ids!r}: give True or False")
         least = self.min_rows
         if isinstance(least, bool) or not isinstance(least, int) or least < 0:
             raise file_dataset.InvalidDatasetError(f"min_rows={least!r}: give a number of input rows, 0 or more")

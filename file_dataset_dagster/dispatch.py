@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.machinery
+import numbers
 import os
 import sys
 from collections.abc import Iterator, Mapping
@@ -42,8 +43,9 @@ def ray_settings(
         file_dataset.InvalidDatasetError: the arguments contradict each other.
     """
     given = {name: value for name, value in arguments.items() if value is not None}
+    _check_numbers(given)
     runner = runner or ("local" if resource_key is None else "ray")
-    if runner not in {"local", "ray"}:
+    if runner not in ("local", "ray"):
         raise file_dataset.InvalidDatasetError(f"runner={runner!r} is unknown: give 'local' or 'ray'")
     if runner == "ray":
         return RaySettings(resource_key, given | ({} if workers is None else {"workers": workers}))
@@ -51,6 +53,18 @@ def ray_settings(
         said = ", ".join([*given, *(["ray_resource_key"] if resource_key else [])])
         raise file_dataset.InvalidDatasetError(f"{said}: for runner='ray' only")
     return None
+
+
+def _check_numbers(given: Mapping[str, Any]) -> None:
+    """Refuse at import what `run_pipeline` would refuse in the run."""
+    for name in ("batch_size", "concurrency"):
+        value = given.get(name, 1)
+        if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
+            raise file_dataset.InvalidDatasetError(f"{name}={value!r}: give a whole number, 1 or more")
+    for name in ("num_cpus", "num_gpus"):
+        value = given.get(name, 0)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
+            raise file_dataset.InvalidDatasetError(f"{name}={value!r}: give a number, 0 or more")
 
 
 def make_portable(fn: object) -> None:

@@ -2,7 +2,7 @@
 
 # no `from __future__ import annotations` here: Dagster reads the annotations of an asset's function
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import dagster as dg
@@ -24,10 +24,25 @@ def input_of(given: Any) -> dg.AssetIn:  # noqa: ANN401 (whatever names an asset
         if given.key is None:
             raise file_dataset.InvalidDatasetError("input=dg.AssetIn(...) needs its key: the asset that is read")
     else:
-        given = dg.AssetIn(key=given.key if hasattr(given, "key") else dg.AssetKey.from_coercible(given))
+        given = dg.AssetIn(key=given.key if hasattr(given, "key") else asset_key_of(given, "input"))
     # a partition that is not there fails alone, and is named
     allowed = {"allow_missing_partitions": True, ERRORS_BY_PARTITION: True, **(given.metadata or {})}
     return dg.AssetIn(**{**given._asdict(), "metadata": allowed})
+
+
+def asset_key_of(given: Any, argument: str) -> dg.AssetKey:  # noqa: ANN401 (whatever a user gives)
+    """An asset's key as Dagster takes it: a key, its text, or its parts.
+
+    Raises:
+        file_dataset.InvalidDatasetError: it is something else.
+    """
+    if isinstance(given, dg.AssetKey):
+        return given
+    if not given or not isinstance(given, Sequence) or not all(isinstance(part, str) for part in given):
+        raise file_dataset.InvalidDatasetError(
+            f"{argument}={given!r} names no asset: give its key, as text, a list of text or dg.AssetKey"
+        )
+    return dg.AssetKey.from_coercible(given)
 
 
 def keys_of_input(context: dg.AssetExecutionContext, partition_key: str | None) -> list[Any]:

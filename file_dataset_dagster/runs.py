@@ -7,6 +7,7 @@
 
 # no `from __future__ import annotations` here: Dagster reads the annotations of an asset's function
 
+import numbers
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -321,7 +322,8 @@ class _Run:
         most = self.settings.pipeline_args.get("max_failures")
         if most is None:
             return False
-        return stopped.dropped_rows > (most if isinstance(most, int) else most * stopped.input_rows)
+        is_count = isinstance(most, numbers.Integral)  # numpy's are no int
+        return bool(stopped.dropped_rows > (most if is_count else most * stopped.input_rows))
 
     def _rows(
         self, frame: pd.DataFrame, keys: list[Any], partition_key: str | None, into_path: str

@@ -1,6 +1,7 @@
 """on_partition_failure="continue": in a run over a range the others go through a chain, failed ones are named."""
 
 import dagster as dg
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -130,8 +131,9 @@ def test_a_manifest_that_is_damaged_fails_its_partition_alone(run, local, chain,
     assert at in next(check.description for check in checks_of(result, "second") if not check.passed)
 
 
-def test_more_failed_rows_than_max_failures_cost_the_partition_alone(run, local, chain, instance):
-    result = run(chain(BROKEN, max_failures=0), local, tags=RANGE)
+@pytest.mark.parametrize("most", [0, np.int64(1)], ids=repr)
+def test_more_failed_rows_than_max_failures_cost_the_partition_alone(run, local, chain, instance, most):
+    result = run(chain(BROKEN, max_failures=most), local, tags=RANGE)
     assert result.success
     assert materialized(instance, result, "third") == [key for key in KEYS if key != BROKEN]
 

@@ -147,6 +147,26 @@ def test_an_asset_is_of_kind_s3_where_its_files_are(into_path, kinds):
         ({"input": "a", "prefetch": -1}, "prefetch=-1"),
         ({"input": "a", "fn_timeout_s": 0}, "fn_timeout_s=0"),
         ({"input": dg.AssetIn()}, "needs its key"),
+        ({"input": 3}, "input=3 names no asset"),
+        ({"input": "a", "key": 3}, "key=3 names no asset"),
+        ({"input": "a", "name": 3}, "give name= or key="),
+        ({"input": "a", "show_ids": "no"}, "show_ids='no': give True or False"),
+        ({"input": "a", "on_exceeded": ["fail"]}, "on_exceeded="),
+        ({"input": "a", "runner": ["ray"]}, "runner="),
+        ({"input": "a", "runner": "ray", "batch_size": 0}, "batch_size=0"),
+        ({"input": "a", "runner": "ray", "concurrency": "2"}, "concurrency='2'"),
+        ({"input": "a", "runner": "ray", "num_cpus": -1}, "num_cpus=-1"),
+        ({"input": "a", "runner": "ray", "num_gpus": float("nan")}, "num_gpus=nan"),
+        ({"input": "a", "into_path": ""}, "into_path=''"),
+        ({"input": "a", "into_path": "/"}, "into_path='/'"),
+        ({"input": "a", "into_path": "s3://"}, "into_path='s3://'"),
+        ({"input": "a", "into_path": 5}, "into_path=5"),
+        ({"input": "a", "into_path": b"x"}, "into_path=b'x'"),
+        ({"input": "a", "write_options": 3}, "write_options=3"),
+        ({"input": "a", "resource_key": None}, "resource_key=None"),
+        ({"input": "a", "write_resource_key": 3}, "write_resource_key=3"),
+        ({"input": "a", "ray_resource_key": ""}, "ray_resource_key=''"),
+        ({"input": "a", "workers": 1, "worker_env": {"A=": "b"}}, "no system has such a variable"),
     ],
     ids=lambda value: value if isinstance(value, str) else None,
 )
@@ -200,14 +220,18 @@ def test_outputs_go_where_into_path_says(run, local, raw_scans, tmp_path):
     assert (tmp_path / "elsewhere" / "s1" / "loud.txt").exists()
 
 
-@pytest.mark.parametrize("base_path", [None, ""], ids=["none", "empty"])
-def test_nowhere_to_write_is_told_with_the_remedy(run, tmp_path, raw_scans, base_path):
+@pytest.mark.parametrize(
+    ("base_path", "said"),
+    [(None, "give pipeline_asset an into_path"), ("", "give pipeline_asset an into_path"), ("s3://", "s3://bucket")],
+    ids=["none", "empty", "no bucket"],
+)
+def test_nowhere_to_write_is_told_with_the_remedy(run, tmp_path, raw_scans, base_path, said):
     """An environment variable that is set but empty must not mean the root of the disk."""
     resource = FileDatasetResource(base_path=base_path)
     io_manager = ManifestIOManager(resource=resource, base_path=str(tmp_path))
     result = run([raw_scans, pipeline_asset(shout, input=raw_scans)], resource, resources={"io_manager": io_manager})
     (event,) = result.filter_events(lambda event: event.is_step_failure)
-    assert "give pipeline_asset an into_path" in event.step_failure_data.user_failure_data.description
+    assert said in event.step_failure_data.user_failure_data.description
 
 
 def test_outputs_can_go_to_another_store(run, local, resource, raw_scans, s3, bucket):
