@@ -9,6 +9,7 @@ and exits with 1 when a byte was wrong, a partial file had its final name, or so
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import logging
 import multiprocessing
@@ -44,6 +45,7 @@ from file_dataset import RowError
 
 _OBJECTS = 200
 _LARGE_BYTES = 70 << 20  # an upload in parts begins over 64 MiB
+_SOCKETS = 2 * 64 + 8  # idle connections of two options, and the loop's own
 _GROWTH_MB = 48  # from the second minute on; a guess above what an allocator keeps
 _BREAKS = (INTERNAL_ERROR, SLOW_DOWN, TOO_MANY_REQUESTS, Reset(), Reset(10), Truncate(10), LostReply())
 
@@ -245,10 +247,15 @@ def held(where):
     me = Path("/proc/self")
     pages = int((me / "statm").read_text(encoding="utf-8").split()[1])
     children = [(task / "children").read_text(encoding="utf-8") for task in (me / "task").iterdir()]
+    ends = []
+    for descriptor in (me / "fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # the one that lists them
+            ends.append(str(descriptor.readlink()))
     names = [path.name for path in where.iterdir() if not path.name.startswith(("killed", "w.bin"))]
     return {
         "MB": pages * os.sysconf("SC_PAGE_SIZE") >> 20,
-        "fds": len(list((me / "fd").iterdir())),
+        "files": sum(not end.startswith("socket:") for end in ends),
+        "sockets": sum(end.startswith("socket:") for end in ends),
         "threads": len(children),
         "children": sum(len(line.split()) for line in children),
         "temp": len(names),
@@ -280,7 +287,9 @@ def main():
     asked, fired, open_uploads = store.ask("counts")
     print(f"    end {seen[-1]} {dict(work.counts)}; {asked} requests, {fired} broken, {open_uploads} uploads left open")
     warm = seen[min(2, len(seen) - 1)]
-    grown = [name for name in ("fds", "threads", "children", "temp") if seen[-1][name] > warm[name]]
+    grown = [name for name in ("files", "threads", "children", "temp") if seen[-1][name] > warm[name]]
+    if seen[-1]["sockets"] > _SOCKETS:
+        grown.append("sockets")
     if seen[-1]["MB"] > warm["MB"] + _GROWTH_MB:
         grown.append("MB")
     wrong = [name for name in ("WRONG", "partial files", "temp entries of killed runs") if work.counts[name]]
