@@ -5,9 +5,10 @@
 import inspect
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from pathlib import Path
-from typing import Any, Literal, cast, overload
+from typing import Any, Literal, TypedDict, Unpack, cast, overload
 
 import dagster as dg
 
@@ -27,10 +28,67 @@ _REFUSED = {
 }
 
 
+class Arguments(TypedDict, total=False):
+    """The arguments of `pipeline_asset`, for editors and type checkers: its own, and those of `dg.asset`."""
+
+    input: Any
+    into_path: str | os.PathLike[str] | None
+    write_options: Mapping[str, Any] | None
+    runner: Literal["local", "ray"] | None
+    resource_key: str
+    write_resource_key: str | None
+    ray_resource_key: str | None
+    max_dropped_fraction: float | None
+    on_exceeded: OnExceeded
+    min_rows: int
+    on_partition_failure: Literal["fail", "continue"]
+    preview: Callable[[Path], bytes] | None
+    show_ids: bool
+    batch_size: int | None
+    concurrency: int | None
+    num_cpus: float | None
+    num_gpus: float | None
+    file_columns: Sequence[str] | None
+    outputs: Sequence[str] | None
+    prefetch: int
+    workers: int | None
+    fn_timeout_s: float | None
+    max_failures: float | None
+    worker_env: Mapping[str, str] | None
+    temp_dir: str | os.PathLike[str] | None
+
+    name: str | None
+    key: dg.AssetKey | str | Sequence[str] | None
+    key_prefix: str | Sequence[str] | None
+    deps: Iterable[Any] | None
+    metadata: Mapping[str, Any] | None
+    tags: Mapping[str, str] | None
+    description: str | None
+    required_resource_keys: AbstractSet[str] | None
+    resource_defs: Mapping[str, object] | None
+    hooks: AbstractSet[dg.HookDefinition] | None
+    io_manager_def: object
+    io_manager_key: str | None
+    partitions_def: dg.PartitionsDefinition[Any] | None
+    op_tags: Mapping[str, Any] | None
+    group_name: str | None
+    output_required: bool
+    automation_condition: dg.AutomationCondition[Any] | None
+    freshness_policy: Any
+    backfill_policy: dg.BackfillPolicy | None
+    retry_policy: dg.RetryPolicy | None
+    code_version: str | None
+    owners: Sequence[str] | None
+    kinds: AbstractSet[str] | None
+    pool: str | None
+    is_virtual: bool
+    compute_kind: str | None
+
+
 @overload
-def pipeline_asset(fn: PipelineFn, **arguments: Any) -> dg.AssetsDefinition: ...  # noqa: ANN401 (as below)
+def pipeline_asset(fn: PipelineFn, **arguments: Unpack[Arguments]) -> dg.AssetsDefinition: ...
 @overload
-def pipeline_asset(fn: None = None, **arguments: Any) -> Callable[[PipelineFn], dg.AssetsDefinition]: ...  # noqa: ANN401
+def pipeline_asset(fn: None = None, **arguments: Unpack[Arguments]) -> Callable[[PipelineFn], dg.AssetsDefinition]: ...
 def pipeline_asset(  # noqa: PLR0913 (each is a choice of the user's)
     fn: PipelineFn | None = None,
     *,

@@ -2,10 +2,12 @@
 
 import functools
 import importlib.util
+import inspect
 import os
 import pickle
 import sys
 import types
+from typing import get_args, get_overloads
 
 import dagster as dg
 import pandas as pd
@@ -13,6 +15,7 @@ import pytest
 
 import file_dataset
 from file_dataset_dagster import FileDatasetResource, ManifestIOManager, pipeline_asset
+from file_dataset_dagster.assets import Arguments
 
 
 def shout(input_dir, output_dir):
@@ -109,6 +112,16 @@ def test_the_arguments_of_dg_asset_are_passed_on():
     assert loud.op.retry_policy.max_retries == 2
     assert loud.op.pools == {"gpu"}
     assert loud.required_resource_keys >= {"file_dataset", "manifests", "model_store"}
+
+
+def test_type_checkers_know_every_argument_and_those_of_dg_asset():
+    own = {name for name, one in inspect.signature(pipeline_asset).parameters.items() if one.kind is one.KEYWORD_ONLY}
+    given = {"compute_fn", "kwargs", "ins", "check_specs", "dagster_type", "config_schema"}  # by pipeline_asset itself
+    theirs = set(inspect.signature(dg.asset).parameters) - given
+    known = set(Arguments.__annotations__)
+    assert own | theirs <= known
+    assert all(Arguments in get_args(one.__annotations__["arguments"]) for one in get_overloads(pipeline_asset))
+    assert len(get_overloads(pipeline_asset)) == 2
 
 
 def test_the_docstring_describes_the_asset():
