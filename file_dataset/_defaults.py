@@ -212,7 +212,7 @@ def settings(session: Any) -> Any:  # noqa: ANN401  # botocore has no types
 
 
 def _set_value(core: Any, name: str) -> Any:  # noqa: ANN401  # botocore has no types
-    """Return a session variable that somebody has set; None where it is botocore's own default."""
+    """Return a session variable that is set; None where it is botocore's own default."""
     from botocore.configprovider import BOTOCORE_DEFAUT_SESSION_VARIABLES as VARIABLES
 
     if name not in VARIABLES:  # an older botocore

@@ -186,7 +186,7 @@ def _working_dir() -> Path:
     """Return what relative paths are relative to, also when fn goes elsewhere later."""
     try:
         return Path.cwd()
-    except FileNotFoundError:  # somebody removed it; absolute paths and URLs do without
+    except FileNotFoundError:  # it was removed; absolute paths and URLs do without
         return Path()
 
 

@@ -28,7 +28,7 @@ _ROW = "row"
 
 @dataclass(frozen=True, slots=True)
 class Style:
-    """How fn is called: its directories by keyword or by position, and whether it is told its row."""
+    """How fn is called: its directories by keyword or by position, and whether it gets its row."""
 
     by_keyword: bool
     takes_row: bool
@@ -206,10 +206,10 @@ def call(
     """Call fn, by keyword where its parameters have our names, with a read-only `row` unless that is None."""
     if row is None:
         return fn(input_dir=input_dir, output_dir=output_dir) if by_keyword else fn(input_dir, output_dir)
-    told = types.MappingProxyType(row)
+    given = types.MappingProxyType(row)
     if by_keyword:
-        return fn(input_dir=input_dir, output_dir=output_dir, row=told)
-    return fn(input_dir, output_dir, row=told)
+        return fn(input_dir=input_dir, output_dir=output_dir, row=given)
+    return fn(input_dir, output_dir, row=given)
 
 
 def checked_outputs(
@@ -378,7 +378,7 @@ def _is_only_here(name: object) -> bool:
         try:
             if finder.find_spec(top, None) is not None:
                 return False
-        except Exception:  # noqa: BLE001  # somebody's import hook
+        except Exception:  # noqa: BLE001  # an import hook of another package
             return False
     return True
 

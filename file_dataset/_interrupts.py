@@ -36,7 +36,7 @@ class Interrupts:
 
     @property
     def is_urgent(self) -> bool:
-        """Whether a signal came while they were held: whoever sent it waits for the end."""
+        """Whether a signal came while they were held: its sender waits for the end."""
         return bool(self._waiting)
 
     def __enter__(self) -> Self:

@@ -30,7 +30,7 @@ _UNSIGNED = "unsigned"
 # s3transfer's own default is 5 too (boto3.s3.transfer.TransferConfig.num_download_attempts)
 _ATTEMPTS = 5
 
-# by identity of their options, for as long as somebody holds them
+# by identity of their options, for as long as anything holds them
 _clients: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
 os.register_at_fork(after_in_child=_clients.clear)
 
@@ -192,7 +192,7 @@ def _ordered(value: Any) -> Any:  # noqa: ANN401  # plain data
 
 
 def client_of(key: str) -> Any:  # noqa: ANN401  # boto3 has no types
-    """Return the `s3_client` of the options of this identity, None where nobody has asked for it."""
+    """Return the `s3_client` of the options of this identity, None where it was never asked for."""
     return _clients.get(key)
 
 

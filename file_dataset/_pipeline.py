@@ -185,7 +185,7 @@ class Pipeline:
                 raise
 
     def _untouched(self, frame: pd.DataFrame) -> PipelineResult | None:
-        """Return the result of a run that came to no row; None: there is none of what is no frame."""
+        """Return the result of a run that has processed no row; None: the input is no frame."""
         with contextlib.suppress(InvalidDatasetError, AttributeError):
             return replace(self._run(frame.iloc[:0]).result(), input=frame)
         return None

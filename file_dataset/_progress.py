@@ -1,4 +1,4 @@
-"""How far a run is: a bar where somebody watches, log lines where nobody does, or the caller's own function."""
+"""How far a run is: a bar in a terminal or notebook, log lines elsewhere, or the caller's own function."""
 
 from __future__ import annotations
 

@@ -61,9 +61,9 @@ _NEAR = 0.5
 
 @dataclass(frozen=True)
 class Job:
-    """What every task is told of the whole run."""
+    """What every task knows of the whole run."""
 
-    pipeline: bytes  # pickled: what cannot be loaded is told as what stops the run
+    pipeline: bytes  # pickled: what cannot be loaded stops the run
     batch_size: int
     inputs: frozenset[str]  # of all batches: what no output may replace
     first_id: str | None  # whose refused upload stops the run
@@ -175,7 +175,7 @@ class Survey:
 
 
 def outcomes(run: Run, *, gives_rows: bool) -> pa.Table:
-    """Return a row for every row that the run has come to."""
+    """Return a row for every row that is done or has failed."""
     known = sorted({*run.stored, *run.failed})
     rows = []
     for position in known:

@@ -70,7 +70,7 @@ def blob_reader(  # noqa: PLR0913  # each is a choice of the user's
             `"drop"`ped, with a warning in the task's log; or it is kept by `"record"`: null blobs, and why in the
             columns `error_stage`, `error_file`, `error_url`, `error_type`, `error_code`, `error_message` (text, null
             for good rows). Refused credentials raise always.
-        large: `large_binary` instead of `binary` columns: for blobs, and batches that somebody concatenates, of 2 GiB
+        large: `large_binary` instead of `binary` columns: for blobs, and batches that are later concatenated, of 2 GiB
             and more.
         num_cpus: CPUs that a task takes; None: Ray's default, 1. Reading is mostly waiting: 0.25 is plenty for large
             files. With 0, and nothing else that bounds them, as many tasks run as the cluster has CPUs.
@@ -237,9 +237,9 @@ def _table(cells: dict[str, list[Any]], plain: pa.Table, count: int, what: _What
                 blobs = Reader(rows, what.options, None).into_blob_table(large=what.large)
             except RowError as exc:
                 failures = exc.failures
-                told = RowError([dataclasses.replace(one, id=ids[_position(one)]) for one in failures])
+                named = RowError([dataclasses.replace(one, id=ids[_position(one)]) for one in failures])
                 if what.on_failure == "raise" or any(one.code in CREDENTIAL_CODES for one in failures):
-                    raise told from exc.__cause__
+                    raise named from exc.__cause__
         if failures:
             logger.warning("%s", RowError([dataclasses.replace(one, id=ids[_position(one)]) for one in failures]))
             for one in failures:

@@ -45,7 +45,7 @@ def checked_count(name: str, value: object, least: int) -> int:
     """Return a whole number.
 
     Raises:
-        InvalidDatasetError: it is none, or too small.
+        InvalidDatasetError: it is no whole number, or too small.
     """
     if isinstance(value, bool) or not hasattr(value, "__index__") or operator.index(value) < least:
         raise InvalidDatasetError(f"{name}={value!r}: give a whole number, {least} or more")
@@ -155,7 +155,7 @@ def bounded(concurrency: int | None, takes: Mapping[str, Any]) -> int | None:
 
 
 def pool(concurrency: int | tuple[int, int] | None, takes: Mapping[str, Any], *, of_actors: bool) -> dict[str, Any]:
-    """Return how `map_batches` is told how many tasks or actors there are at a time.
+    """Return the arguments of `map_batches` that say how many tasks or actors there are at a time.
 
     Args:
         concurrency: so many; of actors also `(least, most)`; None: as many as there is room for.

@@ -66,9 +66,9 @@ def run_pipeline(  # noqa: PLR0913  # each is a choice of the user's
 ) -> PipelineResult:
     """Run a Pipeline on a Ray cluster and return what `pipeline.run(frame)` returns here.
 
-    Rows go to Ray tasks, a batch each; a frame's order, ids and dtypes are those of the result. What the Pipeline was
-    told (`on_failure`, `max_failures`, `progress`, ...) holds for the whole: the first failure, or one too many, stops
-    all tasks. A task that dies with its node is run again by Ray, on the same rows into the same places.
+    Rows go to Ray tasks, a batch each; a frame's order, ids and dtypes are those of the result. The Pipeline's
+    settings (`on_failure`, `max_failures`, `progress`, ...) hold for the whole: the first failure, or one too many,
+    stops all tasks. A task that dies with its node is run again by Ray, on the same rows into the same places.
 
     Ray is the one that `ray.init()` has reached, else that of `RAY_ADDRESS`, else a new one on this machine. Through
     Ray Client (`ray://`), where Ray Data does not run, one task on the cluster, which takes no CPU, runs all of it.
@@ -263,7 +263,7 @@ def _filled(run: Run, outcomes: _Outcomes) -> PipelineResult:
     return run.result()
 
 
-def _mapped(  # noqa: PLR0913  # what a task is told
+def _mapped(  # noqa: PLR0913  # what a task needs
     asked: _Asked,
     dataset: ray.data.Dataset,
     ids: Sequence[str],
@@ -320,7 +320,7 @@ class _Ledger:
             RunStoppedError: at what stops a run. No task of Ray's goes on then, as after any other error.
         """
         try:
-            # rows are told, not tasks
+            # progress is in rows, not in tasks
             with _ray_data.settings(outcomes), contextlib.closing(_ray_data.tables(outcomes)) as tables:
                 for table in tables:
                     self._take(table, report)
@@ -389,7 +389,7 @@ class _Ledger:
         """Return the result.
 
         Raises:
-            RunStoppedError: rows are missing: Ray was told to do without blocks that fail (`max_errored_blocks`), or a
+            RunStoppedError: rows are missing: Ray drops blocks that fail (`max_errored_blocks`), or a
                 Dataset has other rows than it had when it was asked for its ids.
         """
         result = self.result()
@@ -418,19 +418,19 @@ def _on_cluster(asked: _Asked, data: pd.DataFrame | ray.data.Dataset, run: Run |
     line = line.remote()
     task: Any = ray.remote(num_cpus=0)(_in_task)
     task = task.remote(away, data if run is None else _frame.with_absolute_paths(run.rows), line)
-    told: SimpleQueue[Progress | None] = SimpleQueue()
+    updates: SimpleQueue[Progress | None] = SimpleQueue()
     stopped = threading.Event()
     # Ray Client does not survive a KeyboardInterrupt in the middle of its calls: another thread makes them
     try:
-        watched = Pool(1, "file_dataset-ray").submit(_watch, task, line, told.put, stopped)
+        watched = Pool(1, "file_dataset-ray").submit(_watch, task, line, updates.put, stopped)
     except OSError as exc:  # no thread can be started
         ray.cancel(task)
         ray.kill(line)
         raise RunStoppedError(str(exc), None if run is None else run.result()) from exc
-    watched.add_done_callback(lambda _: told.put(None))
+    watched.add_done_callback(lambda _: updates.put(None))
     result: PipelineResult | None
     try:
-        _relay(told, asked.pipeline._settings.progress)  # noqa: SLF001  # one package
+        _relay(updates, asked.pipeline._settings.progress)  # noqa: SLF001  # one package
         result, error = watched.result()
     except BaseException as exc:
         stopped.set()
@@ -452,11 +452,11 @@ def _on_cluster(asked: _Asked, data: pd.DataFrame | ray.data.Dataset, run: Run |
     return result
 
 
-def _relay(told: SimpleQueue[Progress | None], progress: Report) -> None:
+def _relay(updates: SimpleQueue[Progress | None], progress: Report) -> None:
     """Tell here how far the run is there, until there is no more to tell."""
     with contextlib.ExitStack() as stack:
         report: Callable[[Progress], object] | None = None
-        while (now := told.get()) is not None:
+        while (now := updates.get()) is not None:
             # how many rows a Dataset has is known by then
             report = report or stack.enter_context(reporting(progress, now.total))
             report(now)
@@ -514,7 +514,7 @@ class _Line:
         self._left: PipelineResult | None = None
 
     def tell(self, now: Progress) -> None:
-        """Take what the task tells."""
+        """Take the task's progress."""
         self._now = now
 
     def heard(self) -> Progress | None:

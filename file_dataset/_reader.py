@@ -236,7 +236,7 @@ class Reader:
             yield from found
 
     def _parsed(self, count: int) -> Iterator[_plan.FileRow]:
-        """Return the first rows; cells that are no location are told all at once, before the first request.
+        """Return the first rows; cells that are no location are refused all at once, before the first request.
 
         Each is parsed twice: that costs less than what Python's garbage collector makes of 200,000 rows kept.
         """

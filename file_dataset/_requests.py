@@ -68,7 +68,7 @@ class Request(Exchange, Generic[T]):
         self.path = route.path_of(at.key)
 
     def begin(self) -> bool:
-        """Tell whether somebody waits for it still."""
+        """Return whether a caller waits for it still."""
         if not self.future.set_running_or_notify_cancel():
             return False
         if self.cancelled.is_set():
@@ -95,12 +95,12 @@ class Request(Exchange, Generic[T]):
         raise NotImplementedError
 
     def accept(self, answer: Answer) -> Part | None:
-        """Have the body told."""
+        """Return what takes the body; None: the answer has it."""
         del answer
         return None  # an answer like any other
 
     def done(self, answer: Answer | None, error: BaseException | None) -> None:
-        """Answer the Future, or have somebody try again."""
+        """Set the Future, or hand the request over for another attempt."""
         self.end(answer, error)
 
     def end(self, answer: Answer | None, error: BaseException | None) -> None:
@@ -198,7 +198,7 @@ class Get(Request[ObjectInfo]):
         return expected > INLINE_BYTES
 
     def begin(self) -> bool:
-        """Tell whether somebody waits for it still."""
+        """Return whether a caller waits for it still."""
         if self._lead is None:
             return super().begin()
         if self.cancelled.is_set():
@@ -373,7 +373,7 @@ class Put(Request[T]):
         return self._signs or self._body.algorithm is not None
 
     def hash(self) -> None:
-        """Read the bytes and compute what the head says of them. An error is told when its turn comes."""
+        """Read the bytes and compute what the head says of them. An error is raised when its turn comes."""
         try:
             self._hash(self._body.source.chunks(self._body.first, self._body.length))
         except Exception as exc:  # noqa: BLE001  # handed over
@@ -403,7 +403,7 @@ class Put(Request[T]):
             small = body.source.read(body.first, body.length)
             if self.must_hash:
                 self._hash([small])
-        headers = self.route.headers  # the same mapping each time: the signer keeps what it comes to
+        headers = self.route.headers  # the same mapping each time: the signer keeps its part of the signature
         if body.headers or self._checksum:
             headers = {**headers, **body.headers, **self._checksum}
         head = self.head("PUT", headers, query=body.query, payload=self._payload)

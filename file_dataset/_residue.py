@@ -93,7 +93,7 @@ def hold(path: Path) -> Lock | None:
         return Lock()
     try:
         fd = os.open(path, os.O_RDONLY | _DIRECTORY)
-    except OSError:  # no descriptor is left, or another process took it for one that nobody needs
+    except OSError:  # no descriptor is left, or another process took it for residue
         return None
     if not _take(fd, path):
         os.close(fd)
@@ -265,7 +265,7 @@ def _opened(name: str, directory: int | None, device: int | None) -> int:
     """Open a directory, which its owner may read, write and enter from now on.
 
     Raises:
-        OSError: it is none, or a link, or of another file system than `device`.
+        OSError: it is no directory, or a link, or of another file system than `device`.
     """
     try:
         fd = os.open(name, os.O_RDONLY | _DIRECTORY, dir_fd=directory)

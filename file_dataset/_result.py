@@ -102,7 +102,7 @@ class PipelineResult:
     def merge(self, later: PipelineResult) -> PipelineResult:
         """Return this result with the rows of a later run in the place of those with the same id, in input order.
 
-        A row that failed this time loses its place in the manifest; rows that `later` did not come to keep theirs.
+        A row that failed this time loses its place in the manifest; rows that `later` has not processed keep theirs.
         """
         import pandas as pd
 

@@ -1,6 +1,6 @@
 """One run of a Pipeline: rows download ahead of fn and upload behind it, and are judged in the order of the input.
 
-The calling thread drives, calls fn, logs and tells the progress; threads of the run's own pool do the transfers. A row
+The calling thread drives, calls fn, logs and reports progress; threads of the run's own pool do the transfers. A row
 moves through these states, and has files on disk in all but the first and the last:
 
     waiting -> ahead (downloading, then ready) -> in fn -> uploading -> done
@@ -76,7 +76,7 @@ _LOOK_S = 0.1  # how late it notices another interrupt meanwhile; a guess
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What a Pipeline was told, checked, by the names of its arguments."""
+    """What a Pipeline was given, checked, by the names of its arguments."""
 
     fn: Callable[..., Any]
     write_options: Mapping[str, Any]
@@ -174,7 +174,7 @@ class Run:
         """Check the frame against the settings; no request, no file yet.
 
         Args:
-            settings: what the Pipeline was told.
+            settings: what the Pipeline was given.
             contract: what fn promises to return.
             style: how fn is called.
             frame: what to run.
@@ -516,18 +516,18 @@ class Run:
         return None
 
     def _told(self, position: int) -> dict[str, Any] | None:
-        """Return what fn is told of its row, as plain Python values; None: it does not ask."""
+        """Return what fn gets of its row, as plain Python values; None: it does not ask."""
         if not self.style.takes_row:
             return None
         values = {name: column[position] for name, column in self.carried.items()}
         return {_frame.ID: self.rows.id_at(position)} | values
 
     def _called(
-        self, row: _plan.FileRow, fn: Callable[..., Any], flight: _Flight, told: dict[str, Any] | None
+        self, row: _plan.FileRow, fn: Callable[..., Any], flight: _Flight, given: dict[str, Any] | None
     ) -> object:
         cwd = _working_dir()
         try:
-            return _function.call(fn, flight.input_dir, flight.output_dir, by_keyword=self.style.by_keyword, row=told)
+            return _function.call(fn, flight.input_dir, flight.output_dir, by_keyword=self.style.by_keyword, row=given)
         except (Exception, SystemExit) as exc:  # the user's fn: the one broad except
             raise RowError([Failure.of(row.id, "fn", exc)]) from exc
         finally:
@@ -583,7 +583,7 @@ class Run:
             for flight in list(self.flights.values()):
                 if flight.work is not None:
                     flight.work.cleanup()
-            # an error's traceback refers to this run for as long as somebody keeps it; the threads are not to wait
+            # an error's traceback refers to this run for as long as it is kept; the threads are not to wait
             self.pool = None
 
     def _wait(self, begun: Sequence[Future[Any]]) -> None:
@@ -780,7 +780,7 @@ def _now(work: Callable[..., T], *args: object) -> Future[T]:
     future: Future[T] = Future()
     try:
         future.set_result(work(*args))
-    except Exception as exc:  # noqa: BLE001  # as a thread would: whoever takes the result raises it
+    except Exception as exc:  # noqa: BLE001  # as a thread would: taking the result raises it
         future.set_exception(exc)
     return future
 
@@ -793,7 +793,7 @@ def _stored_file(position: int, upload: _plan.Transfer[_urls.Location], info: Ob
 def _working_dir() -> str | None:
     try:
         return os.getcwd()  # noqa: PTH109  # text that chdir takes
-    except OSError:  # somebody removed it
+    except OSError:  # it was removed
         return None
 
 

@@ -1,7 +1,7 @@
 """S3 behind the seam: boto3 resolves and recovers, the wire moves.
 
 One GET per object, no HEAD before it: its headers give length, ETag and checksum. The wire's first attempt runs on its
-loop; what fails comes to a pool thread here, which may wait, renew credentials, and try again. `attempt` retries, for
+loop; what fails goes to a pool thread here, which may wait, renew credentials, and try again. `attempt` retries, for
 both engines; botocore makes one attempt per call. A body that breaks off is continued under `If-Match`.
 """
 
@@ -351,7 +351,7 @@ class S3Store:
         except OSError as exc:
             if code_of(exc) != "400":
                 raise
-        # a HEAD's answer has no body to say why it is refused; one byte's GET says it, or tells the size
+        # a HEAD's answer has no body to say why it is refused; one byte's GET says it, or has the size
         answer = self._call(access, "get_object", Bucket=at.bucket, Key=at.key, Range="bytes=0-0")
         answer["Body"].close()
         headers = _headers_of(answer)

@@ -51,7 +51,7 @@ class Signer:
             path: the path as it is sent, escaped.
             query: the query as it is sent, escaped, its names in order; empty: none.
             headers: names in lower case, `host` among them; all of them are signed. Not changed while this is used:
-                what they come to is kept for as long as the second lasts.
+                their part of the signature is kept for as long as the second lasts.
             payload: the hex SHA-256 of the body, or `UNSIGNED_PAYLOAD`.
             now: seconds since the epoch; None: now.
         """

@@ -136,7 +136,7 @@ class ObjectStore(Protocol[At_contra]):
 
 
 class RemoteStore(ObjectStore[At_contra], Protocol[At_contra]):
-    """What the shell writes to as well. Local disk is none: a local target is a sink, which `download` fills."""
+    """What the shell writes to as well. Not local disk: a local target is a sink, which `download` fills."""
 
     def upload(
         self,
@@ -212,9 +212,9 @@ class Sink:
             target: the file's final name; None: memory.
             cancelled: ends what fills it.
             limit_bytes: the most bytes that may go to memory.
-            is_alone: nobody looks at the file, or at another of that name, before all are there: it has its name from
-                the start, and makes its directory in the thread that fills it. A caller that did so between two
-                requests would fight that thread for the GIL.
+            is_alone: no other code looks at the file, or at another of that name, before all are there: it has its
+                name from the start, and makes its directory in the thread that fills it. A caller that did so between
+                two requests would fight that thread for the GIL.
             is_first: of those that are alone in its directory, which is not there yet, as far as one can tell.
         """
         self.info: ObjectInfo | None = None
@@ -457,7 +457,7 @@ class Part:
         return self.stop - self.start - self.received
 
     def room(self) -> memoryview | None:
-        """Return where in memory the bytes to come go, and `arrived` tells that they are there; None: to a file."""
+        """Return where in memory the bytes to come go, and `arrived` says that they are there; None: to a file."""
         if not self.sink.is_memory:
             return None
         return memoryview(self.sink.data)[self.start + self.received : self.stop]
@@ -470,7 +470,7 @@ class Part:
 
 
 class LocalStore:
-    """Local files behind the seam, on a small thread pool; a copy tells the CRC64NVME of what it copied."""
+    """Local files behind the seam, on a small thread pool; a copy returns the CRC64NVME of what it copied."""
 
     def __init__(self) -> None:
         """Start no thread yet; the pool does when it is used."""

@@ -37,7 +37,7 @@ class _Made:
 
     def __init__(self, path: Path) -> None:
         self.path, self.lock, self.made_by = path, _residue.Lock(), os.getpid()
-        self.was_used = False  # somebody has the path
+        self.was_used = False  # a caller has the path
         self.is_gone = False
 
     def make(self, names: Iterator[str]) -> None:
@@ -173,7 +173,7 @@ _is_ending = False
 def _remove(made: _Made) -> None:
     error = _residue.remove_tree(made.path, made.lock)
     made.is_gone = True
-    if isinstance(error, PermissionError):  # somebody else's files: no later attempt can help
+    if isinstance(error, PermissionError):  # another user's files: no later attempt can help
         logger.warning("temp dir %s could not be removed: %s", made.path, error)
     elif error is not None:
         logger.debug("temp dir %s is removed later: %s", made.path, error)

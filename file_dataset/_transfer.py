@@ -77,7 +77,7 @@ class Stores:
 
     @property
     def has_answered(self) -> bool:
-        """Whether S3 has answered anything since this asked first, and whoever else in this process."""
+        """Whether S3 has answered anything since this asked first, also other callers in this process."""
         return self._s3 is not None and self._s3[1].answers > self._answers_before
 
     @property
@@ -101,7 +101,7 @@ class Stores:
     def check(self) -> None:
         """Refuse options that no request can work with: a CA file that is not there, say. No request is made.
 
-        Credentials may be fetched; those that cannot be had are told by the first request.
+        Credentials may be fetched; the first request says which cannot be had.
 
         Raises:
             InvalidDatasetError: saying what, and where it was named.
@@ -157,7 +157,8 @@ def copy_in(
 def fill(transfers: Iterable[Transfer[str]], stores: Stores) -> None:
     """Copy every source into its local target, which has its name from the start.
 
-    The targets are in a directory that is the caller's own, that nobody looks into yet, and that goes when this fails.
+    The targets are in a directory of the caller's own, which no other code looks into yet, and which goes when this
+    fails.
 
     Raises:
         RowError: files that failed, every one of them.
@@ -207,8 +208,8 @@ def copy_out(
             raise
         # S3 has no transaction over objects: what is there now is not what was there before
         note = f" (stored before that, and listed nowhere: {', '.join(replaced)})"
-        told = [dataclasses.replace(failure, message=failure.message + note) for failure in exc.failures]
-        raise RowError(told) from exc.__cause__
+        noted = [dataclasses.replace(failure, message=failure.message + note) for failure in exc.failures]
+        raise RowError(noted) from exc.__cause__
     return infos
 
 
@@ -336,7 +337,7 @@ class _Sinks:
         return sink
 
     def alone(self, transfer: Transfer[str]) -> Sink:
-        """Return where a file goes that nobody looks at yet, and that makes its directory by itself."""
+        """Return where a file goes that no other code looks at yet, and that makes its directory by itself."""
         directory = transfer.target.rpartition("/")[0]
         sink = Sink(transfer.target, self._cancelled, is_alone=True, is_first=directory != self._last)
         self._last = directory
@@ -395,7 +396,7 @@ def _make_directory(path: str) -> bool:
     return True
 
 
-def _each(  # noqa: PLR0913, PLR0917  # what to do, what is told, when to stop, how much at once
+def _each(  # noqa: PLR0913, PLR0917  # what to do, what to report, when to stop, how much at once
     files: Iterable[F],
     start: Callable[[F], Future[T]],
     place: Callable[[F], Location | LocalFile],
@@ -411,13 +412,13 @@ def _each(  # noqa: PLR0913, PLR0917  # what to do, what is told, when to stop, 
         files: what is to be moved; looked at when its turn comes.
         start: submits one of them.
         place: the location that is waited for.
-        failure: what is told of one that failed.
+        failure: makes the Failure of one that failed.
         stores: the stores of these locations, and how many are started before the first has ended.
         cancelled: set when this is interrupted; another thread may set it.
         grace_s: how long those that are interrupted are waited for.
 
     Raises:
-        RowError: files that failed, every one of them; told at the end.
+        RowError: files that failed, every one of them; raised at the end.
         InterruptedError: cancelled.
     """
     failed: list[tuple[F, OSError]] = []

@@ -116,7 +116,7 @@ def parse_prefix(value: object, *, local_paths: bool = True) -> Location:
 
 
 def why_no_file(path: str | os.PathLike[str]) -> str:
-    """Return why what should be a local file, and is not there, is none: it may be a URL."""
+    """Return why a path that leads to no local file may be meant otherwise: as a URL."""
     text = os.fspath(path)
     match = _SCHEME.match(text.strip())
     if match is None:

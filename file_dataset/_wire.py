@@ -50,7 +50,7 @@ _BUFFERS = 8
 _TURN_BYTES = 2 << 20  # what one connection may receive or send before the others have their turn
 _HEAD_BYTES = 64 << 10  # of an answer; S3's are about 500 bytes
 _INFORMATIONAL = 100  # answers of status 1xx before the one that counts; a guess far above any
-_TOLD_BYTES = 1 << 20  # of a body that nobody wanted, an error's XML say
+_TOLD_BYTES = 1 << 20  # of a body that is not wanted, an error's XML say
 _POOL_THREADS = 4  # for as many cores, and never less than half as many: one may wait for a name server
 # One loop for two cores, at most so many. A guess: on two cores, one of them the server's, a second loop gained nothing
 # for large bodies (wall 0.9 to 1.1 x), and small ones took 1.9 x on two.
@@ -727,7 +727,7 @@ class _Connection:
             self._send()
 
     def _idling(self, _: int) -> None:
-        self.close()  # the server closed it, or says what nobody asked for
+        self.close()  # the server closed it, or says what was not asked for
 
     def _send(self) -> None:
         try:
@@ -887,7 +887,7 @@ class _Connection:
         self._target, self._room = target, target.room()
         if (wanted := target.wants()) < self._left:
             self._left = wanted
-            self._is_reusable = False  # more comes that nobody wants
+            self._is_reusable = False  # more comes than was asked for
         if len(rest) > self._left:
             self._is_reusable = False
             rest = rest[: self._left]
@@ -955,7 +955,7 @@ class _Connection:
 
     def _receive_for_disk(self) -> tuple[int, int]:
         if self._strand is None:
-            assert self._target is not None  # noqa: S101  # or the body would be told
+            assert self._target is not None  # noqa: S101  # else the answer has the body
             asked = min(self._left, _SCRATCH_BYTES)
             view = self.wire.view[:asked]
             count = self.sock.recv_into(view)
@@ -1230,7 +1230,7 @@ def _cores() -> int:
 
 
 _living: weakref.WeakSet[Wire] = weakref.WeakSet()
-_abandoned: list[Wire] = []  # never freed: nobody knows in what state the fork left their TLS
+_abandoned: list[Wire] = []  # never freed: in what state the fork left their TLS is not known
 
 
 def _abandon() -> None:

@@ -40,7 +40,7 @@ _HEADER = struct.Struct("!Q")
 
 
 class Setup(NamedTuple):
-    """What a worker is told once: fn, pickled, how it is called, the parent's `sys.argv`, and what `env` says of it."""
+    """What a worker gets once: fn, pickled, how it is called, the parent's `sys.argv`, and what `env` says of it."""
 
     fn: bytes
     by_keyword: bool
@@ -62,7 +62,7 @@ class Surroundings(NamedTuple):
     def here(cls) -> Surroundings:
         """Return those of this process."""
         cwd = None
-        with contextlib.suppress(OSError):  # somebody removed it
+        with contextlib.suppress(OSError):  # it was removed
             cwd = os.getcwd()  # noqa: PTH109  # text, as chdir takes it
         root = logging.getLogger()
         own = [(name, logger) for name, logger in list(root.manager.loggerDict.items()) if getattr(logger, "level", 0)]

@@ -10,7 +10,7 @@ Why not `concurrent.futures`, whose pool is lost when one process dies, nor pebb
 `multiprocessing`, which forks (a child with its parent's locks and sockets, without its threads) or runs the caller's
 `__main__` again (a script without a main guard then starts its run within its run); and pebble, after a timeout, leaves
 the processes running that fn has started. Here a worker is a fresh interpreter that leads a process group of its own
-and is told nothing of `__main__`: fn travels by value. It is killed with its whole group, by us or, when this process
+and knows nothing of `__main__`: fn travels by value. It is killed with its whole group, by us or, when this process
 dies in whatever way, by the end of a pipe that it holds. A process that leaves the group (`setsid`)
 is its own master.
 
@@ -61,7 +61,7 @@ _COMMAND = (
 )
 _STARTED = _worker_main.STARTED
 _HELLO_S = 120  # a guess: the interpreter and our package from a cold network disk
-_LOOK_S = 1.0  # how often to look for a death that no closed socket tells: a process forked by native code holds it
+_LOOK_S = 1.0  # how often to look for a death that no closed socket shows: a process forked by native code holds it
 _END_S = 1.0  # a guess: what an idle process may take for its `atexit`, a dying one for its death
 _IDLE_S = 60.0  # a guess: how long processes that no run has stay for the next one
 _JOIN_S = 5.0  # a guess: a killed process that waits for a disk is not waited for any longer
@@ -236,7 +236,7 @@ class _Job:
 
 
 class _Pool:
-    """What the threads share. They hold no `Workers`, so that one that nobody holds any longer is closed."""
+    """What the threads share. They hold no `Workers`, so that one without references is closed."""
 
     def __init__(self, setup: Setup, count: int, timeout_s: float | None, env: dict[str, str]) -> None:
         self.setup, self.count, self.timeout_s, self.env = setup, count, timeout_s, env
@@ -434,7 +434,7 @@ class _Worker:
             if not future.set_running_or_notify_cancel():
                 return
             answer = self._answer(process, job.call)
-        except BaseException as exc:  # noqa: BLE001  # whoever waits for the Future must hear of a fault of ours too
+        except BaseException as exc:  # noqa: BLE001  # a fault of ours too must reach the caller who waits for the Future
             answer = exc.with_traceback(None) if isinstance(exc, _OURS) else exc  # it would hold the row
             if self.pool.is_closed and not future.running():
                 future.cancel()
@@ -508,7 +508,7 @@ _OURS = (WorkerDiedError, FnTimeoutError, WorkerStartError)
 
 
 class _Process:
-    """One process: what it is told, says and prints, and its end. For one thread, but `kill` is for any."""
+    """One process: what it is sent, says and prints, and its end. For one thread, but `kill` is for any."""
 
     def __init__(self, env: Mapping[str, str], path: list[str], woken: int) -> None:
         """Start it.
@@ -571,7 +571,7 @@ class _Process:
         Raises:
             WorkerStartError: it cannot.
         """
-        self._stderr.is_held = True  # until there is somebody: else it says why there is nobody
+        self._stderr.is_held = True  # until it has started: else this says why it has not
         try:
             self._answer(_HELLO_S)
             self._stderr.is_held = False
@@ -671,7 +671,7 @@ class _Process:
             # not reaped: its number stays its own, and its group's
             flags = os.WEXITED | os.WNOHANG | os.WNOWAIT
             return os.waitid(os.P_PID, self._popen.pid, flags) is not None
-        except ChildProcessError:  # somebody else has waited for it
+        except ChildProcessError:  # other code has waited for it
             return True
 
     def kill(self) -> None:
@@ -716,7 +716,7 @@ class _Process:
         return f"; its stderr ended with: {tail}" if tail else ""
 
     def _wait_for_group(self) -> None:
-        """Wait until what fn had started has died too: whoever waits for the row removes its directory."""
+        """Wait until what fn had started has died too: the caller, who waits for the row, removes its directory."""
         limit = time.monotonic() + _GROUP_S
         with contextlib.suppress(OSError):  # there is no such group, any more
             while time.monotonic() < limit:

@@ -1,4 +1,4 @@
-"""A function of local files becomes an asset: `Pipeline.run` on the manifest of another asset, told to Dagster."""
+"""A function of local files becomes an asset: `Pipeline.run` on the manifest of another asset, reported to Dagster."""
 
 # no `from __future__ import annotations` here: Dagster reads the annotations of an asset's function
 
@@ -122,7 +122,7 @@ def pipeline_asset(  # noqa: PLR0913 (each is a choice of the user's)
     """Return an asset that runs `fn(input_dir, output_dir)` on each row of another asset's manifest.
 
     A decorator, or a factory: `resampled = pipeline_asset(resample, name="resampled", input=raw_scans)`, which leaves
-    `resample` a plain function. The asset's value is its manifest; its check `no_dropped_rows` tells which rows are
+    `resample` a plain function. The asset's value is its manifest; its check `no_dropped_rows` says which rows are
     missing from it and why.
 
     Args:
@@ -141,7 +141,7 @@ def pipeline_asset(  # noqa: PLR0913 (each is a choice of the user's)
         ray_resource_key: a resource that connects Ray: any `RayResource` of dagster-ray.
         max_dropped_fraction: acceptable dropped rows per input row, 0.0 to 1.0. None: any number, but never all.
         on_exceeded: "fail": the run fails and the previous manifest stays; "block": the manifest is stored, downstream
-            does not run; "check": the check tells it, nothing more. Whatever it is, a run that drops every row of a
+            does not run; "check": the check says so, nothing more. Whatever it is, a run that drops every row of a
             non-empty input fails.
         min_rows: fewer rows of the input are an error of the check, and `on_exceeded` says what it does: an empty
             listing is then no success. 0: an empty input is normal.
@@ -170,8 +170,8 @@ def pipeline_asset(  # noqa: PLR0913 (each is a choice of the user's)
         asset_args: any argument of `dg.asset`, but `ins`, `check_specs`, `dagster_type` and `config_schema`.
 
     Run config of the asset (`only_missing`, `limit`, `ids`) runs a part of the rows and merges them into the manifest.
-    With a `backfill_policy` of single runs each partition of a range is a Pipeline run of its own, stored and told as
-    it finishes; one that fails keeps its previous manifest and leaves the others be.
+    With a `backfill_policy` of single runs each partition of a range is a Pipeline run of its own, stored and reported
+    as it finishes; one that fails keeps its previous manifest and leaves the others be.
 
     Raises:
         file_dataset.InvalidDatasetError: an argument is missing or has no meaning here; at import, not in the run.

@@ -1,4 +1,4 @@
-"""Dropped rows as an asset check: what is told of them, and when a manifest is refused. Pure: no I/O, no context."""
+"""Dropped rows as an asset check: what it reports, and when a manifest is refused. Pure: no I/O, no context."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class DroppedRows:
 
     @property
     def not_run(self) -> int:
-        """Rows of the input that no run has come to yet: those that partial runs left out."""
+        """Rows of the input that no run has processed yet: those that partial runs left out."""
         return self.result.input_rows - self.result.dropped_rows - len(self.result.manifest)
 
     @property
@@ -196,8 +196,8 @@ def of_partitions(
         "partitions": len(checks),
     }
     if bad:
-        told = [{"partition": key, "told": check.description} for key, check in bad.items()]
-        metadata["partitions_with_dropped_rows"] = table(pd.DataFrame(told))
+        dropped_in = [{"partition": key, "check": check.description} for key, check in bad.items()]
+        metadata["partitions_with_dropped_rows"] = table(pd.DataFrame(dropped_in))
     unknown = ""
     if failed:
         metadata["failed_partitions"] = dg.MetadataValue.json(list(failed))

@@ -17,7 +17,7 @@ ERRORS_BY_PARTITION = "file_dataset/errors_by_partition"
 
 
 def input_of(given: Any) -> dg.AssetIn:  # noqa: ANN401 (whatever names an asset)
-    """What Dagster is told of the input: an asset, its key or name, or `dg.AssetIn` with a key for all the rest."""
+    """The input as Dagster takes it: an asset, its key or name, or `dg.AssetIn` with a key for all the rest."""
     if isinstance(given, dg.AssetDep):
         given = dg.AssetIn(key=given.asset_key, partition_mapping=given.partition_mapping)
     if isinstance(given, dg.AssetIn):

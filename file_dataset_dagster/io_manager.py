@@ -88,7 +88,7 @@ class ManifestIOManager(dg.ConfigurableIOManager):
 
         Args:
             frame: what to store.
-            uri: where; as `uri` tells it.
+            uri: where; as `uri` returns it.
             notes: what else is known of it, as JSON.
 
         Raises:
@@ -116,7 +116,7 @@ class ManifestIOManager(dg.ConfigurableIOManager):
         Raises:
             file_dataset.InvalidDatasetError: what is there is damaged, a directory, was not written by `store`, or by a
                 later version of it; or it has no such column.
-            file_dataset.RowError: there is none, or it cannot be read; the message says where and why.
+            file_dataset.RowError: it is not there, or cannot be read; the message says where and why.
         """
         return from_parquet(self._blobs({"0": uri}, may_lack=False)["0"], uri, columns)
 

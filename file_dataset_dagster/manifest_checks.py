@@ -22,7 +22,7 @@ class _Fault(NamedTuple):
     """Why a file does not pass: `missing` and `changed` are wrong, of one that is `not readable` nothing is known."""
 
     kind: _Kind
-    told: str
+    finding: str
 
 
 # a row of into_info_table: size_bytes, etag, checksum; or error_type, error_code, error_message
@@ -45,8 +45,8 @@ def build_manifest_checks(
 
     A file that is missing or changed fails the check as ERROR. One that cannot be looked at (access denied, throttled,
     no answer) is not known to be wrong: where there are only such files, the check fails as WARN. Both have a table of
-    at most 20 files, `wrong` and `not_readable`. S3 answers 403 for a missing file too where the credentials lack
-    `s3:ListBucket`.
+    at most 20 files, `wrong` and `not_readable`; its column `finding` says what the store has.
+    S3 answers 403 for a missing file too where the credentials lack `s3:ListBucket`.
 
     Args:
         asset: a `pipeline_asset`, or its key.
@@ -104,7 +104,7 @@ def _check(
 
 def _partitions(context: dg.AssetCheckExecutionContext, asset_key: dg.AssetKey) -> list[str | None]:
     """The partition of the run; else all that are materialized; [None] of an asset without partitions."""
-    step = context.op_execution_context  # Dagster 1.12 tells a check's own context of no partition
+    step = context.op_execution_context  # in Dagster 1.12 a check's own context knows no partition
     if step.has_partition_key or step.has_partition_key_range:
         return [str(key) for key in step.partition_keys]
     materialized = sorted(context.instance.get_materialized_partitions(asset_key))
@@ -123,7 +123,7 @@ def _result(
     for name, is_of in (("wrong", lambda kind: kind != "not readable"), ("not_readable", "not readable".__eq__)):
         rows = [
             {**({"partition": file["partition"]} if file["partition"] else {}), "id": file["id"], "file": file["file"],
-             "location": file["location"], "kind": fault.kind, "told": fault.told}
+             "location": file["location"], "kind": fault.kind, "finding": fault.finding}
             for file, fault in faults if is_of(fault.kind)
         ]  # fmt: skip
         if rows:
@@ -131,7 +131,7 @@ def _result(
     kinds = ", ".join(f"{counts[kind]} {kind}" for kind in ("missing", "changed") if counts[kind])
     said = f"{wrong} of {len(files)} files {f'are not as they were stored ({kinds})' if wrong else 'are wrong'}"
     if unknown:
-        first = next(fault.told for _, fault in faults if fault.kind == "not readable")
+        first = next(fault.finding for _, fault in faults if fault.kind == "not readable")
         said += f"; {unknown} could not be checked, the first: {first}"
     return dg.AssetCheckResult(
         passed=not faults,

@@ -32,14 +32,14 @@ def previews(
     """`preview` as inline markdown: pictures of the first rows, at most three.
 
     Their outputs are downloaded once more: where they were made they are gone, and that may be another machine. A
-    picture that cannot be made is told in the log, and costs nothing else.
+    picture that cannot be made is reported in the log, and costs nothing else.
 
     Args:
         result: whose manifest has the outputs.
         preview: `preview(output_dir)` returns a PNG of at most 1 MiB.
         options: how the outputs' store is reached.
-        log: where a failure is told.
-        show_ids: whether ids, and what failures say, may be told.
+        log: where a failure is reported.
+        show_ids: whether ids, and what failures say, may be shown.
     """
     outputs = list(result.manifest.columns[: result.manifest.columns.get_loc("id")])
     head = result.manifest[["id", *outputs]].head(ROWS)

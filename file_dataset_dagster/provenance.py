@@ -29,7 +29,7 @@ class Origins:
     Attributes:
         rows: by id, digests of (its locations and carried values, the content of its files).
         versions: the data version of each partition that was read; None: not known.
-        is_content_known: whether the second digest tells all that a new version can mean.
+        is_content_known: whether the second digest covers all that a new version can mean.
     """
 
     rows: Mapping[str, tuple[str, str]] = field(default_factory=dict)
@@ -61,7 +61,7 @@ def origins_of(
 
     Args:
         frame: the input.
-        contents: by location, what tells the content of a file, as far as that is known.
+        contents: by location, what identifies the content of a file, as far as that is known.
         versions: the data version of each partition that was read.
         is_content_known: of every file; or else a new data version means other values, and nothing else.
     """
@@ -90,7 +90,7 @@ class AfterPart:
         origins: of all rows; rows that did not run keep theirs.
         left: ids of rows that did not run.
         changed: those of them that are known not to be as they were, or that have never run.
-        is_unclear: the input has a new data version, and nothing tells which rows it is about.
+        is_unclear: the input has a new data version, and nothing says which rows it is about.
     """
 
     origins: Origins

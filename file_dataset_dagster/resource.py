@@ -110,7 +110,7 @@ class FileDatasetResource(ResourceWithS3Configuration):
     refused, because Dagster stores run config as plain text.
     """
 
-    # a wrong value is told without the values of the other fields, secrets among them; a misspelt field is told at all
+    # the error of a wrong value hides the values of the other fields, secrets among them; a misspelt field is an error
     model_config = ConfigDict(hide_input_in_errors=True, extra="forbid")
 
     aws_access_key_id: str | None = _secret("AWS access key ID: an EnvVar, best.")
@@ -120,7 +120,7 @@ class FileDatasetResource(ResourceWithS3Configuration):
     s3_resource: dg.ResourceDependency[Optional[S3Resource]] = Field(default=None, repr=False)  # type: ignore[arg-type]  # noqa: UP045
     base_path: str | None = Field(
         default=None,
-        description="Where manifests and outputs lie unless told otherwise: s3://bucket/prefix or a local directory.",
+        description="Where manifests and outputs lie by default: s3://bucket/prefix or a local directory.",
     )
     credentials: Literal["frozen", "worker"] = Field(
         default="frozen",

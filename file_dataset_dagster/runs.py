@@ -1,6 +1,6 @@
-"""What a run of a `pipeline_asset` does: one Pipeline run per partition, each stored and told as it finishes.
+"""What a run of a `pipeline_asset` does: one Pipeline run per partition, each stored and reported as it finishes.
 
-    input -> rows to run -> Pipeline (here, or on Ray) -> merged with what is stored -> judged -> stored, told
+    input -> rows to run -> Pipeline (here, or on Ray) -> merged with what is stored -> judged -> stored, reported
 
 `partial`, `checks`, `versions` and `partitions` decide; this module does.
 """
@@ -38,7 +38,7 @@ _PROGRESS_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What `pipeline_asset` was told, checked. `pipeline_args` are those of `file_dataset.Pipeline`."""
+    """What `pipeline_asset` was given, checked. `pipeline_args` are those of `file_dataset.Pipeline`."""
 
     fn: PipelineFn
     is_partitioned: bool
@@ -83,7 +83,7 @@ class _Finished:
 
 
 class _NotStoredError(Exception):
-    """One partition, or an asset without any, whose previous manifest stays. `cause` is what Dagster may be told of.
+    """One partition, or an asset without any, whose previous manifest stays. `cause` is what Dagster may see.
 
     `stops`: the partitions after it would meet the same.
     """
@@ -108,7 +108,7 @@ class _NotStoredError(Exception):
 
 
 def materialize(context: dg.AssetExecutionContext, given: Any, settings: Settings) -> Iterator[Any]:  # noqa: ANN401
-    """Yield what Dagster is told, as it happens. `given` is what the IO manager loaded."""
+    """Yield Dagster's events, as they happen. `given` is what the IO manager loaded."""
     try:
         run = _Run(context, settings)
     except file_dataset.InvalidDatasetError as exc:  # of resources and config alone: it names no id
@@ -164,10 +164,10 @@ class _Run:
         yield done.check
 
     def one_by_one(self, given: Any) -> Iterator[Any]:  # noqa: ANN401, C901 (one event after the other)
-        """Run each partition of a range; store and tell each as it finishes, and at the end which failed.
+        """Run each partition of a range; store and report each as it finishes, and at the end which failed.
 
-        Dagster tells an output once, for all partitions and with one data version, and tells none when the step
-        fails: so each is told by an event of its own, and after the output once more, because the last one counts.
+        Dagster has one event for an output, for all partitions and with one data version, and none when the step
+        fails: so each has an event of its own, and after the output once more, because the last one counts.
         """
         keys = [str(key) for key in self.context.partition_keys]
         provenance = _provenance(self.context)
@@ -207,7 +207,7 @@ class _Run:
             self.context.log.error("%s", self._failure(failed, keys, done=len(events)).description)
             if self.manifests is not None:
                 self.manifests.expect(self.asset_key, manifests, None)
-            # with this Dagster tells no materialization by itself, which would be of failed partitions too
+            # with this Dagster makes no materialization by itself, which would be of failed partitions too
             yield dg.MaterializeResult(asset_key=self.asset_key, value=manifests, metadata={_SAYS_NOTHING: True})
             if self.manifests is None:
                 yield from events.values()
@@ -237,13 +237,13 @@ class _Run:
         try:
             return frame_of(self.context, given, keys, partition_key)
         except file_dataset.InvalidDatasetError as exc:
-            told, cause = self._told(exc)
-            raise _NotStoredError(told, may_be_retried=False, cause=cause) from exc
+            said, cause = self._said(exc)
+            raise _NotStoredError(said, may_be_retried=False, cause=cause) from exc
         except file_dataset.FileDatasetError as exc:
             raise _NotStoredError(str(exc), cause=exc) from exc  # what is missing is a partition, no id
 
-    def _told(self, exc: file_dataset.FileDatasetError) -> tuple[str, BaseException | None]:
-        """What Dagster may be told of an error, and whether it may see the error itself: both may name ids."""
+    def _said(self, exc: file_dataset.FileDatasetError) -> tuple[str, BaseException | None]:
+        """What Dagster may see of an error, and whether it may see the error itself: both may name ids."""
         if self.settings.policy.show_ids:
             return str(exc), exc
         return f"{type(exc).__name__} (show_ids=False: no details here)", None
@@ -265,9 +265,9 @@ class _Run:
                 result, rows_run, after = self._rows(frame, keys, partition_key, into_path)
         except file_dataset.FileDatasetError as exc:
             stopped = exc.result if isinstance(exc, file_dataset.RunStoppedError) else None
-            told, cause = self._told(exc)
+            said, cause = self._said(exc)
             raise _NotStoredError(
-                f"the pipeline stopped: {told}",
+                f"the pipeline stopped: {said}",
                 metadata={} if stopped is None else self._keep(stopped.failures, partition_key),
                 # the same frame and arguments are refused again, and fn raises again
                 may_be_retried=not isinstance(exc, file_dataset.InvalidDatasetError)
@@ -427,8 +427,8 @@ class _Run:
         try:
             return self.manifests.store_result(done.result, self.asset_key, partition_key, done.origins)
         except file_dataset.FileDatasetError as exc:
-            told, cause = self._told(exc)
-            raise _NotStoredError(f"the manifest could not be stored: {told}", cause=cause) from exc
+            said, cause = self._said(exc)
+            raise _NotStoredError(f"the manifest could not be stored: {said}", cause=cause) from exc
 
     def _keep(self, failures: pd.DataFrame, partition_key: str | None) -> dict[str, str]:
         """Store the failures of a run whose manifest is not stored; return where, as metadata."""
@@ -437,7 +437,7 @@ class _Run:
         try:
             return {"failures_uri": self.manifests.store_rejected(failures, self.asset_key, partition_key)}
         except file_dataset.FileDatasetError as exc:
-            # what failed the run must be told, not what then failed to be written down
+            # what failed the run must be seen, not what then failed to be written down
             self.context.log.warning("the failures could not be stored: %s", type(exc).__name__)
             return {}
 
@@ -499,7 +499,7 @@ def _resource(context: dg.AssetExecutionContext, key: str) -> FileDatasetResourc
 
 
 def _provenance(context: dg.AssetExecutionContext) -> dict[str, str]:
-    """The tags by which Dagster tells later whether code or inputs have changed since; one query per input."""
+    """The tags by which Dagster sees later whether code or inputs have changed since; one query per input."""
     asset_key = context.asset_key
     tags = {"dagster/code_version": context.assets_def.code_versions_by_key.get(asset_key) or context.run.run_id}
     for parent in context.assets_def.asset_deps[asset_key]:
@@ -524,13 +524,13 @@ def _tags(partition_key: str, version: dg.DataVersion) -> dict[str, str]:
 def _log_progress(
     context: dg.AssetExecutionContext, partition_key: str | None
 ) -> Callable[[file_dataset.Progress], None]:
-    told = time.monotonic()
+    last = time.monotonic()
     where = "" if partition_key is None else f"partition {partition_key}: "
 
     def log(progress: file_dataset.Progress) -> None:
-        nonlocal told
-        if time.monotonic() - told >= _PROGRESS_S:
-            told = time.monotonic()
+        nonlocal last
+        if time.monotonic() - last >= _PROGRESS_S:
+            last = time.monotonic()
             context.log.info("%s%s", where, progress)
 
     return log

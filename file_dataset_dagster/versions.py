@@ -40,7 +40,7 @@ def version_of_frames(frames: Mapping[str, pd.DataFrame]) -> dg.DataVersion:
 
 
 def contents_of(files: pd.DataFrame) -> dict[str, str]:
-    """By location, what tells the content of a stored file: checksum, ETag, or of a local file its size and time."""
+    """By location, what identifies a stored file's content: checksum, ETag, or of a local file its size and time."""
     found: dict[str, str] = {}
     for location, etag, checksum in files[["location", "etag", "checksum"]].astype(object).to_numpy().tolist():
         known = [text for text in (checksum, etag) if isinstance(text, str)]

@@ -40,7 +40,7 @@ def test_files_as_they_were_stored_pass(chain, checks, scans, request, where):
     }
 
 
-def test_a_file_that_went_is_told(chain, checks, scans, resource, s3, bucket):
+def test_a_file_that_went_is_reported(chain, checks, scans, resource, s3, bucket):
     chain(scans(["a", "b"]), resource)
     s3.delete_object(Bucket=bucket, Key="base/files/copied/b/copy.txt")
     check = checks(resource)["files_exist"]
@@ -48,28 +48,28 @@ def test_a_file_that_went_is_told(chain, checks, scans, resource, s3, bucket):
     assert check.description == "1 of 2 files are not as they were stored (1 missing)"
     (row,) = check.metadata["wrong"].records
     assert row.data["location"] == f"s3://{bucket}/base/files/copied/b/copy.txt"
-    assert [row.data[name] for name in ("id", "file", "kind", "told")] == ["b", "copy.txt", "missing", "S3 says 404"]
+    assert [row.data[name] for name in ("id", "file", "kind", "finding")] == ["b", "copy.txt", "missing", "S3 says 404"]
 
 
-def test_content_of_the_same_size_that_changed_is_told(chain, checks, scans, resource, s3, bucket):
+def test_content_of_the_same_size_that_changed_is_reported(chain, checks, scans, resource, s3, bucket):
     chain(scans(["a", "b"]), resource)
     s3.put_object(Bucket=bucket, Key="base/files/copied/b/copy.txt", Body=b"SCAN B")
     found = checks(resource)
     assert found["files_exist"].passed
     (row,) = found["content_unchanged"].metadata["wrong"].records
     assert row.data["kind"] == "changed"
-    assert row.data["told"].endswith("was stored")
+    assert row.data["finding"].endswith("was stored")
 
 
-def test_a_local_file_that_shrank_or_went_is_told(chain, checks, scans, stored):
+def test_a_local_file_that_shrank_or_went_is_reported(chain, checks, scans, stored):
     chain(scans(["a", "b", "c"]))
     shrunk, gone, _ = map(Path, stored("files")["location"])
     shrunk.write_text("x")
     gone.unlink()
     wrong = [row.data for row in checks()["files_exist"].metadata["wrong"].records]
     assert [row["kind"] for row in wrong] == ["changed", "missing"]
-    assert wrong[0]["told"] == "1 bytes, 6 were stored"
-    assert wrong[1]["told"].startswith("No such file or directory")
+    assert wrong[0]["finding"] == "1 bytes, 6 were stored"
+    assert wrong[1]["finding"].startswith("No such file or directory")
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ def test_a_file_that_cannot_be_looked_at_is_not_called_wrong(chain, checks, scan
     assert check.description.startswith("0 of 3 files are wrong; 1 could not be checked, the first: ")
     (row,) = check.metadata["not_readable"].records
     assert (row.data["id"], row.data["kind"]) == ("b", "not readable")
-    assert said in row.data["told"]
+    assert said in row.data["finding"]
     assert "wrong" not in check.metadata
 
 
@@ -176,7 +176,7 @@ def test_they_run_with_the_asset_too(run, local, scans, copy):
     assert {check.check_name for check in result.get_asset_check_evaluations()} == {"no_dropped_rows", "files_exist"}
 
 
-def test_a_resource_of_another_type_is_told(run, local, scans, copy):
+def test_a_resource_of_another_type_is_reported(run, local, scans, copy):
     @dg.asset
     def raw_scans() -> pd.DataFrame:
         return scans(["a"])

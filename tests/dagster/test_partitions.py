@@ -107,7 +107,7 @@ def test_a_range_run_tells_a_check_for_each_partition_and_one_for_all(run, local
     assert (last.passed, last.severity.value) == (False, "WARN")
     assert last.description == "1 of 15 rows dropped, in 1 of 7 partitions"
     (row,) = last.metadata["partitions_with_dropped_rows"].records
-    assert row.data == {"partition": KEYS[1], "told": each[1].description}
+    assert row.data == {"partition": KEYS[1], "check": each[1].description}
 
 
 def test_partitions_of_a_range_have_data_versions_of_their_own(run, local, daily, instance):

@@ -160,7 +160,7 @@ def main() -> None:
     try:
         run(ui_port=arguments.port if arguments.ui else None, on_ray=arguments.ray)
     except KeyboardInterrupt:
-        sys.exit(130)  # as a shell tells it: 128 + SIGINT
+        sys.exit(130)  # as a shell reports it: 128 + SIGINT
 
 
 def _check_port(port: int) -> None:

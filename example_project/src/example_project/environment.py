@@ -29,7 +29,7 @@ def store() -> FileDatasetResource:
 
 
 def storage(asset: str) -> dict[str, str]:
-    """Return the metadata by which Dagster's overview of an asset tells where its manifest lies."""
+    """Return the metadata by which Dagster's overview of an asset shows where its manifest lies."""
     base_path = os.environ.get(_BASE_PATHS.get(_name(), "SCANS_BASE_PATH"), "")
     return {"dagster/uri": f"{base_path.rstrip('/')}/manifests/{asset}/manifest.parquet"} if base_path else {}
 

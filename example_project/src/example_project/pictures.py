@@ -72,7 +72,7 @@ def slices_png(image: sitk.Image) -> bytes:
 
 
 class Tile(NamedTuple):
-    """One case of a montage: its picture or, where `png` is None, why there is none."""
+    """One case of a montage: its picture or, where `png` is None, why it is missing."""
 
     label: str
     caption: str
