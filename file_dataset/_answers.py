@@ -183,7 +183,9 @@ class WrongSpanError(ConnectionError):
 
     def __init__(self, span: str | None) -> None:
         """Take the `Content-Range` of the answer."""
-        super().__init__(errno.ECONNABORTED, f"the store answered {span or 'everything'} to a request for a range")
+        super().__init__(
+            errno.ECONNABORTED, f"the store answered with other bytes than asked for: {span or 'all of them'}"
+        )
 
 
 # the version that was begun with is not there any more
@@ -229,13 +231,26 @@ def check_stored(headers: Mapping[str, str], body: bytes) -> None:
     """
     if not body:
         return
+    body = body.strip()  # white space goes out while a store works, also before the declaration
     try:
-        is_error = ET.fromstring(body).tag == "Error"  # noqa: S314  # at most 1 MiB, by what botocore reads it with
+        name = ET.fromstring(body).tag  # noqa: S314  # at most 1 MiB, by what botocore reads it with
+        is_error = name.rpartition("}")[2] == "Error"  # in whatever namespace
     except ET.ParseError:
         is_error = True
     if is_error:
         # a status that means "try again"
         raise error_of(HTTPStatus.INTERNAL_SERVER_ERROR, headers, body)
+
+
+def check_put(headers: Mapping[str, str]) -> None:
+    """See that an answer to PutObject is a store's, which has no body: a proxy's page of 200 stored nothing.
+
+    Raises:
+        ConnectionError: there is a body and no ETag.
+    """
+    has_body = headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
+    if has_body and "etag" not in headers:
+        raise no_success("PutObject", "ETag")
 
 
 def no_success(operation: str, lack: str) -> OSError:

@@ -29,6 +29,8 @@ _CHOICES = ("max_concurrency", "check_digests", "engine", "local_paths")
 _UNSIGNED = "unsigned"
 # s3transfer's own default is 5 too (boto3.s3.transfer.TransferConfig.num_download_attempts)
 _ATTEMPTS = 5
+# as botocore's own rule, which also takes an empty name and a line break at the end: no request can be signed for those
+_REGION = re.compile("[A-Za-z0-9-]+")
 
 # by identity of their options, for as long as anything holds them
 _clients: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
@@ -318,6 +320,9 @@ def check_client(options: Options, session: Any, client: Any) -> None:  # noqa: 
     config = client.meta.config
     version = config.signature_version
     if version is not UNSIGNED:
+        region = client.meta.region_name
+        if region is not None and not _REGION.fullmatch(region):
+            raise InvalidDatasetError(f"region_name {region!r} is no region: correct it, or unset AWS_DEFAULT_REGION")
         if isinstance(version, str) and version not in AUTH_TYPE_MAPS:
             raise InvalidDatasetError(f"signature_version {version!r} of the Config is unknown: give 's3v4'")
         credentials = session.get_credentials()

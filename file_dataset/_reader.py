@@ -97,6 +97,8 @@ class Reader:
         if is_frame:
             _frame.rows_of_frame(self._source, list(self._rows.file_columns), needs_id=True, local=True)
         _plan.check_file_names(list(self._rows.file_columns), local=True)
+        if dir is not None and not isinstance(dir, str | os.PathLike):
+            raise InvalidDatasetError(f"dir={dir!r}: give the path of a directory")
         temp = TempDir(dir)
         try:
             into = str(temp._made.path)  # noqa: SLF001  # `path` would say that the caller has it

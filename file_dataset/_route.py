@@ -278,9 +278,11 @@ class Router:
         signs = (config.s3 or {}).get("payload_signing_enabled")
         # a scheme's own port is neither sent nor signed, as botocore has it
         usual = {"http": ":80", "https": ":443"}[url.scheme]
-        kept["host"] = url.netloc.rpartition("@")[2].removesuffix(usual)
+        kept["host"] = url.netloc.rpartition("@")[2].removesuffix(usual).lower()
         return Route(
-            self._endpoint(url.scheme, url.hostname or "", url.port or (443 if url.scheme == "https" else 80)),
+            self._endpoint(
+                url.scheme, url.hostname or "", (443 if url.scheme == "https" else 80) if url.port is None else url.port
+            ),
             url.path[: -len(_PROBE_KEY)],
             {name: value for name, value in kept.items() if name != "x-amz-checksum-mode"},
             kept,

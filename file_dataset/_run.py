@@ -198,7 +198,10 @@ class Run:
         self.target = self.source if own is None else _transfer.Stores(own)
         self.extra_args = settings.write_options.get("extra_args") or {}
         if self.extra_args and self.total and not is_local:
-            self.target.s3.check_extra_args(self.extra_args)
+            # brings botocore along, which local work does without
+            from file_dataset._s3 import check_extra_args
+
+            check_extra_args(self.extra_args)
         self.inputs = self._inputs_at_risk()
         self._check_contract()
         names = self.rows.carried if style.takes_row else ()

@@ -60,6 +60,7 @@ _MULTIPART_BYTES = 4 * _PART_BYTES  # a guess: below it, one request is as fast 
 
 # https://datatracker.ietf.org/doc/html/rfc9110#section-5.1 and 5.5; a tab is allowed
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_NO_TEXTS = ("Expires", "Metadata", "MpuObjectSize", "ObjectLockRetainUntilDate", "SSECustomerKey")
 _NO_HEADER = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 
@@ -166,6 +167,7 @@ class S3Store:
             at = {"Bucket": target.bucket, "Key": target.key}
             answer = self._send(access, "put_object", source, 0, size, cancelled, **at, **self._checked(access, extra))
             headers = _headers_of(answer)
+            _answers.check_put(headers)
             return ObjectInfo(size, _answers.etag_of(headers), _answers.crc_of(headers))
 
         return self._submit(_Operation(target, cancelled, on_wire, by_boto3))
@@ -183,33 +185,6 @@ class S3Store:
             PermissionError: the credentials cannot be had, or cannot be sent.
         """
         self._access()
-
-    def check_extra_args(self, extra_args: Mapping[str, Any]) -> None:
-        """Refuse what boto3's `ExtraArgs` would refuse, before the first byte.
-
-        Raises:
-            InvalidDatasetError: names that are not among `S3Transfer.ALLOWED_UPLOAD_ARGS`; what no header can hold.
-        """
-        _secrets.remember(value for name, value in extra_args.items() if name.endswith("SSECustomerKey"))
-        if unknown := sorted(set(extra_args) - set(S3Transfer.ALLOWED_UPLOAD_ARGS)):
-            raise InvalidDatasetError(f"extra_args {unknown} are none of boto3's ExtraArgs for uploads")
-        metadata = extra_args.get("Metadata", {})
-        if not isinstance(metadata, Mapping):
-            raise InvalidDatasetError(f"extra_args: Metadata is a {type(metadata).__name__}: give a dict of text")
-        for name, value in metadata.items():
-            if not isinstance(name, str) or not _HEADER_NAME.fullmatch(name):
-                message = f"extra_args: Metadata: {name!r} cannot name a header: give ASCII letters, digits, - or _"
-                raise InvalidDatasetError(message)
-            if not isinstance(value, str) or not value.isascii():
-                message = f"extra_args: Metadata: the value of {name!r} is not ASCII text: use urllib.parse.quote"
-                raise InvalidDatasetError(message)
-        # but for the key of SSE-C, which goes as base64
-        texts = {name: value for name, value in extra_args.items() if name != "SSECustomerKey"}
-        texts |= {f"Metadata: {name}": value for name, value in metadata.items()}
-        if odd := [name for name, text in texts.items() if isinstance(text, str) and _NO_HEADER.search(text)]:
-            raise InvalidDatasetError(
-                f"extra_args {odd}: remove line breaks and control characters: no header has them"
-            )
 
     # one operation: on the wire first, by boto3 where the wire does not know how, and again when that may help
 
@@ -716,6 +691,36 @@ def _pieces(body: Any, read_timeout_s: float | None) -> Iterator[bytes]:  # noqa
         last = time.monotonic()
 
 
+def check_extra_args(extra_args: Mapping[str, Any]) -> None:
+    """Refuse what boto3's `ExtraArgs` would refuse, before the first byte.
+
+    Raises:
+        InvalidDatasetError: names that are not among `S3Transfer.ALLOWED_UPLOAD_ARGS`; what no header can hold.
+    """
+    _secrets.remember(value for name, value in extra_args.items() if name.endswith("SSECustomerKey"))
+    if unknown := sorted(set(extra_args) - set(S3Transfer.ALLOWED_UPLOAD_ARGS)):
+        raise InvalidDatasetError(f"extra_args {unknown} are none of boto3's ExtraArgs for uploads")
+    for name, value in extra_args.items():
+        if name not in _NO_TEXTS and not isinstance(value, str):
+            message = f"extra_args: {name} is a {type(value).__name__}: give text, or leave it out"
+            raise InvalidDatasetError(message)
+    metadata = extra_args.get("Metadata", {})
+    if not isinstance(metadata, Mapping):
+        raise InvalidDatasetError(f"extra_args: Metadata is a {type(metadata).__name__}: give a dict of text")
+    for name, value in metadata.items():
+        if not isinstance(name, str) or not _HEADER_NAME.fullmatch(name):
+            message = f"extra_args: Metadata: {name!r} cannot name a header: give ASCII letters, digits, - or _"
+            raise InvalidDatasetError(message)
+        if not isinstance(value, str) or not value.isascii():
+            message = f"extra_args: Metadata: the value of {name!r} is not ASCII text: use urllib.parse.quote"
+            raise InvalidDatasetError(message)
+    # but for the key of SSE-C, which goes as base64
+    texts = {name: value for name, value in extra_args.items() if name != "SSECustomerKey"}
+    texts |= {f"Metadata: {name}": value for name, value in metadata.items()}
+    if odd := [name for name, text in texts.items() if isinstance(text, str) and _NO_HEADER.search(text)]:
+        raise InvalidDatasetError(f"extra_args {odd}: remove line breaks and control characters: no header has them")
+
+
 def _redirected() -> OSError:
     # botocore asks where the bucket is, is redirected, and asks again, until the stack ends
     message = "the store redirects and does not say where to: check endpoint_url and the bucket's region"
@@ -727,6 +732,7 @@ def _never(*_: object) -> None:
 
 
 def _stored(headers: Mapping[str, str], body: Body) -> ObjectInfo:
+    _answers.check_put(headers)
     return ObjectInfo(body.length, _answers.etag_of(headers), _answers.crc_of(headers))
 
 

@@ -186,12 +186,11 @@ def copy_out(
         return copy_in(transfers, stores, stage="upload", cancelled=cancelled)
     cancelled = cancelled or threading.Event()
 
-    store: RemoteStore[ObjectUrl] = stores.s3
-
     def upload(transfer: Transfer[Location]) -> Future[ObjectInfo]:
         source, target = transfer.source, transfer.target
         assert isinstance(source, LocalFile)  # noqa: S101  # the plan of an upload
         assert isinstance(target, ObjectUrl)  # noqa: S101
+        store: RemoteStore[ObjectUrl] = stores.s3  # which there may be none of: no such profile
         return store.upload(source, target, extra_args=extra_args, cancelled=cancelled)
 
     def failure(transfer: Transfer[Location], error: OSError) -> Failure:

@@ -58,7 +58,10 @@ def write_files(
     transfers = _plan.uploads(id, sources, prefix)
     stores = _transfer.Stores(options)
     if extra_args and not isinstance(prefix, Path):
-        stores.s3.check_extra_args(extra_args)
+        # brings botocore along, which local work does without
+        from file_dataset._s3 import check_extra_args
+
+        check_extra_args(extra_args)
     _transfer.copy_out(transfers, stores, extra_args or {})
     stored = {transfer.file: transfer.target for transfer in transfers}
     return {name: _shown(stored.get(name)) for name in files}

@@ -173,6 +173,7 @@ CASES = {
     "an endpoint of S3": ({"AWS_ENDPOINT_URL_S3": "http://store.example"}, "", {}, {}),
     "its own port, http": ({"AWS_ENDPOINT_URL": "http://store.example:80"}, "", {}, {}),
     "its own port, https": ({"AWS_ENDPOINT_URL": "https://store.example:443"}, "", {}, {}),
+    "a host in upper case": ({"AWS_ENDPOINT_URL": "http://STORE.example:9000"}, "", {}, {}),
     "another port, https": ({"AWS_ENDPOINT_URL": "https://store.example:8443"}, "", {}, {}),
     "a path in the endpoint": ({"AWS_ENDPOINT_URL": "http://store.example:9000/s3/v1"}, "", {}, {}),
     "a token": ({"AWS_ENDPOINT_URL": "http://store.example", "AWS_SESSION_TOKEN": "to/k+en=="}, "", {}, {}),

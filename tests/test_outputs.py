@@ -12,9 +12,12 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from conftest import impatient_options
 from fault_server import Bare200, ErrorIn200, Meanwhile
+from test_wire import Scripted, always, answer
 
-from file_dataset import InvalidDatasetError, Pipeline, RowError, write_files
+from file_dataset import InvalidDatasetError, Options, Pipeline, RowError, _answers, write_files
+from file_dataset._errors import code_of
 from file_dataset._store import Sink
 from file_dataset._wire import INLINE_BYTES
 
@@ -476,6 +479,34 @@ def test_200_with_an_error_for_ever_is_a_failure(faults, fault_options, source, 
     assert faults.body(STORED) == EARLIER
 
 
+NO_STORES_ANSWER = {
+    "a page of a proxy": b"<html><body>Log in</body></html>",
+    "an error in a namespace": b"<Error xmlns='http://s3.amazonaws.com/doc/2006-03-01/'><Code>AccessDenied</Code></Error>",
+}
+
+
+@pytest.mark.parametrize("body", NO_STORES_ANSWER.values(), ids=NO_STORES_ANSWER)
+@pytest.mark.parametrize("framing", ["length", "chunks"])
+def test_200_with_a_body_and_no_etag_stored_nothing(engine, source, body, framing):
+    sent = answer(body)
+    if framing == "chunks":
+        sent = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
+    with Scripted(always(sent)) as server, pytest.raises(RowError, match="after 3 attempts"):
+        write(source, impatient_options(server.url, engine=engine))
+
+
+def test_an_error_in_a_namespace_is_one_beside_an_etag_too():
+    with pytest.raises(ConnectionError):
+        _answers.check_stored({"etag": '"x"'}, NO_STORES_ANSWER["an error in a namespace"])
+
+
+def test_white_space_before_an_error_hides_nothing_of_it():
+    body = b"  \r\n<?xml version='1.0'?><Error><Code>SlowDown</Code></Error>"
+    with pytest.raises(ConnectionError) as caught:
+        _answers.check_stored({}, body)
+    assert code_of(caught.value) == "SlowDown"
+
+
 @pytest.mark.usefixtures("in_parts")
 @pytest.mark.parametrize("operation", ["CreateMultipartUpload", "UploadPart", "CompleteMultipartUpload"])
 @pytest.mark.parametrize("fault", [ErrorIn200("SlowDown"), Bare200()], ids=["error", "bare"])
@@ -513,6 +544,9 @@ BAD_ARGS = {
     "a line feed": {"ContentType": "text/plain\nx-amz-acl: public-read"},
     "a null": {"ContentDisposition": "a\0b"},
     "a carriage return": {"Tagging": "a=b\r"},
+    "no content type": {"ContentType": None},
+    "a number for a text": {"ContentType": 5},
+    "tags as a mapping": {"Tagging": {"a": "b"}},
 }
 
 
@@ -534,3 +568,31 @@ class TestExtraArgs:
             Pipeline(lambda i, o: called.set(), write_options=into, options=fault_options, progress=False).run(frame)
         assert not called.is_set()
         assert not faults.requests
+
+
+@pytest.mark.parametrize("extra_args", [None, {"ContentType": "text/plain"}], ids=["plain", "extra_args"])
+def test_a_misspelled_profile_is_the_failure_of_the_file(monkeypatch, source, extra_args):
+    """It was a bare PermissionError where no options were given."""
+    monkeypatch.setenv("AWS_PROFILE", "misspelled")
+    with pytest.raises(RowError, match=r"\(misspelled\) could not be found.*correct the name") as caught:
+        write_files({"a.bin": source}, into_path="s3://bucket/out", id="1", extra_args=extra_args)
+    assert caught.value.failures[0].url == STORED
+
+
+@pytest.mark.parametrize("place", ["session_kwargs", "s3_client_kwargs", "environment"])
+@pytest.mark.parametrize("region", ["", "us-east-1\n"], ids=["empty", "a line break"])
+def test_a_region_that_nothing_can_be_signed_for_is_refused_before_fn(monkeypatch, frame, engine, region, place):
+    """Botocore takes both; then a bare RuntimeError, or five attempts a row that show the signature."""
+    keys = {"aws_access_key_id": "AK", "aws_secret_access_key": "SK"}
+    client = {"endpoint_url": "http://127.0.0.1:9"}
+    named = {"region_name": region}
+    if place == "environment":
+        monkeypatch.setenv("AWS_DEFAULT_REGION", region)
+        named = {}
+    in_client = place == "s3_client_kwargs"
+    options = Options(keys | ({} if in_client else named), client | (named if in_client else {}), engine=engine)
+    called = threading.Event()
+    into = {"into_path": "s3://bucket/out"}
+    with pytest.raises(InvalidDatasetError, match="is no region"):
+        Pipeline(lambda i, o: called.set(), write_options=into, options=options, progress=False).run(frame)
+    assert not called.is_set()

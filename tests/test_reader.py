@@ -373,3 +373,9 @@ def test_integer_ids_keep_their_width_with_and_without_rows(tmp_path):
         frame = pd.DataFrame({"id": pd.Series(rows, dtype="int16"), "a.txt": [tmp_path / "none"] * len(rows)})
         table = file_dataset.reader(frame, file_columns=["a.txt"]).into_info_table()
         assert table.schema.field("id").type == pa.int16()
+
+
+def test_a_temp_dir_goes_into_a_path(tmp_path):
+    (tmp_path / "a.txt").write_text("x")
+    with pytest.raises(InvalidDatasetError, match="dir=5: give the path"):
+        file_dataset.reader({"a.txt": tmp_path / "a.txt"}).into_temp_dir(dir=5)
