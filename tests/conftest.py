@@ -17,6 +17,8 @@ import pytest
 from botocore.config import Config
 from botocore.loaders import JSONFileLoader, Loader
 from fault_server import FaultServer, NoAnswer, Stall
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
 
 
 def free_coverage():
@@ -25,6 +27,10 @@ def free_coverage():
     if collector is not None and collector.data_lock is not None:
         collector.data_lock = threading.Lock()
 
+
+# a busy machine is slow, and no test is wrong for it
+hypothesis_settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+hypothesis_settings.load_profile("busy")
 
 # before the library is imported, so that in a child this comes first
 os.register_at_fork(after_in_child=free_coverage)
