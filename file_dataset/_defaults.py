@@ -6,6 +6,7 @@ that its credentials are fetched once and refreshed as botocore does. A change o
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from dataclasses import dataclass
@@ -125,6 +126,8 @@ def lost(error: Exception) -> OSError:
     """Return the error that says which credentials cannot be had, and the remedy."""
     from botocore.exceptions import ProfileNotFound
 
+    with contextlib.suppress(OSError, ValueError):  # what a role was asked for with, and the answer may repeat
+        _secrets.remember([Path(os.environ.get("AWS_WEB_IDENTITY_TOKEN_FILE", "")).read_text(encoding="utf-8")])
     _secrets.scrub(error)
     text = _secrets.without_userinfo(str(error))
     remedy = "correct the AWS configuration, or give Options(...)"
@@ -157,9 +160,15 @@ def checked(credentials: Any) -> tuple[str, str, str | None]:  # noqa: ANN401  #
     """Return access key id, secret key and token as they are now, and have them masked; they may be fetched for it.
 
     Raises:
-        PermissionError: one of them cannot be sent: a mounted secret with its line break, say.
+        PermissionError: they cannot be had (a role that is refused, say), or one of them cannot be sent: a mounted
+            secret with its line break.
     """
-    now = credentials.get_frozen_credentials()
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    try:
+        now = credentials.get_frozen_credentials()
+    except (BotoCoreError, ClientError) as exc:
+        raise lost(exc) from None
     _secrets.remember((now.secret_key, now.token))
     for name, value in zip(CREDENTIALS, (now.access_key, now.secret_key, now.token), strict=True):
         if fault := fault_of(name, value):

@@ -16,6 +16,7 @@ import boto3
 import pandas as pd
 import pytest
 from fault_server import Status
+from test_wire import Scripted, always, answer
 
 import file_dataset
 from file_dataset import InvalidDatasetError, Options, RowError, RunStoppedError, _process, _secrets
@@ -262,3 +263,37 @@ def test_a_secret_is_masked_in_threads_of_a_forked_child():
         assert pipe.read() == b"***"
     os.waitpid(child, 0)
     os.close(reader)
+
+
+@pytest.mark.parametrize("verb", ["read", "write", "run"])
+@pytest.mark.parametrize("engine", [None, "auto", "boto3"], ids=["no options", "auto", "boto3"])
+def test_a_role_that_is_refused_is_an_error_of_ours_without_its_token(monkeypatch, tmp_path, verb, engine):
+    """On EKS, say. It was botocore's ClientError, and stopped a run without its result."""
+    token = "web-identity-token-of-this-test"
+    refusal = f"<ErrorResponse><Error><Code>AccessDenied</Code><Message>no: {token}</Message></Error></ErrorResponse>"
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    path = tmp_path / "token"
+    path.write_text(token + "\n")
+    monkeypatch.setattr("boto3.DEFAULT_SESSION", None)
+    with Scripted(always(answer(refusal.encode(), "403 Forbidden"))) as server:
+        variables = {
+            "AWS_CONFIG_FILE": "/dev/null", "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
+            "AWS_WEB_IDENTITY_TOKEN_FILE": str(path), "AWS_ROLE_ARN": "arn:aws:iam::123456789012:role/x",
+            "AWS_ENDPOINT_URL": server.url, "AWS_DEFAULT_REGION": "us-east-1", "AWS_MAX_ATTEMPTS": "1",
+        }  # fmt: skip
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        options = engine and file_dataset.Options(engine=engine)
+        frame = pd.DataFrame({"id": ["1"], "a.bin": ["s3://bucket/a"]})
+        into = {"into_path": "s3://bucket/out"}
+        verbs = {
+            "read": lambda: file_dataset.reader({"a.bin": "s3://bucket/a"}, options=options).into_blob_table(),
+            "write": lambda: file_dataset.write_files({"a": path}, id="1", options=options, **into),
+            "run": lambda: file_dataset.Pipeline(
+                lambda i, o: {}, write_options=into, options=options, progress=False
+            ).run(frame),
+        }
+        with pytest.raises(file_dataset.FileDatasetError, match=r"AccessDenied.*AssumeRoleWithWebIdentity") as caught:
+            verbs[verb]()
+    assert token not in "".join(traceback.format_exception(caught.value))
