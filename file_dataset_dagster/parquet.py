@@ -283,6 +283,8 @@ def _refusal(frame: pd.DataFrame, exc: BaseException | None) -> str:
     """Say which columns are at fault; each is tried by itself."""
     if twice := sorted({str(name) for name in frame.columns[frame.columns.duplicated()]}):
         return f"the frame cannot be stored as Parquet because of columns {twice}: there are two of each"
+    if odd := [name for name in frame.columns if type(name) is not str]:
+        return f"the frame cannot be stored as Parquet because of columns {odd[:5]}: give columns names of type str"
     faults = {}
     for place, name in enumerate(frame.columns):
         alone = frame.iloc[:, [place]].reset_index(drop=True)
@@ -300,8 +302,6 @@ def _refusal(frame: pd.DataFrame, exc: BaseException | None) -> str:
             f"the frame cannot be stored as Parquet because of columns {list(faults)}: they would not come back as "
             f"they are (first in {name!r}: {first}); {_REMEDY}"
         )
-    if odd := [name for name in frame.columns if type(name) is not str]:
-        return f"the frame cannot be stored as Parquet because of columns {odd[:5]}: give columns names of type str"
     why = f" ({type(exc).__name__})" if exc else ""
     return f"the frame cannot be stored as Parquet because of its index{why}: store frame.reset_index(drop=True)"
 
@@ -369,8 +369,9 @@ def _is_same(before: Any, after: Any) -> bool:  # noqa: ANN401, PLR0911 (a cell;
             key in after and _is_same(value, after[key]) for key, value in before.items()
         )
     try:
-        # the text too: 1.0 is not 1.00 as a Decimal; and the name of the zone: a summer's +01:00 is none
-        zones = [str(getattr(value, "tzinfo", None)) for value in (before, after)]
+        # the text too: 1.0 is not 1.00 as a Decimal; and the name of the zone: a summer's +01:00 is none; and which
+        # of the two hours it is when clocks go back
+        zones = [(str(getattr(value, "tzinfo", None)), getattr(value, "fold", 0)) for value in (before, after)]
         return bool(before == after) and str(before) == str(after) and zones[0] == zones[1]
     except Exception:  # noqa: BLE001 (whatever a stranger's == raises)
         return False

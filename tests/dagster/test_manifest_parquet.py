@@ -6,6 +6,7 @@ import enum
 import json
 import pathlib
 import random
+import re
 import uuid
 import zoneinfo
 
@@ -74,6 +75,7 @@ CHANGED = {
     "dicts of numbers": objects({1: 2}, {3: 4}),
     "empty dicts": objects({}, {}),
     "integers beyond 64 bits": objects(2**70, 1),
+    "the second hour when clocks go back": objects(dt.datetime.fromisoformat("2020-10-25T02:30").replace(fold=1), None),
     "times with a zone": objects(dt.time(1, tzinfo=dt.UTC), None),
     "datetimes of two zones": objects(dt.datetime(2020, 1, 1, tzinfo=BERLIN), dt.datetime(2020, 1, 1, tzinfo=dt.UTC)),
     "decimals of other digits": objects(decimal.Decimal("1.5"), decimal.Decimal("2.25")),
@@ -227,9 +229,11 @@ def test_an_index_comes_back(index):
     pd.testing.assert_frame_equal(round_trip(frame), frame, check_freq=False)
 
 
-def test_names_of_two_types_are_refused():
-    with pytest.raises(file_dataset.InvalidDatasetError, match=r"columns \[1\]: give columns names of type str"):
-        to_parquet(pd.DataFrame({1: ["1"], "b": [1]}))
+@pytest.mark.parametrize("name", [1, True, pd.Timestamp("2020"), ("a", "b")], ids=repr)
+def test_names_that_are_no_text_are_refused(name):
+    said = re.escape(f"columns [{name!r}]: give columns names of type str")
+    with pytest.raises(file_dataset.InvalidDatasetError, match=said):
+        to_parquet(pd.DataFrame([["1", 1]], columns=pd.Index([name, "b"], dtype=object)))
 
 
 @pytest.mark.filterwarnings("error")
