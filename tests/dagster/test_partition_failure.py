@@ -131,6 +131,20 @@ def test_a_manifest_that_is_damaged_fails_its_partition_alone(run, local, chain,
     assert at in next(check.description for check in checks_of(result, "second") if not check.passed)
 
 
+def test_a_store_that_is_down_in_the_middle_stops_the_run_all_the_same(run, tmp_path, scans, instance):
+    resource = FileDatasetResource(base_path=str(tmp_path / "base"), endpoint_url="http://127.0.0.1:9", max_attempts=1)
+
+    @dg.asset(**PARTITIONED)
+    def raw_scans(context: dg.AssetExecutionContext) -> dict[str, pd.DataFrame]:
+        days = {day: scans([f"{day}-{row}" for row in range(20)]) for day in context.partition_keys}
+        return days | {BROKEN: days[BROKEN].assign(**{"scan.txt": "s3://bucket/scan.txt"})}
+
+    first = pipeline_asset(copy_scan, name="first", input=raw_scans, on_partition_failure="continue", **PARTITIONED)
+    result = run([raw_scans, first], resource, tags=RANGE)
+    assert not result.success
+    assert materialized(instance, result, "first") == KEYS[:1]
+
+
 @pytest.mark.parametrize("most", [0, np.int64(1)], ids=repr)
 def test_more_failed_rows_than_max_failures_cost_the_partition_alone(run, local, chain, instance, most):
     result = run(chain(BROKEN, max_failures=most), local, tags=RANGE)
