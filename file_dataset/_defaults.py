@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from file_dataset import _process, _secrets
+from file_dataset import _per_process, _secrets
 from file_dataset._errors import NO_CREDENTIALS, store_error
 
 if TYPE_CHECKING:
@@ -67,12 +67,12 @@ def source(given: Mapping[str, Any]) -> Source:
     # the session is held by what is kept under the key, so that no other can get its id
     text = repr((_environment(), id(default), sorted(given.items())))
     key = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-    return _process.recent(("default", key), lambda: _made(key, default, dict(given)), kept=KEPT)
+    return _per_process.recent(("default", key), lambda: _made(key, default, dict(given)), kept=KEPT)
 
 
 def forget(found: Source) -> None:
     """Have the next call make a new session: the credentials of this one expired, and it has no others."""
-    _process.forget(("default", found.key))
+    _per_process.forget(("default", found.key))
 
 
 def again(session: Any) -> Any:  # noqa: ANN401  # boto3 has no types

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from file_dataset import _frame, _plan, _process, _urls
+from file_dataset import _frame, _per_process, _plan, _urls
 from file_dataset._errors import Failure, InvalidDatasetError, RowError, RowId
 from file_dataset._local_file import LocalFile
 
@@ -196,7 +196,7 @@ def _promise(fn: Any) -> Contract | None:  # noqa: ANN401  # any callable
 def ready(fn: Callable[..., Any]) -> Callable[..., Any]:
     """Return what to call: fn, or the one instance of a class that this process makes."""
     if inspect.isclass(fn):
-        return cast("Callable[..., Any]", _process.shared(("instance", fn), fn))
+        return cast("Callable[..., Any]", _per_process.shared(("instance", fn), fn))
     return fn
 
 

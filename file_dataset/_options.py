@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from file_dataset import _defaults, _process, _secrets
+from file_dataset import _defaults, _per_process, _secrets
 from file_dataset._defaults import CREDENTIALS
 from file_dataset._errors import NO_CREDENTIALS, InvalidDatasetError, store_error
 
@@ -128,7 +128,7 @@ class Options:
     @property
     def session(self) -> Any:  # noqa: ANN401  # boto3 has no types
         """The `boto3.Session`: made on first use, one per process and options, safe between threads."""
-        return _process.recent(("session", identity(self)), lambda: new_session(self))
+        return _per_process.recent(("session", identity(self)), lambda: new_session(self))
 
     @property
     def s3_client(self) -> Any:  # noqa: ANN401  # boto3 has no types
@@ -139,7 +139,7 @@ class Options:
             # one that was let go here, and that the caller still holds, may have handlers of his
             return _clients.get(key) or _clients.setdefault(key, new_client(self, self.session))
 
-        return _process.recent(("client", key), make)
+        return _per_process.recent(("client", key), make)
 
     def __reduce__(self) -> tuple[object, ...]:
         """Pickle plain data; sessions and clients stay in their process."""

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from file_dataset import _function, _options, _process, _urls
+from file_dataset import _function, _options, _per_process, _urls
 from file_dataset._errors import InvalidDatasetError
 from file_dataset._interrupts import Interrupts
 from file_dataset._options import Options
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from file_dataset._progress import Report
     from file_dataset._result import PipelineResult
     from file_dataset._run import OnFailure
-    from file_dataset._workers import Workers
+    from file_dataset._workers.pool import Workers
 
 
 logger = logging.getLogger(__name__)
@@ -141,9 +141,9 @@ class Pipeline:
             progress=progress,
         )
         if self._settings.worker_count:
-            from file_dataset import _workers
+            from file_dataset._workers import pool
 
-            _workers.check_interpreter()
+            pool.check_interpreter()
         if worker_env is not None and not self._settings.worker_count:
             raise InvalidDatasetError(
                 "worker_env is the environment of worker processes, and there are none: give workers=1, or set "
@@ -228,7 +228,7 @@ def _from_pickle(payload: bytes, contract: _function.Contract | None) -> Pipelin
         pipeline._kept = []  # noqa: SLF001
         return pipeline
 
-    return _process.recent(("pipeline", hashlib.sha256(payload).digest(), contract), make)
+    return _per_process.recent(("pipeline", hashlib.sha256(payload).digest(), contract), make)
 
 
 def _is_ray_task() -> bool:

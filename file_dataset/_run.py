@@ -27,7 +27,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
-from file_dataset import _frame, _function, _options, _plan, _process, _progress, _transfer, _urls
+from file_dataset import _frame, _function, _options, _per_process, _plan, _progress, _transfer, _urls
 from file_dataset._errors import (
     Failure,
     InvalidDatasetError,
@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from file_dataset._progress import Report
     from file_dataset._store import ObjectInfo
     from file_dataset._urls import Location
-    from file_dataset._workers import Workers
+    from file_dataset._workers.pool import Workers
 
 logger = logging.getLogger(__name__)
 
@@ -199,7 +199,7 @@ class Run:
         self.extra_args = settings.write_options.get("extra_args") or {}
         if self.extra_args and self.total and not is_local:
             # brings botocore along, which local work does without
-            from file_dataset._s3 import check_extra_args
+            from file_dataset._s3.store import check_extra_args
 
             check_extra_args(self.extra_args)
         self.inputs = self._inputs_at_risk()
@@ -221,7 +221,9 @@ class Run:
         self.unanswered: Counter[str] = Counter()  # rows whose store sent nothing at all
         self.is_down = False
         # the batches that a process runs for Ray are one run
-        self.log = FailureLog(logger) if kept is None else _process.shared("failure log", lambda: FailureLog(logger))
+        self.log = (
+            FailureLog(logger) if kept is None else _per_process.shared("failure log", lambda: FailureLog(logger))
+        )
         self.running: dict[int, tuple[_Flight, _Fetched, Future[object]]] = {}
         self.uploads: dict[int, Future[_Done | _Failed]] = {}
         self.in_fn = 0
@@ -301,7 +303,7 @@ class Run:
         if not self.total:
             return settings.fn
         if settings.worker_count:
-            from file_dataset._workers import Workers
+            from file_dataset._workers.pool import Workers
 
             if self.kept:
                 with contextlib.suppress(IndexError):  # another thread took the last
@@ -754,7 +756,7 @@ def allowed_failures(settings: Settings, total: int) -> int | None:
 
 
 def _worked(row: _plan.FileRow, called: Future[object]) -> object:
-    from file_dataset._workers import FnTimeoutError, WorkerDiedError, WorkerStartError
+    from file_dataset._workers.pool import FnTimeoutError, WorkerDiedError, WorkerStartError
 
     try:
         return called.result()

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from file_dataset import _defaults, _options, _process
+from file_dataset import _defaults, _options, _per_process
 from file_dataset._errors import Failure, RowError, is_fatal, is_unanswered, store_error
 from file_dataset._local_file import LocalFile
 from file_dataset._options import Options
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from file_dataset._errors import RowId, Stage
     from file_dataset._plan import Transfer
-    from file_dataset._s3 import S3Store
+    from file_dataset._s3.store import S3Store
     from file_dataset._store import ObjectStore, RemoteStore, Silence
     from file_dataset._urls import Location
 
@@ -67,7 +67,7 @@ class Stores:
     def of(self, at: Location | LocalFile) -> ObjectStore[Any]:
         """Return the store that has `at`."""
         if not isinstance(at, ObjectUrl):
-            return _process.shared("local", LocalStore)
+            return _per_process.shared("local", LocalStore)
         return self.s3
 
     @property
@@ -112,20 +112,20 @@ class Stores:
     @property
     def s3(self) -> S3Store:
         """The S3 store of these options, of which a process has one."""
-        if self._s3 is None or self._s3[0] != _process.number:
+        if self._s3 is None or self._s3[0] != _per_process.number:
             # brings botocore along, which local work does without
-            from file_dataset._s3 import S3Store
+            from file_dataset._s3.store import S3Store
 
             options = self._options
             if options is None:
                 source = _defaults.source({})
                 key = "s3 of None", source.key
-                store = _process.recent(key, lambda: S3Store(Options(), source), kept=_defaults.KEPT)
+                store = _per_process.recent(key, lambda: S3Store(Options(), source), kept=_defaults.KEPT)
             else:
-                store = _process.recent(("s3", _options.identity(options)), lambda: S3Store(options))
+                store = _per_process.recent(("s3", _options.identity(options)), lambda: S3Store(options))
             store.begin_call()
             self._answers_before = store.answers
-            self._s3 = _process.number, store
+            self._s3 = _per_process.number, store
         return self._s3[1]
 
 

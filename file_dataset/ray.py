@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from file_dataset._ray_blobs import blob_reader
-from file_dataset._ray_run import run_pipeline
+from file_dataset._ray.blobs import blob_reader
+from file_dataset._ray.run import run_pipeline
 
 __all__ = ["blob_reader", "run_pipeline"]

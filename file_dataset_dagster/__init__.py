@@ -12,9 +12,9 @@ except ImportError as exc:
         raise
     raise file_dataset.MissingExtraError(f"{exc.name} is not installed: pip install 'file-dataset[dagster]'") from exc
 
-from file_dataset_dagster.assets import pipeline_asset
-from file_dataset_dagster.io_manager import ManifestIOManager
-from file_dataset_dagster.manifest_checks import build_manifest_checks
-from file_dataset_dagster.resource import FileDatasetResource
+from file_dataset_dagster._io_manager import ManifestIOManager
+from file_dataset_dagster._manifest_checks import build_manifest_checks
+from file_dataset_dagster._pipeline_asset import pipeline_asset
+from file_dataset_dagster._resource import FileDatasetResource
 
 __all__ = ["FileDatasetResource", "ManifestIOManager", "build_manifest_checks", "pipeline_asset"]

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import coverage
 import pytest
-from botocore.config import Config
 from botocore.loaders import JSONFileLoader, Loader
-from fault_server import FaultServer, NoAnswer, Stall
+from helpers import impatient_options, options_for
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
+from servers.faults import FaultServer, NoAnswer, Stall
 
 
 def free_coverage():
@@ -35,7 +35,6 @@ hypothesis_settings.load_profile("busy")
 # before the library is imported, so that in a child this comes first
 os.register_at_fork(after_in_child=free_coverage)
 
-import file_dataset  # noqa: E402
 from file_dataset import _store  # noqa: E402
 
 
@@ -121,17 +120,6 @@ def local_ray(nobodys_machine):
         ray.shutdown()
 
 
-def options_for(url, *, config=None, **kwargs):
-    """Options for an endpoint, with the keys of `$FILE_DATASET_TEST_KEYS` ("id:secret") or made-up ones."""
-    access, _, secret = os.environ.get("FILE_DATASET_TEST_KEYS", "AKIDTEST:secrettest").partition(":")
-    path_style = Config(s3={"addressing_style": "path"})
-    return file_dataset.Options(
-        {"aws_access_key_id": access, "aws_secret_access_key": secret, "region_name": "us-east-1"},
-        {"endpoint_url": url, "config": path_style.merge(config) if config else path_style},
-        **kwargs,
-    )
-
-
 @pytest.fixture
 def engine():
     """The engine of the options below; the tests of stores and faults run on every one."""
@@ -205,13 +193,6 @@ def own_faults(monkeypatch):
     monkeypatch.setattr(_store, "BACKOFF_S", 0.001)
     with FaultServer() as server:
         yield server
-
-
-def impatient_options(url, *, patience_s=20, **kwargs):
-    """Three attempts, and not the minute of patience that botocore has."""
-    retries = {"total_max_attempts": 3, "mode": "standard"}
-    config = Config(read_timeout=patience_s, connect_timeout=patience_s, retries=retries)
-    return options_for(url, config=config, **kwargs)
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ from pathlib import Path
 
 import pandas as pd
 from botocore.config import Config
-from fault_server import (
+from servers.faults import (
     INTERNAL_ERROR,
     SLOW_DOWN,
     TOO_MANY_REQUESTS,

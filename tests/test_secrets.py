@@ -15,11 +15,11 @@ from pathlib import Path
 import boto3
 import pandas as pd
 import pytest
-from fault_server import Status
-from test_wire import Scripted, always, answer
+from servers.faults import Status
+from servers.scripted import Scripted, always, answer
 
 import file_dataset
-from file_dataset import InvalidDatasetError, Options, RowError, RunStoppedError, _process, _secrets
+from file_dataset import InvalidDatasetError, Options, RowError, RunStoppedError, _per_process, _secrets
 from file_dataset._errors import Failure, store_error
 
 TOKEN = "FwoGZXIvYXdzTOPSECRET/+="
@@ -32,7 +32,7 @@ FRAME = pd.DataFrame({"id": ["1"], "a.bin": ["s3://bucket/a.bin"]})
 def _nothing_is_known(monkeypatch):
     monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
     monkeypatch.setattr(_secrets, "_known", OrderedDict())
-    monkeypatch.setattr(_process, "_recent", OrderedDict())
+    monkeypatch.setattr(_per_process, "_recent", OrderedDict())
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import statistics
 import time
 from pathlib import Path
 
-from file_dataset._workers import Workers
+from file_dataset._workers.pool import Workers
 
 _ROWS = 40
 _CALLS = 2000

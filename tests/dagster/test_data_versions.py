@@ -8,7 +8,7 @@ from dagster._core.loader import LoadingContextForTest
 
 import file_dataset
 from file_dataset_dagster import ManifestIOManager, pipeline_asset
-from file_dataset_dagster.versions import version_of_frames, version_of_result
+from file_dataset_dagster._data_versions import version_of_frames, version_of_result
 
 COPIED = dg.AssetKey("copied")
 

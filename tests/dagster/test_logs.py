@@ -74,7 +74,7 @@ def test_a_line_of_another_thread_is_not_in_the_log_of_the_run(run_fn, instance)
 
 
 def test_the_process_keeps_levels_and_handlers(run_fn):
-    loggers = [logging.getLogger(name) for name in ("file_dataset", "file_dataset._run", "file_dataset._wire")]
+    loggers = [logging.getLogger(name) for name in ("file_dataset", "file_dataset._run", "file_dataset._http.loop")]
     seen = []
 
     def look(input_dir, output_dir):
@@ -108,7 +108,7 @@ SILENCE = "no answer from http://127.0.0.1:9 for 10 s: GET s3://b/lost"
 
 def silent(input_dir, output_dir):
     """Meanwhile the loop of the transfers tells of a store that does not answer."""
-    in_thread(lambda: logging.getLogger("file_dataset._wire").warning(SILENCE), name="file_dataset-wire-0")
+    in_thread(lambda: logging.getLogger("file_dataset._http.loop").warning(SILENCE), name="file_dataset-wire-0")
     return forward(input_dir, output_dir)
 
 
@@ -118,7 +118,7 @@ def test_a_warning_of_the_transfers_is_in_the_log_of_the_run(run_fn, instance):
 
 def test_a_warning_of_the_transfers_keeps_its_text_out_where_ids_are_hidden(run_fn, instance, heard):
     lines = logged(instance, run_fn(silent, show_ids=False))
-    assert [text for level, text in lines if level == "WARNING" and text.startswith("file_dataset._wire logged a")]
+    assert [text for level, text in lines if level == "WARNING" and text.startswith("file_dataset._http.loop logged a")]
     assert "b/lost" not in str(lines)
     assert SILENCE not in heard
 

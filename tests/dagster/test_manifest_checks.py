@@ -5,7 +5,7 @@ from pathlib import Path
 import dagster as dg
 import pandas as pd
 import pytest
-from fault_server import Replace, Reset, Status
+from servers.faults import Replace, Reset, Status
 
 from file_dataset_dagster import FileDatasetResource, ManifestIOManager, build_manifest_checks, pipeline_asset
 

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 import file_dataset
 from file_dataset_dagster import ManifestIOManager
-from file_dataset_dagster.parquet import check_storable, from_parquet, notes_of, to_parquet
+from file_dataset_dagster._parquet import check_storable, from_parquet, notes_of, to_parquet
 
 BERLIN = zoneinfo.ZoneInfo("Europe/Berlin")
 

@@ -7,12 +7,12 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from fault_server import Status
+from servers.faults import Status
 
 import file_dataset
 from file_dataset_dagster import FileDatasetResource, ManifestIOManager
-from file_dataset_dagster.parquet import from_parquet, notes_of, to_parquet
-from file_dataset_dagster.partitions import segment
+from file_dataset_dagster._parquet import from_parquet, notes_of, to_parquet
+from file_dataset_dagster._partitions import segment
 
 NOTHING = pd.Series([None, None], dtype=object)
 COLUMNS = {
@@ -358,7 +358,7 @@ def test_a_manifest_of_an_earlier_version_is_read(monkeypatch):
     written = to_parquet(frame)
     bare = pa.BufferOutputStream()
     pq.write_table(pa.table({"id": [1, 2]}).replace_schema_metadata({b"file_dataset.format_version": b"1"}), bare)
-    monkeypatch.setattr("file_dataset_dagster.parquet._VERSION", 9)
+    monkeypatch.setattr("file_dataset_dagster._parquet._VERSION", 9)
     pd.testing.assert_frame_equal(from_parquet(written, "somewhere"), frame)
     assert from_parquet(bare.getvalue(), "somewhere")["id"].tolist() == [1, 2]
     assert notes_of(bare.getvalue(), "somewhere") == {}

@@ -8,7 +8,7 @@ import pytest
 
 import file_dataset
 from file_dataset_dagster import ManifestIOManager, pipeline_asset
-from file_dataset_dagster.partial import PartialRun, Stored, rows_to_run
+from file_dataset_dagster._partial_runs import PartialRun, Stored, rows_to_run
 
 ROWS = ["a", "b", "c", "d"]
 

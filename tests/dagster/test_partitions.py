@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from file_dataset_dagster import FileDatasetResource, ManifestIOManager, pipeline_asset
-from file_dataset_dagster.inputs import in_order
+from file_dataset_dagster._inputs import in_order
 
 DAYS = dg.DailyPartitionsDefinition("2024-01-01", end_date="2024-01-08")
 KEYS = DAYS.get_partition_keys()

@@ -9,7 +9,7 @@ from dagster._core.snap import JobSnap
 from dagster._core.snap.snap_to_yaml import default_values_yaml_from_type_snap
 from dagster_aws.s3 import S3Resource
 from dagster_aws.s3.resources import ResourceWithS3Configuration
-from dagster_home import stored_text
+from helpers import stored_text
 from pydantic import ValidationError
 
 import file_dataset

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
-from dagster_home import stored_text
+from helpers import stored_text
 
 from file_dataset_dagster import FileDatasetResource, ManifestIOManager
 

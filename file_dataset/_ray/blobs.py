@@ -1,0 +1,284 @@
+"""`blob_reader`: the files of a frame as a Ray Dataset of blobs, one read task per batch of rows."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import logging
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+
+import pyarrow as pa
+
+from file_dataset import _frame, _options
+from file_dataset._errors import CREDENTIAL_CODES, InvalidDatasetError, RowError
+from file_dataset._options import Options
+from file_dataset._ray import compat
+from file_dataset._ray.compat import Batch, BatchDatasource
+from file_dataset._reader import Reader, id_type
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    import pandas as pd
+    import ray.data
+
+    from file_dataset._errors import Failure
+    from file_dataset._frame import Rows
+
+logger = logging.getLogger(__name__)
+
+OnFailure: TypeAlias = Literal["raise", "drop", "record"]
+
+# What a task holds beside what it has handed over: rows are read so many bytes at a time, one row at least. A guess.
+_HELD_BYTES = 64 << 20
+_BINARY_BYTES = 2**31 - 1
+
+
+def blob_reader(  # noqa: PLR0913  # each is a choice of the user's
+    frame: pd.DataFrame,
+    batch_size: int = 4,
+    options: Options | None = None,
+    *,
+    file_columns: Sequence[str] | None = None,
+    carry: bool = False,
+    on_failure: OnFailure = "raise",
+    large: bool = False,
+    num_cpus: float | None = None,
+    memory: float | None = None,
+    concurrency: int | None = None,
+    ray_remote_args: Mapping[str, Any] | None = None,
+) -> ray.data.Dataset:
+    """Return a Ray Dataset of the frame's files, read when it is consumed: `batch_size` rows per task.
+
+    One HEAD per file of the first batch, now: its mean bytes per row are taken for those of every row, so that Ray
+    knows how much memory a task takes. One GET per file later, more side by side for one over 16 MiB. Bytes arrive
+    in Arrow buffers, which Ray copies into its object store once. A task reads some 64 MiB at a time, one row at least,
+    and hands them over, and Ray keeps what it was handed until the task has more: twice as much, however large
+    `batch_size` is.
+
+    Args:
+        frame: columns of `s3://` URLs (or paths that every node can read); `id`, where it has one, comes along.
+        batch_size: rows per task. A block has at most so many rows, fewer where they exceed 64 MiB, or Ray's
+            `target_max_block_size` where that is less: then a task makes several. That limit is the Dataset's own, and
+            of what is made from it.
+        options: how S3 is reached; None: `Options.default()`, read now.
+        file_columns: decides alone which columns name files; without it their names and values do.
+        carry: have all other columns in the Dataset too.
+        on_failure: a file that cannot be read (or a cell that is no location) raises, which ends the job; or its row is
+            `"drop"`ped, with a warning in the task's log; or it is kept by `"record"`: null blobs, and why in the
+            columns `error_stage`, `error_file`, `error_url`, `error_type`, `error_code`, `error_message` (text, null
+            for good rows). Refused credentials raise always.
+        large: `large_binary` instead of `binary` columns: for blobs, and batches that are later concatenated, of 2 GiB
+            and more.
+        num_cpus: CPUs that a task takes; None: Ray's default, 1. Reading is mostly waiting: 0.25 is plenty for large
+            files. With 0, and nothing else that bounds them, as many tasks run as the cluster has CPUs.
+        memory: bytes of heap that a task takes.
+        concurrency: the most tasks at a time; None: as many as there is room for.
+        ray_remote_args: more of `ray.remote`'s arguments.
+
+    Returns:
+        A Dataset with the frame's `id` and file columns in the frame's order, then carried ones. Blobs are `binary`,
+        null where a row has no such file. Blocks come in the frame's order only if
+        `ray.data.DataContext`'s `execution_options.preserve_order` is set.
+
+    Raises:
+        InvalidDatasetError: the frame or an argument is refused; or this is Ray Client, where Ray Data does not run.
+        RowError: with `on_failure="raise"`, files of the first batch that could not be found.
+    """
+    _options.check(options)
+    if on_failure not in get_args(OnFailure):
+        raise InvalidDatasetError(f"on_failure={on_failure!r}: give 'raise', 'drop' or 'record'")
+    batch_size = compat.checked_count("batch_size", batch_size, 1)
+    if concurrency is not None:
+        compat.checked_count("concurrency", concurrency, 1)
+    resources = compat.resources(ray_remote_args, num_cpus=num_cpus, memory=memory)
+    rows = _frame.rows_of_frame(frame, file_columns, needs_id=False)
+    options = options or Options.default()
+    schema = _schema(frame, rows, carry=carry, large=large, on_failure=on_failure)
+    compat.connect()
+    if compat.is_client():
+        raise InvalidDatasetError(
+            "Ray Data does not run through Ray Client (ray://): call blob_reader in a task or job on the cluster "
+            "(ray job submit), or connect by ray.init('auto') on one of its nodes"
+        )
+    parts = _parts(frame, rows, schema, batch_size)
+    bytes_per_row = _bytes_per_row(parts[0], rows.ids, options, on_failure)
+    if not large and bytes_per_row * batch_size > _BINARY_BYTES:
+        logger.warning(
+            "a batch of %d rows has some %.1f GiB, and whatever concatenates its blobs needs large=True over 2 GiB: "
+            "give it, or a smaller batch_size",
+            batch_size,
+            bytes_per_row * batch_size / 2**30,
+        )
+    rows_at_once = max(1, int(_HELD_BYTES // bytes_per_row)) if bytes_per_row else batch_size
+    what = _What(options, on_failure, large, min(rows_at_once, batch_size), schema)
+    batches = [
+        Batch(_reading(part, what), None if on_failure == "drop" else part.count, int(bytes_per_row * part.count))
+        for part in parts
+    ]
+    source = BatchDatasource("Blobs", batches, schema)
+    is_large = bytes_per_row * batch_size > _HELD_BYTES
+    return compat.read(
+        source,
+        len(batches),
+        takes=resources,
+        concurrency=compat.bounded(concurrency, resources),
+        block_bytes=_HELD_BYTES if is_large else None,
+    )
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The rows of one task: no frame, which costs milliseconds to look at."""
+
+    cells: Mapping[str, list[Any]]
+    plain: bytes  # a stream of Arrow's: `id` and carried columns
+    count: int
+
+
+def _parts(frame: pd.DataFrame, rows: Rows, schema: pa.Schema, batch_size: int) -> list[_Part]:
+    """Return the rows, `batch_size` at a time; one part without rows where there are none."""
+    absolute = _frame.absolute_cells(rows)
+    known = pa.schema([field for field in schema if field.name in frame and field.name not in rows.cells])
+    plain = pa.Table.from_pandas(frame[known.names], known, preserve_index=False)
+    parts = []
+    for start in range(0, max(1, len(rows)), batch_size):
+        part = plain.slice(start, batch_size)
+        with pa.BufferOutputStream() as stream:  # a pickle of a slice has the whole in it
+            with pa.ipc.new_stream(stream, known) as writer:
+                writer.write_table(part)
+            cells = {name: column[start : start + batch_size] for name, column in absolute.items()}
+            count = max(0, min(batch_size, len(rows) - start))
+            parts.append(_Part(cells, stream.getvalue().to_pybytes(), count))
+    return parts
+
+
+def _schema(frame: pd.DataFrame, rows: Rows, *, carry: bool, large: bool, on_failure: OnFailure) -> pa.Schema:
+    """Return the columns of every block, so that one with nulls alone is like the others."""
+    kind = pa.large_binary() if large else pa.binary()
+    plain = [name for name in frame.columns if name == _frame.ID or (carry and name in rows.carried)]
+    try:
+        known = pa.Schema.from_pandas(frame[plain], preserve_index=False)
+    except (pa.ArrowException, OverflowError) as exc:
+        raise InvalidDatasetError(f"a column has no Arrow type ({exc}): make all its values text, say") from exc
+    named = {field.name: field for field in known} | {name: pa.field(name, kind) for name in rows.file_columns}
+    if _frame.ID in named:
+        named[_frame.ID] = named[_frame.ID].with_type(id_type(named[_frame.ID].type))
+    first = [name for name in frame.columns if name == _frame.ID or name in rows.file_columns]
+    carried = [name for name in rows.carried if carry]
+    errors = [pa.field(name, pa.string()) for name in _frame.ERROR_COLUMNS] if on_failure == "record" else []
+    return pa.schema([named[name] for name in (*first, *carried)] + errors)
+
+
+def _bytes_per_row(first: _Part, ids: list[Any] | None, options: Options, on_failure: OnFailure) -> float:
+    """Return the mean bytes of the first rows' files: one HEAD per file.
+
+    Raises:
+        RowError: files that could not be found, unless they cost their rows alone.
+    """
+    whole = range(first.count)
+    sizes: list[int] = []
+    for positions in [whole] if on_failure == "raise" else [whole[at : at + 1] for at in whole]:
+        cells = {name: [column[at] for at in positions] for name, column in first.cells.items()}
+        rows = _rows([None if ids is None else ids[at] for at in positions], cells, options)
+        try:
+            columns = Reader(rows, options, None).into_size_table().to_pydict()
+        except (RowError, InvalidDatasetError) as exc:
+            is_refused = isinstance(exc, RowError) and any(one.code in CREDENTIAL_CODES for one in exc.failures)
+            if on_failure == "raise" or is_refused:
+                raise
+            continue
+        sizes += [sum(size or 0 for size in row) for row in zip(*columns.values(), strict=True)]
+    return math.fsum(sizes) / len(sizes) if sizes else 0.0
+
+
+@dataclass(frozen=True)
+class _What:
+    """What is the same for every batch."""
+
+    options: Options
+    on_failure: OnFailure
+    large: bool
+    rows_at_once: int
+    schema: pa.Schema
+
+
+def _reading(part: _Part, what: _What) -> Callable[[], Iterator[pa.Table]]:
+    # a closure over the part alone: Ray pickles it for its task
+    return lambda: read_blobs(part, what)
+
+
+def read_blobs(part: _Part, what: _What) -> Iterator[pa.Table]:
+    """Yield the rows of a batch, some at a time."""
+    with pa.ipc.open_stream(part.plain) as stream:
+        plain = stream.read_all()
+    if not part.count:
+        yield what.schema.empty_table()
+    for start in range(0, part.count, what.rows_at_once):
+        end = min(start + what.rows_at_once, part.count)
+        cells = {name: column[start:end] for name, column in part.cells.items()}
+        yield _table(cells, plain.slice(start, end - start), end - start, what)
+
+
+def _table(cells: dict[str, list[Any]], plain: pa.Table, count: int, what: _What) -> pa.Table:
+    """Read these rows; where files fail, their rows are dropped or recorded, and the others read again without them."""
+    ids = plain[_frame.ID].to_pylist() if _frame.ID in plain.column_names else [None] * count
+    failed: dict[int, Failure] = {}
+    kept = list(range(count))
+    blobs = None
+    while blobs is None:
+        # positions name the rows, which may have no ids
+        rows = _rows(kept, cells, what.options)
+        failures: Sequence[Failure] = [] if what.on_failure == "raise" else _failures_of_cells(rows)
+        if not failures:
+            try:
+                blobs = Reader(rows, what.options, None).into_blob_table(large=what.large)
+            except RowError as exc:
+                failures = exc.failures
+                named = RowError([dataclasses.replace(one, id=ids[_position(one)]) for one in failures])
+                if what.on_failure == "raise" or any(one.code in CREDENTIAL_CODES for one in failures):
+                    raise named from exc.__cause__
+        if failures:
+            logger.warning("%s", RowError([dataclasses.replace(one, id=ids[_position(one)]) for one in failures]))
+            for one in failures:
+                failed.setdefault(_position(one), one)
+            if what.on_failure == "drop":
+                keeps = [position not in failed for position in kept]
+                cells = {name: list(itertools.compress(column, keeps)) for name, column in cells.items()}
+                kept = list(itertools.compress(kept, keeps))
+            else:
+                cells = {
+                    name: [None if position in failed else cell for position, cell in enumerate(column)]
+                    for name, column in cells.items()
+                }
+    columns = {name: blobs[name] for name in cells}
+    taken = plain if len(kept) == count else plain.take(pa.array(kept, pa.int64()))
+    columns |= zip(taken.column_names, taken.columns, strict=True)
+    if what.on_failure == "record":
+        for name in _frame.ERROR_COLUMNS:
+            field = name.removeprefix("error_")
+            columns[name] = pa.array([getattr(failed.get(at), field, None) for at in range(count)], pa.string())
+    return pa.Table.from_arrays([columns[name] for name in what.schema.names], schema=what.schema)
+
+
+def _rows(ids: list[Any], cells: Mapping[str, list[Any]], options: Options) -> Rows:
+    return _frame.Rows(None, ids, cells, (), {}, Path("/"), len(ids), options.local_paths)
+
+
+def _position(failure: Failure) -> int:
+    assert isinstance(failure.id, int), "the id that `_table` gave it"  # noqa: S101
+    return failure.id
+
+
+def _failures_of_cells(rows: Rows) -> list[Failure]:
+    """Return the first failure of each row that has cells which are no location."""
+    failed = []
+    for position in range(len(rows)):
+        try:
+            rows.row(position)
+        except RowError as exc:
+            failed.append(exc.failures[0])
+    return failed

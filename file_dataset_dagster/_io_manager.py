@@ -1,0 +1,468 @@
+"""Frames at rest: manifests as Parquet, in S3 or a local directory. Nothing is ever unpickled.
+
+    <base_path>/manifests/<key parts>/manifest.parquet            an asset without partitions
+    <base_path>/manifests/<key parts>/partition=<key>.parquet     one partition
+    <base_path>/runs/<run>/<step>/<output>.parquet                what one op of a graph hands to the next
+
+Beside each manifest of a pipeline lie its `.failures.parquet`, `.files.parquet` and `.origins.parquet` (digests of what
+each row was made from; partial runs compare them), and `.rejected.parquet`: the
+failures of a later run whose manifest was not stored, without rows once a later run's is.
+"""
+
+# no `from __future__ import annotations` here: Dagster reads an IO manager's annotations as types
+
+import contextlib
+import os
+import tempfile
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin
+
+import dagster as dg
+import pandas as pd
+import pyarrow as pa
+from pydantic import Field, PrivateAttr
+
+import file_dataset
+from file_dataset_dagster._data_versions import version_of_frames
+from file_dataset_dagster._inputs import ERRORS_BY_PARTITION, failed_in_run, in_order
+from file_dataset_dagster._parquet import from_parquet, notes_of, to_parquet
+from file_dataset_dagster._partial_runs import Stored
+from file_dataset_dagster._partitions import check_keys, fitting, joined, segment, split
+from file_dataset_dagster._provenance import Origins, from_frame
+from file_dataset_dagster._resource import FileDatasetResource
+
+# which run a frame belongs to: a manifest, its files and its failures have the same stamp
+_STAMP = "stamp"
+_AGAINST = "against"  # the stamp of the manifest that a rejected run left in place
+_WITHOUT_DIGEST = "files_without_digest"
+_VERSION = "data_version"  # of the frames that a plain asset returned
+
+
+class ManifestIOManager(dg.ConfigurableIOManager):
+    """Stores and loads the frames of assets: those of `pipeline_asset` and any other pandas DataFrame."""
+
+    resource: FileDatasetResource = Field(description="How S3 is reached.")
+    base_path: str | None = Field(
+        default=None, description="s3://bucket/prefix or a local directory; the resource's base_path unless given."
+    )
+    _options: file_dataset.Options | None = PrivateAttr(default=None)
+    _expected: dict[dg.AssetKey, tuple[object, file_dataset.PipelineResult | None, Origins | None]] = PrivateAttr(
+        default_factory=dict
+    )
+
+    def uri(self, asset_key: dg.AssetKey, partition_key: str | None = None, *, of: str = "manifest") -> str:
+        """Where the `manifest`, `failures`, `files` or `rejected` frame of an asset or of one partition lies.
+
+        Raises:
+            file_dataset.InvalidDatasetError: there is no base_path, or the partition key is too long for it.
+        """
+        name = "manifest" if partition_key is None else f"partition={segment(partition_key)}"
+        suffix = "" if of == "manifest" else f".{of}"
+        place = "/".join([self._base(), "manifests", *map(segment, asset_key.path), f"{name}{suffix}.parquet"])
+        asset = f"asset {asset_key.to_user_string()}"
+        return fitting(place, asset if partition_key is None else f"partition {partition_key!r} of {asset}")
+
+    def _base(self) -> str:
+        base = self.base_path or self.resource.base_path
+        if not base:
+            raise file_dataset.InvalidDatasetError(
+                "neither the ManifestIOManager nor its resource has a base_path: give s3://bucket/prefix or a directory"
+            )
+        if "://" not in base:
+            if base.startswith("~") and os.path.expanduser(base) != base:  # noqa: PTH111  # it would be a directory named ~
+                raise file_dataset.InvalidDatasetError(
+                    f"base_path {base!r}: ~ is not expanded; give str(Path({base!r}).expanduser())"
+                )
+            base = str(Path(base).absolute())
+        elif not base.removeprefix("s3://").strip("/") or not base.startswith("s3://"):
+            raise file_dataset.InvalidDatasetError(
+                f"base_path {base!r} is neither s3://bucket/prefix nor a local directory"
+            )
+        return base.rstrip("/")
+
+    def store(self, frame: pd.DataFrame, uri: str, notes: Mapping[str, Any] | None = None) -> None:
+        """Write the frame as a whole or not at all, over what is there.
+
+        Args:
+            frame: what to store.
+            uri: where; as `uri` returns it.
+            notes: what else is known of it, as JSON.
+
+        Raises:
+            file_dataset.InvalidDatasetError: the frame cannot be stored as Parquet.
+            file_dataset.RowError: the store refuses; the message has its code.
+        """
+        into_path, directory, name = uri.rsplit("/", 2)
+        with tempfile.TemporaryDirectory() as scratch:
+            path = Path(scratch, "frame.parquet")
+            path.write_bytes(to_parquet(frame, notes))
+            try:
+                file_dataset.write_files({name: path}, into_path=into_path, id=directory, options=self._get_options())
+            except file_dataset.RowError as exc:
+                first = exc.failures[0]
+                code = "" if first.code is None else f" ({first.code})"
+                asked = self._asked(uri) if first.type == "FileNotFoundError" else ""
+                raise file_dataset.RowError(
+                    exc.failures,
+                    f"the manifest at {uri} could not be stored: {first.type}{code}: {first.message}{asked}",
+                ) from exc
+
+    def load(self, uri: str, columns: Sequence[str] | None = None) -> pd.DataFrame:
+        """The frame at `uri`, or some of its columns.
+
+        Raises:
+            file_dataset.InvalidDatasetError: what is there is damaged, a directory, was not written by `store`, or by a
+                later version of it; or it has no such column.
+            file_dataset.RowError: it is not there, or cannot be read; the message says where and why.
+        """
+        return from_parquet(self._blobs({"0": uri}, may_lack=False)["0"], uri, columns)
+
+    def store_result(
+        self,
+        result: file_dataset.PipelineResult,
+        asset_key: dg.AssetKey,
+        partition_key: str | None,
+        origins: Origins | None = None,
+    ) -> dict[str, Any]:
+        """Store files and failures, then the manifest, so that a manifest always has both; return its metadata."""
+        stamp = {_STAMP: uuid.uuid4().hex}
+        if origins is not None:
+            at = self.uri(asset_key, partition_key, of="origins")
+            self.store(origins.to_frame(), at, stamp | origins.notes)
+        for frame, of in ((result.files, "files"), (result.failures, "failures")):
+            self.store(frame, self.uri(asset_key, partition_key, of=of), stamp)
+        uri = self.uri(asset_key, partition_key)
+        self.store(result.manifest, uri, stamp | {_WITHOUT_DIGEST: result.files_without_digest})
+        rejected = self.uri(asset_key, partition_key, of="rejected")
+        # what it follows is gone, so it counts no more: this is for people who look there
+        with contextlib.suppress(file_dataset.FileDatasetError):
+            if self._blobs({"rejected": rejected}):
+                self.store(result.failures.head(0), rejected, {_AGAINST: None})
+        return _metadata(result.manifest, uri, partition_key)
+
+    def expect(
+        self,
+        asset_key: dg.AssetKey,
+        value: object,
+        result: file_dataset.PipelineResult | None,
+        origins: Origins | None = None,
+    ) -> None:
+        """Take `value`, the asset's next output, for this result: others see a frame, and all of it is stored.
+
+        Args:
+            asset_key: whose output it is.
+            value: the manifest, or a dict of manifests by partition.
+            result: what is stored for it; None: it is stored already.
+            origins: of the result's rows.
+        """
+        self._expected[asset_key] = value, result, origins
+
+    def store_rejected(self, failures: pd.DataFrame, asset_key: dg.AssetKey, partition_key: str | None) -> str:
+        """Store the failures of a run whose manifest is not stored; return where. One GET to see what they follow."""
+        at = self.uri(asset_key, partition_key)
+        found = self._blobs({"manifest": at})
+        against = notes_of(found["manifest"], at).get(_STAMP) if found else None
+        uri = self.uri(asset_key, partition_key, of="rejected")
+        self.store(failures, uri, {_AGAINST: against})
+        return uri
+
+    def stored(self, asset_key: dg.AssetKey, partition_key: str | None) -> Stored | None:
+        """What is stored of the last run, in five GETs at once; None when that is no whole manifest of a pipeline."""
+        names = ("manifest", "failures", "files", "rejected", "origins")
+        uris = {of: self.uri(asset_key, partition_key, of=of) for of in names}
+        found = self._blobs(uris)
+        if {"manifest", "failures", "files"} - set(found):
+            return None
+        notes = {of: notes_of(blob, uris[of]) for of, blob in found.items()}
+        frames = {of: from_parquet(blob, uris[of]) for of, blob in found.items()}
+        stamp = notes["manifest"].get(_STAMP)
+        if any(notes[of].get(_STAMP) != stamp for of in ("failures", "files")):
+            return None  # a run ended between its frames
+        rejected = frames.get("rejected", frames["failures"])
+        is_later = "rejected" in notes and notes["rejected"].get(_AGAINST) == stamp
+        return Stored(
+            frames["manifest"],
+            frames["failures"],
+            frames["files"],
+            notes["manifest"].get(_WITHOUT_DIGEST, 0),
+            rejected if is_later else rejected.head(0),
+            from_frame(frames["origins"], notes["origins"])
+            if notes.get("origins", {}).get(_STAMP) == stamp
+            else Origins(),
+        )
+
+    def files_of(self, asset_key: dg.AssetKey, keys: Sequence[str | None]) -> dict[str | None, pd.DataFrame]:
+        """The `files` frames of these partitions, of those that a pipeline has stored: a GET each, all at once."""
+        uris = {str(number): self.uri(asset_key, key, of="files") for number, key in enumerate(keys)}
+        found = self._blobs(uris)
+        return {keys[int(number)]: from_parquet(blob, uris[number]) for number, blob in found.items()}
+
+    def versions_noted(self, asset_key: dg.AssetKey, keys: Sequence[str | None]) -> dict[str | None, str | None]:
+        """The data version that each frame was stored under, where it is that of its values: a GET each."""
+        uris = {str(number): self.uri(asset_key, key) for number, key in enumerate(keys)}
+        found = self._blobs(uris)
+        return {keys[int(number)]: notes_of(blob, uris[number]).get(_VERSION) for number, blob in found.items()}
+
+    def handle_output(self, context: dg.OutputContext, obj: object) -> None:
+        """Store a frame, a PipelineResult, or in a run over many partitions a dict of frames by partition key.
+
+        A frame for many partitions is split by its column `partition`. The frame of an op that is no asset (in a graph
+        asset, in a job of ops, one of many dynamic outputs) is stored under its run and step.
+        """
+        if not context.has_asset_key:
+            self._handle_op_output(context, obj)
+        elif not self._handle_result(context, obj):
+            self._handle_frames(context, obj)
+
+    def _handle_result(self, context: dg.OutputContext, obj: object) -> bool:
+        """Store a result; tell whether there is one: what `expect` announced, or the output itself."""
+        expected, result, origins = self._expected.pop(context.asset_key, (None, None, None))
+        is_expected = expected is not None and expected is obj
+        if not is_expected:
+            result, origins = obj if isinstance(obj, file_dataset.PipelineResult) else None, None
+        if result is not None:
+            keys = list(context.asset_partition_keys) if context.has_asset_partitions else []
+            own_key = str(keys[0]) if keys else None  # of several, each is stored as it finishes
+            context.add_output_metadata(self.store_result(result, context.asset_key, own_key, origins))
+        return is_expected or result is not None
+
+    def _handle_frames(self, context: dg.OutputContext, obj: object) -> None:
+        of = f"asset {context.asset_key.to_user_string()}"
+        keys = [str(key) for key in context.asset_partition_keys] if context.has_asset_partitions else []
+        frames: dict[str, Any]
+        if isinstance(obj, Mapping) and keys:
+            frames = {str(key): frame for key, frame in obj.items()}
+            check_keys(set(frames), keys, of)
+        elif len(keys) > 1 and isinstance(obj, pd.DataFrame):
+            frames = dict(split(obj, keys, of))
+        else:
+            frames = dict.fromkeys(keys or [""], obj)
+        for frame in frames.values():
+            _check_is_frame(frame, of, "give the asset another io_manager_key, or annotate it `-> None`")
+        if len(frames) > 1:
+            for frame in frames.values():
+                to_parquet(frame)  # refused before the first is stored
+        version = version_of_frames(frames)
+        for key, frame in frames.items():
+            partition_key = key if keys else None
+            uri = self.uri(context.asset_key, partition_key)
+            self.store(frame, uri, {_STAMP: uuid.uuid4().hex, _VERSION: version.value})
+            metadata = _metadata(frame, uri, partition_key)
+            if len(frames) > 1:
+                context.step_context.add_asset_metadata(metadata, context.asset_key, partition_key)
+            else:
+                context.add_output_metadata(metadata)
+        # there is no step where a test calls this; an asset that states its own data version keeps it
+        with contextlib.suppress(dg.DagsterInvariantViolationError):
+            context.step_context.set_data_version(context.asset_key, version)
+
+    def _handle_op_output(self, context: dg.OutputContext, obj: object) -> None:
+        frame = _check_is_frame(
+            obj,
+            f"output {context.name!r} of step {context.step_key}",
+            "give the output another IO manager (dg.Out(io_manager_key=...)), or annotate the op `-> None`",
+        )
+        uri = self._op_uri(context)
+        self.store(frame, uri)
+        context.add_output_metadata(_metadata(frame, uri, None))
+
+    def _op_uri(self, context: dg.OutputContext) -> str:
+        place = "/".join([self._base(), "runs", *map(segment, context.get_identifier())]) + ".parquet"
+        return fitting(place, f"output {context.name!r} of step {context.step_key}")
+
+    def load_input(self, context: dg.InputContext) -> Any:  # noqa: ANN401 (what the annotation asks for)
+        """The manifest, or whatever frame the upstream asset returned; of many partitions as the annotation says.
+
+        `dict[str, pd.DataFrame]`: always a dict by partition key. `pd.DataFrame`: the frame of the partition that has
+        the key of the run's own, else all rows with a column `partition`. Anything else: a dict for many partitions,
+        the frame for one, None for an input of no partition at all (the day before the first one). `| None` beside
+        any of these: the same, and None for no partition at all. Partitions come in the order of their definition.
+
+        Metadata of the input: `columns` reads only these, `allow_missing_partitions` leaves out partitions that have no
+        manifest.
+        """
+        metadata = context.definition_metadata or {}
+        columns = metadata.get("columns")
+        if not context.has_asset_key:
+            if context.upstream_output is None:
+                raise file_dataset.InvalidDatasetError("ManifestIOManager loads outputs of assets and ops")
+            return self.load(self._op_uri(context.upstream_output), columns)
+        of = f"asset {context.asset_key.to_user_string()}"
+        keys: list[Any] = [None]
+        if context.has_asset_partitions:
+            keys = in_order(context.asset_partition_keys, context.asset_partitions_def, _instance(context))
+        wanted, or_none = _wanted(context.dagster_type.typing_type)
+        if not keys and or_none:
+            return None
+        frames = self._frames(context, keys, of)
+        if keys == [None]:
+            return frames[None]
+        if isinstance(wanted, type) and issubclass(wanted, Mapping):
+            return frames
+        own_key = context.partition_key if context.has_partition_key else None
+        if wanted is pd.DataFrame and keys != [own_key] and not (or_none and own_key and len(keys) == 1):
+            return joined({str(key): frame for key, frame in frames.items()}, of)
+        return frames if len(keys) != 1 else frames.get(keys[0])
+
+    def _frames(self, context: dg.InputContext, keys: Sequence[Any], of: str) -> dict[Any, Any]:
+        """The frames of these partitions, without those that may be left out; or errors, as the input asks."""
+        metadata = context.definition_metadata or {}
+        may_lack = bool(metadata.get("allow_missing_partitions")) and keys != [None]
+        gives_errors = bool(metadata.get(ERRORS_BY_PARTITION)) and len(keys) > 1
+        failed = _failed(context) if len(keys) > 1 else set()
+        if (lost := [key for key in keys if str(key) in failed]) and not may_lack:
+            raise file_dataset.FileDatasetError(
+                f"partition {str(lost[0])!r} of {of} failed in this run ({len(lost)} partitions in all), and what is "
+                "stored of it is of an earlier run: mend it first, or have it left out: "
+                'dg.AssetIn(metadata={"allow_missing_partitions": True})'
+            )
+        uris = {key: self.uri(context.asset_key, None if key is None else str(key)) for key in keys if key not in lost}
+        errors: dict[str, file_dataset.FileDatasetError] = {}
+        places = {str(number): uri for number, uri in enumerate(uris.values())}
+        found: dict[str, Any] = {**self._blobs(places, errors if gives_errors else None), **errors}
+        missing = [key for number, key in enumerate(uris) if str(number) not in found]
+        if missing and not may_lack:
+            raise file_dataset.FileDatasetError(_told_missing(of, missing, uris) + self._asked(uris[missing[0]]))
+        if missing or lost:
+            context.log.warning(
+                "%d of %d partitions of %s have no manifest of now and are left out, the first: %r",
+                len(missing) + len(lost),
+                len(keys),
+                of,
+                str([*missing, *lost][0]),
+            )
+        frames = {}
+        for number, key in enumerate(uris):
+            if (blob := found.get(str(number))) is not None:
+                frames[key] = _frame_or_error(blob, uris[key], metadata.get("columns"), gives_errors=gives_errors)
+        return frames
+
+    def _blobs(
+        self,
+        uris: Mapping[str, str],
+        errors: dict[str, file_dataset.FileDatasetError] | None = None,
+        *,
+        may_lack: bool = True,
+    ) -> dict[str, pa.Buffer]:
+        """What lies at these places, all at once; those where nothing is are left out when they `may_lack`.
+
+        Args:
+            uris: by any name.
+            errors: takes the error of each that cannot be read, which is then left out too.
+            may_lack: False: what is not there is an error too.
+
+        Raises:
+            file_dataset.InvalidDatasetError: a directory lies there.
+            file_dataset.RowError: one cannot be read; or there is none, where none may lack.
+        """
+        frame = pd.DataFrame({"id": list(uris), "frame.parquet": list(uris.values())})
+        try:
+            return _read(frame, self._get_options())
+        except file_dataset.RowError as exc:
+            bad = [
+                failure
+                for failure in exc.failures
+                if not may_lack or failure.type != "FileNotFoundError" or failure.code == "NoSuchBucket"
+            ]
+            if bad and errors is None:
+                raise self._unreadable(bad, exc.failures) from exc
+            for failure in bad:
+                if errors is not None:
+                    errors[str(failure.id)] = self._unreadable([failure], [failure])
+            there = frame[~frame["id"].isin([failure.id for failure in exc.failures])]
+        return _read(there, self._get_options()) if len(there) else {}
+
+    def _unreadable(self, bad: Sequence[Any], failures: Sequence[Any]) -> file_dataset.FileDatasetError:
+        first = bad[0]
+        if first.type == "IsADirectoryError":
+            return file_dataset.InvalidDatasetError(f"{first.url} is a directory, and no manifest")
+        code = "" if first.code is None else f" ({first.code})"
+        asked = self._asked(str(first.url)) if first.type == "FileNotFoundError" else ""
+        more = f"; {len(bad) - 1} more could not be read" if len(bad) > 1 else ""
+        return file_dataset.RowError(
+            failures,
+            f"the manifest at {first.url} could not be read: {first.type}{code}: {first.message}{asked}{more}",
+        )
+
+    def _asked(self, uri: str) -> str:
+        """The endpoint, for what S3 does not have: a wrong one says nothing else."""
+        if not uri.startswith("s3://"):
+            return ""
+        return f"; {self._get_options().s3_client.meta.endpoint_url} was asked"
+
+    def _get_options(self) -> file_dataset.Options:
+        if self._options is None:
+            self._options = self.resource.get_options()
+        return self._options
+
+
+def _read(frame: pd.DataFrame, options: file_dataset.Options) -> dict[str, pa.Buffer]:
+    table = file_dataset.reader(frame, options=options, file_columns=["frame.parquet"]).into_blob_table(large=True)
+    return {key: blob.as_buffer() for key, blob in zip(table["id"].to_pylist(), table["frame.parquet"], strict=True)}
+
+
+def _frame_or_error(blob: Any, uri: str, columns: Sequence[str] | None, *, gives_errors: bool) -> Any:  # noqa: ANN401
+    if isinstance(blob, file_dataset.FileDatasetError):
+        return blob
+    try:
+        return from_parquet(blob, uri, columns)
+    except file_dataset.InvalidDatasetError as exc:
+        if gives_errors:
+            return exc
+        raise
+
+
+def _failed(context: dg.InputContext) -> set[str]:
+    """The partitions that the run was to materialize before this step, and did not."""
+    try:
+        step = context.step_context
+    except dg.DagsterInvariantViolationError:  # a context that a test made
+        return set()
+    definition = context.asset_partitions_def
+    return failed_in_run(context.instance, step.dagster_run, step.step.key, context.asset_key, definition)
+
+
+def _wanted(annotation: Any) -> tuple[Any, bool]:  # noqa: ANN401 (a type, as typing has them)
+    """The type that an input is annotated as, without its parameters, and whether it may be None."""
+    origin = get_origin(annotation)
+    if origin in {Union, UnionType}:
+        others = [member for member in get_args(annotation) if member is not NoneType]
+        return _wanted(others[0])[0] if len(others) == 1 else object, NoneType in get_args(annotation)
+    wanted = origin or annotation
+    return wanted, not (isinstance(wanted, type) and issubclass(wanted, Mapping | pd.DataFrame))
+
+
+def _instance(context: dg.InputContext) -> dg.DagsterInstance | None:
+    try:
+        return context.instance
+    except dg.DagsterInvariantViolationError:  # a context that a test made
+        return None
+
+
+def _check_is_frame(obj: object, of: str, remedy: str) -> pd.DataFrame:
+    if not isinstance(obj, pd.DataFrame):
+        raise file_dataset.InvalidDatasetError(
+            f"{of} returned a {type(obj).__name__}, and ManifestIOManager stores pandas DataFrames: return one, "
+            f"{remedy}"
+        )
+    return obj
+
+
+def _metadata(frame: pd.DataFrame, uri: str, partition_key: str | None) -> dict[str, Any]:
+    columns = [dg.TableColumn(str(name), str(dtype)) for name, dtype in frame.dtypes.items()]
+    return {
+        "dagster/row_count" if partition_key is None else "dagster/partition_row_count": len(frame),
+        "dagster/column_schema": dg.TableSchema(columns),
+        "dagster/uri": uri,
+    }
+
+
+def _told_missing(of: str, missing: Sequence[str | None], uris: Mapping[str | None, str]) -> str:
+    first = missing[0]
+    partition = "" if first is None else f", partition {str(first)!r},"
+    more = f" (and of {len(missing) - 1} more partitions)" if len(missing) > 1 else ""
+    allowed = "" if first is None else '; or allow it: dg.AssetIn(metadata={"allow_missing_partitions": True})'
+    return f"no manifest of {of}{partition} at {uris[first]}{more}: materialize it first, or correct base_path{allowed}"

@@ -1,0 +1,179 @@
+"""Checks of what a manifest names, to run at any time: are the files still there, are they still the same."""
+
+# no `from __future__ import annotations` here: Dagster reads the annotations of a check's function
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import dagster as dg
+import pandas as pd
+
+import file_dataset
+from file_dataset_dagster._dropped_rows import table
+from file_dataset_dagster._io_manager import ManifestIOManager
+from file_dataset_dagster._resource import FileDatasetResource
+
+_Kind: TypeAlias = Literal["missing", "changed", "not readable"]
+_NO_FILE = {"FileNotFoundError", "IsADirectoryError", "NotADirectoryError"}
+
+
+class _Fault(NamedTuple):
+    """Why a file does not pass: `missing` and `changed` are wrong, of one that is `not readable` nothing is known."""
+
+    kind: _Kind
+    finding: str
+
+
+# a row of into_info_table: size_bytes, etag, checksum; or error_type, error_code, error_message
+_Found: TypeAlias = Mapping[str, Any]
+_Judge: TypeAlias = Callable[[Mapping[str, Any], _Found], _Fault | None]
+
+
+def build_manifest_checks(
+    asset: Any,  # noqa: ANN401 (whatever names an asset)
+    *,
+    files_exist: bool = True,
+    content_unchanged: bool = False,
+    resource_key: str = "file_dataset",
+    io_manager_key: str = "io_manager",
+) -> list[dg.AssetChecksDefinition]:
+    """Return checks of the files that a pipeline's manifest names, which run by themselves or with the asset.
+
+    They read the asset's `.files.parquet`, of the run's partition or else of every one that is materialized, and send
+    one HEAD per file, as `file_dataset.reader(...).into_info_table()` does.
+
+    A file that is missing or changed fails the check as ERROR. One that cannot be looked at (access denied, throttled,
+    no answer) is not known to be wrong: where there are only such files, the check fails as WARN. Both have a table of
+    at most 20 files, `wrong` and `not_readable`; its column `finding` says what the store has.
+    S3 answers 403 for a missing file too where the credentials lack `s3:ListBucket`.
+
+    Args:
+        asset: a `pipeline_asset`, or its key.
+        files_exist: a check `files_exist`: every file is there, with the size it was stored with.
+        content_unchanged: a check `content_unchanged`: every file has the checksum, or else the ETag, that it was
+            stored with. Files on local disk have neither, and are compared by size.
+        resource_key: the FileDatasetResource of the store that the outputs are in: the asset's `write_resource_key`
+            where it has one.
+        io_manager_key: the asset's ManifestIOManager.
+    """
+    wanted: dict[str, tuple[str, _Judge]] = {}
+    if files_exist:
+        wanted["files_exist"] = ("Every file of the manifest is there, with the size it was stored with.", _missing)
+    if content_unchanged:
+        wanted["content_unchanged"] = ("Every file of the manifest has the content it was stored with.", _changed)
+    asset_key = asset.key if hasattr(asset, "key") else dg.AssetKey.from_coercible(asset)
+    return [
+        _check(
+            asset_key, name, description, judge, {resource_key: FileDatasetResource, io_manager_key: ManifestIOManager}
+        )
+        for name, (description, judge) in wanted.items()
+    ]
+
+
+def _check(
+    asset_key: dg.AssetKey,
+    name: str,
+    description: str,
+    judge: _Judge,
+    resources: Mapping[str, type],
+) -> dg.AssetChecksDefinition:
+    resource_key, io_manager_key = resources
+
+    @dg.asset_check(asset=asset_key, name=name, description=description, required_resource_keys=set(resources))
+    def check(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
+        store, manifests = (getattr(context.resources, key) for key in (resource_key, io_manager_key))
+        for key, kind in resources.items():
+            if not isinstance(getattr(context.resources, key), kind):
+                raise file_dataset.InvalidDatasetError(f"resource {key!r} is no {kind.__name__}, which {name} needs")
+        partitions = _partitions(context, asset_key)
+        frames = [
+            manifests.load(manifests.uri(asset_key, partition, of="files")).assign(partition=partition or "")
+            for partition in partitions
+        ]
+        files = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame({"location": []})
+        faults = [
+            (file, fault)
+            for file, found in zip(files.to_dict("records"), _look(files, store.get_options()), strict=True)
+            if (fault := judge(file, found)) is not None
+        ]
+        return _result(files, faults, None if partitions == [None] else len(partitions))
+
+    return check
+
+
+def _partitions(context: dg.AssetCheckExecutionContext, asset_key: dg.AssetKey) -> list[str | None]:
+    """The partition of the run; else all that are materialized; [None] of an asset without partitions."""
+    step = context.op_execution_context  # in Dagster 1.12 a check's own context knows no partition
+    if step.has_partition_key or step.has_partition_key_range:
+        return [str(key) for key in step.partition_keys]
+    materialized = sorted(context.instance.get_materialized_partitions(asset_key))
+    return list(materialized) or [None]
+
+
+def _result(
+    files: pd.DataFrame, faults: list[tuple[dict[Any, Any], _Fault]], partitions: int | None
+) -> dg.AssetCheckResult:
+    counts = Counter(fault.kind for _, fault in faults)
+    unknown = counts["not readable"]
+    wrong = len(faults) - unknown
+    metadata: dict[str, Any] = {"files": len(files), "files_wrong": wrong, "files_not_readable": unknown}
+    if partitions is not None:
+        metadata["partitions"] = partitions
+    for name, is_of in (("wrong", lambda kind: kind != "not readable"), ("not_readable", "not readable".__eq__)):
+        rows = [
+            {**({"partition": file["partition"]} if file["partition"] else {}), "id": file["id"], "file": file["file"],
+             "location": file["location"], "kind": fault.kind, "finding": fault.finding}
+            for file, fault in faults if is_of(fault.kind)
+        ]  # fmt: skip
+        if rows:
+            metadata[name] = table(pd.DataFrame(rows))
+    kinds = ", ".join(f"{counts[kind]} {kind}" for kind in ("missing", "changed") if counts[kind])
+    said = f"{wrong} of {len(files)} files {f'are not as they were stored ({kinds})' if wrong else 'are wrong'}"
+    if unknown:
+        first = next(fault.finding for _, fault in faults if fault.kind == "not readable")
+        said += f"; {unknown} could not be checked, the first: {first}"
+    return dg.AssetCheckResult(
+        passed=not faults,
+        severity=dg.AssetCheckSeverity.ERROR if wrong else dg.AssetCheckSeverity.WARN,
+        description=said,
+        metadata=metadata,
+    )
+
+
+def _missing(stored: Mapping[str, Any], found: _Found) -> _Fault | None:
+    kind, code = found["error_type"], found["error_code"]
+    if kind is not None:
+        said = found["error_message"] if code is None else f"S3 says {code}"
+        if kind in _NO_FILE:
+            return _Fault("missing", said)
+        return _Fault("not readable", f"{said} ({kind})" if code is None else f"{said} ({found['error_message']})")
+    if found["size_bytes"] != stored["size_bytes"]:
+        return _Fault("changed", f"{found['size_bytes']} bytes, {stored['size_bytes']} were stored")
+    return None
+
+
+def _changed(stored: Mapping[str, Any], found: _Found) -> _Fault | None:
+    for name in ("checksum", "etag"):
+        before, now = stored[name], found.get(name)
+        if isinstance(before, str) and isinstance(now, str) and _algorithm(before) == _algorithm(now):
+            return None if before == now else _Fault("changed", f"{name} {now}, {before} was stored")
+    return _missing(stored, found)
+
+
+def _algorithm(digest: str) -> str:
+    """The name before the colon of a checksum, nothing of an ETag: two algorithms say nothing of each other."""
+    return digest.partition(":")[0] if ":" in digest else ""
+
+
+def _look(files: pd.DataFrame, options: file_dataset.Options) -> list[dict[str, Any]]:
+    """What the store says of each file, in the order of `files`."""
+    if files.empty:
+        return []
+    named = pd.DataFrame({"id": range(len(files)), "location": files["location"].tolist()})
+    try:
+        infos = file_dataset.reader(named, file_columns=["location"], options=options).into_info_table()
+    except file_dataset.FileDatasetError as exc:  # no credentials: no file can be looked at
+        return [{"error_type": type(exc).__name__, "error_code": None, "error_message": str(exc)}] * len(files)
+    found: list[dict[str, Any]] = infos.to_pylist()
+    return found

@@ -1,0 +1,406 @@
+"""What every store must do, once for local disk and once for S3."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from helpers import options_for
+
+from file_dataset import Options, _store
+from file_dataset._http.loop import INLINE_BYTES
+from file_dataset._local_file import LocalFile
+from file_dataset._pool import Pool
+from file_dataset._s3.store import S3Store, part_bytes
+from file_dataset._store import LocalStore, ObjectInfo, Sink
+from file_dataset._urls import ObjectUrl
+
+NEVER = threading.Event()
+
+
+@pytest.fixture(params=["auto", "boto3"])
+def engine(request):
+    """Both engines; local disk asks for none."""
+    return request.param
+
+
+@pytest.fixture
+def split(monkeypatch):
+    """Large objects are met by making "large" small: above 256 KiB a body comes in parts side by side."""
+    monkeypatch.setattr("file_dataset._s3.requests._SPLIT_BYTES", 256 << 10)
+
+
+class StoreContract:
+    """Subclasses give `store` and `place(name)`: where an object of that name would lie.
+
+    What a server is known not to support is in its `lacks`, by name.
+    """
+
+    # "checksums": tells the CRC64NVME of what it stores; "signatures": refuses a wrong one
+    lacks = frozenset()
+
+    def need(self, *features):
+        """Skip a test of what this server is known not to support."""
+        if missing := self.lacks.intersection(features):
+            pytest.skip(f"this server is known not to support {sorted(missing)}")
+
+    def upload(self, store, tmp_path, at, body):
+        source = tmp_path / "source.bin"
+        source.write_bytes(body)
+        return store.upload(LocalFile.at(source), at, extra_args={}, cancelled=NEVER).result()
+
+    def download(self, store, at, target):
+        sink = Sink(target, threading.Event())
+        try:
+            info = store.download(at, sink).result()
+            sink.commit()
+        finally:
+            sink.discard()
+        return info
+
+    @pytest.mark.parametrize("body", [b"", b"a", b"bytes" * 300_000], ids=["empty", "one byte", "more than a chunk"])
+    def test_what_is_uploaded_comes_back(self, store, place, tmp_path, body):
+        info = self.upload(store, tmp_path, place("a.bin"), body)
+        assert info.size_bytes == len(body)
+        assert store.info(place("a.bin")).result().size_bytes == len(body)
+        assert self.download(store, place("a.bin"), tmp_path / "back.bin").size_bytes == len(body)
+        assert (tmp_path / "back.bin").read_bytes() == body
+
+    def test_an_upload_tells_the_same_checksum_for_the_same_bytes(self, store, place, tmp_path):
+        self.need("checksums")
+        # the published check value of CRC64NVME, ae8b14860a799888, in base64
+        expected = "CRC64NVME:rosUhgp5mIg="
+        for name in ("a.bin", "b.bin"):
+            assert str(self.upload(store, tmp_path, place(name), b"123456789").digest) == expected
+
+    def test_info_is_what_the_download_says_without_a_byte(self, store, place, tmp_path):
+        self.upload(store, tmp_path, place("a.bin"), b"123456789")
+        info = store.info(place("a.bin")).result()
+        assert (info.size_bytes, info.etag) == (9, self.download(store, place("a.bin"), tmp_path / "back.bin").etag)
+
+    def test_bytes_arrive_in_memory(self, store, place, tmp_path):
+        self.upload(store, tmp_path, place("a.bin"), b"in memory")
+        sink = Sink(None, threading.Event())
+        store.download(place("a.bin"), sink).result()
+        assert sink.data == b"in memory"
+
+    @pytest.mark.usefixtures("split")
+    @pytest.mark.parametrize("in_memory", [True, False], ids=["memory", "file"])
+    def test_a_large_object_comes_back(self, store, place, tmp_path, in_memory):
+        body = os.urandom(3_000_001)  # 3 MB: some ten parts on the wire, and not of equal length
+        self.upload(store, tmp_path, place("large.bin"), body)
+        sink = Sink(None if in_memory else tmp_path / "back.bin", threading.Event())
+        assert store.download(place("large.bin"), sink).result().size_bytes == len(body)
+        sink.commit()
+        assert (bytes(sink.data) if in_memory else (tmp_path / "back.bin").read_bytes()) == body
+
+    @pytest.mark.parametrize("more", [0, 1, 1 << 20], ids=["as much", "a byte more", "a megabyte more"])
+    def test_an_upload_around_what_is_sent_in_one_piece_comes_back(self, store, place, tmp_path, more):
+        body = os.urandom(INLINE_BYTES + more)
+        self.upload(store, tmp_path, place("a.bin"), body)
+        self.download(store, place("a.bin"), tmp_path / "back.bin")
+        assert (tmp_path / "back.bin").read_bytes() == body
+
+    def test_an_upload_replaces_what_was_there(self, store, place, tmp_path):
+        self.upload(store, tmp_path, place("a.bin"), b"old and longer")
+        self.upload(store, tmp_path, place("a.bin"), b"new")
+        self.download(store, place("a.bin"), tmp_path / "back.bin")
+        assert (tmp_path / "back.bin").read_bytes() == b"new"
+
+    @pytest.mark.parametrize("verb", ["info", "download"])
+    def test_a_missing_object_is_file_not_found(self, store, place, tmp_path, verb):
+        with pytest.raises(FileNotFoundError):
+            if verb == "info":
+                store.info(place("none.bin")).result()
+            else:
+                self.download(store, place("none.bin"), tmp_path / "back.bin")
+        assert not list(tmp_path.glob("*.part"))
+        assert not (tmp_path / "back.bin").exists()
+
+    def test_a_failed_download_leaves_the_earlier_file(self, store, place, tmp_path):
+        (tmp_path / "back.bin").write_bytes(b"earlier")
+        with pytest.raises(FileNotFoundError):
+            self.download(store, place("none.bin"), tmp_path / "back.bin")
+        assert (tmp_path / "back.bin").read_bytes() == b"earlier"
+
+    @pytest.mark.parametrize(
+        "name",
+        ["a b+c.bin", "100%25.bin", "ünï.bin", "what?.bin", "a#b.bin", "a&b=c.bin", "a:b.bin", "~tilde.bin"],
+    )
+    def test_odd_names_are_kept(self, store, place, tmp_path, name):
+        self.upload(store, tmp_path, place(name), name.encode())
+        self.download(store, place(name), tmp_path / "back.bin")
+        assert (tmp_path / "back.bin").read_bytes() == name.encode()
+
+    def test_a_cancelled_download_stops(self, store, place, tmp_path):
+        self.upload(store, tmp_path, place("a.bin"), b"bytes")
+        cancelled = threading.Event()
+        cancelled.set()
+        sink = Sink(tmp_path / "back.bin", cancelled)
+        with pytest.raises(InterruptedError):
+            store.download(place("a.bin"), sink).result()
+        sink.discard()
+        assert [path.name for path in tmp_path.iterdir() if path.suffix == ".part"] == []
+
+
+class TestLocalStore(StoreContract):
+    def upload(self, store, tmp_path, at, body):
+        """Local disk needs no upload: what is written there is a download into a local target."""
+        source = tmp_path / "source.bin"
+        source.write_bytes(body)
+        at.parent.mkdir(exist_ok=True)
+        return self.download(store, source, at)
+
+    @pytest.fixture
+    def store(self):
+        return LocalStore()
+
+    @pytest.fixture
+    def place(self, tmp_path):
+        return lambda name: tmp_path / "store" / name
+
+    def test_info_reads_nothing_and_so_knows_no_checksum(self, store, tmp_path):
+        path = tmp_path / "a.bin"
+        path.write_bytes(b"123456789")
+        os.utime(path, (0, 0))
+        assert store.info(path).result() == ObjectInfo(9, None, None)
+        assert path.stat().st_atime == 0
+
+    def test_a_directory_is_refused_by_name(self, store, tmp_path):
+        with pytest.raises(IsADirectoryError, match="DICOM"):
+            store.info(tmp_path).result()
+
+    def test_a_pipe_is_refused_and_not_waited_for(self, store, tmp_path):
+        os.mkfifo(tmp_path / "pipe")
+        with pytest.raises(OSError, match="no regular file"):
+            self.download(store, tmp_path / "pipe", tmp_path / "back.bin")
+
+    def test_a_copy_has_the_permissions_of_a_new_file(self, store, place, tmp_path):
+        self.upload(store, tmp_path, place("a.bin"), b"bytes")
+        (tmp_path / "new").touch()
+        assert place("a.bin").stat().st_mode == (tmp_path / "new").stat().st_mode
+
+
+class S3Contract(StoreContract):
+    """What an S3 server must do as well."""
+
+    @pytest.mark.parametrize("parts", [1, 3])
+    def test_info_is_what_the_upload_was_answered(self, store, place, tmp_path, monkeypatch, parts):
+        """ETag and checksum, in the same spelling: `result.files` is compared with them."""
+        if parts == 3:
+            self.need("etags of parts")
+        monkeypatch.setattr("file_dataset._s3.store._PART_BYTES", 5 << 20)
+        monkeypatch.setattr("file_dataset._s3.store._MULTIPART_BYTES", 6 << 20)
+        stored = self.upload(store, tmp_path, place("a.bin"), bytes(1000 if parts == 1 else 12 << 20))
+        info = store.info(place("a.bin")).result()
+        assert (info.size_bytes, info.etag) == (stored.size_bytes, stored.etag)
+        assert stored.digest in (info.digest, None)  # moto and rclone keep a CRC that the upload's answer lacks
+        assert ("-3" in stored.etag) == (parts == 3)
+        if "checksums" not in self.lacks:
+            assert info.digest.algorithm == "CRC64NVME"
+
+    @pytest.mark.usefixtures("split")
+    def test_a_large_file_goes_up_in_parts_and_comes_back(self, store, place, tmp_path, monkeypatch):
+        # S3 takes parts of 5 MiB and more
+        monkeypatch.setattr("file_dataset._s3.store._PART_BYTES", 5 << 20)
+        monkeypatch.setattr("file_dataset._s3.store._MULTIPART_BYTES", 6 << 20)
+        body = bytes(range(256)) * (12 << 12)  # 12 MiB: two whole parts and a rest
+        info = self.upload(store, tmp_path, place("large.bin"), body)
+        assert info.etag is not None
+        assert info.etag.endswith("-3")
+        self.download(store, place("large.bin"), tmp_path / "back.bin")
+        assert (tmp_path / "back.bin").read_bytes() == body
+
+    def test_a_body_that_broke_off_is_continued(self, store, place, tmp_path):
+        body = os.urandom(100_000)
+        self.upload(store, tmp_path, place("a.bin"), body)
+        sink = self._broken_off(store, place, body)
+        store.download(place("a.bin"), sink).result()
+        assert bytes(sink.data) == body
+
+    def test_an_object_that_was_replaced_is_not_continued(self, store, place, tmp_path, monkeypatch):
+        self.need("conditions")
+        monkeypatch.setattr(_store, "BACKOFF_S", 0.001)
+        body = os.urandom(100_000)
+        self.upload(store, tmp_path, place("a.bin"), body)
+        sink = self._broken_off(store, place, body)
+        self.upload(store, tmp_path, place("a.bin"), body[::-1])
+        store.download(place("a.bin"), sink).result()
+        assert bytes(sink.data) == body[::-1]
+
+    def _broken_off(self, store, place, body):
+        """A sink as an attempt leaves it that got half of the body, without a digest that would tell a wrong rest."""
+        whole, sink = Sink(None, threading.Event()), Sink(None, threading.Event())
+        info = store.download(place("a.bin"), whole).result()
+        sink.begin(ObjectInfo(info.size_bytes, info.etag)).write(body[:50_000])
+        return sink
+
+    def test_extra_args_reach_the_object(self, store, place, s3_client, tmp_path):
+        self.need("metadata")
+        source = tmp_path / "a.png"
+        source.write_bytes(b"png")
+        extra = {"ContentType": "image/png", "Metadata": {"made-by": "test"}}
+        store.upload(LocalFile.at(source), place("a.png"), extra_args=extra, cancelled=NEVER).result()
+        head = s3_client.head_object(Bucket=place("a.png").bucket, Key=place("a.png").key)
+        assert (head["ContentType"], head["Metadata"]) == ("image/png", {"made-by": "test"})
+
+    def test_a_wrong_secret_is_refused_and_named(self, options, place):
+        self.need("signatures")
+        keys = {**options.session_kwargs, "aws_secret_access_key": "wrong"}
+        store = S3Store(Options(keys, options.s3_client_kwargs, engine=options.engine))
+        with pytest.raises(PermissionError, match="check the secret key"):
+            store.download(place("a.bin"), Sink(None, threading.Event())).result()
+
+
+class TestS3Store(S3Contract):
+    # moto takes any credentials; of another endpoint (Ceph 16.2 gives no checksums, say) nothing is known
+    lacks = frozenset({"signatures", "checksums"} if "FILE_DATASET_TEST_ENDPOINT" in os.environ else {"signatures"})
+
+    @pytest.fixture
+    def store(self, options):
+        return S3Store(options)
+
+    @pytest.fixture
+    def place(self, bucket):
+        return lambda name: ObjectUrl(bucket.name, f"below/{name}")
+
+    @pytest.mark.parametrize("key", ["//double", "a//b", "dots/./x", "+", "a/b ", "%2F"])
+    def test_keys_are_opaque(self, store, bucket, tmp_path, key):
+        at = ObjectUrl(bucket.name, key)
+        self.upload(store, tmp_path, at, b"bytes")
+        assert bucket.keys() == [key]
+        assert store.info(at).result().size_bytes == len(b"bytes")
+
+    @pytest.fixture
+    def s3_client(self, bucket):
+        return bucket.client
+
+
+RCLONE_KEYS = {"aws_access_key_id": "AKIDTEST", "aws_secret_access_key": "secrettest", "region_name": "us-east-1"}
+
+
+@pytest.fixture(scope="module")
+def rclone(tmp_path_factory):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    root = tmp_path_factory.mktemp("rclone")
+    (root / "bucket").mkdir()
+    command = [Path(sys.executable).with_name("rclone"), "serve", "s3", "--auth-key", "AKIDTEST,secrettest"]
+    command += ["--addr", address, "--vfs-cache-mode", "off", "--config", "/dev/null", root]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
+        for line in server.stderr:
+            if "Starting s3 server" in line:
+                break
+        yield f"http://{address}"
+        server.terminate()
+
+
+class TestAStoreThatChecksSignatures(S3Contract):
+    """A second server: rclone's, which refuses a request whose signature is wrong, and gives no checksums."""
+
+    # "conditions": If-Match is not looked at; "metadata": neither Content-Type nor metadata are kept; "etags of parts":
+    # a HEAD answers another ETag than the upload in parts had
+    lacks = frozenset({"checksums", "conditions", "metadata", "etags of parts"})
+
+    @pytest.fixture
+    def options(self, rclone, engine):
+        return Options(RCLONE_KEYS, options_for(rclone).s3_client_kwargs, engine=engine)
+
+    @pytest.fixture
+    def s3_client(self, options):
+        return options.s3_client
+
+    @pytest.fixture
+    def store(self, options):
+        return S3Store(options)
+
+    @pytest.fixture
+    def place(self, tmp_path):
+        return lambda name: ObjectUrl("bucket", f"{tmp_path.name}/{name}")
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [(1, 16 << 20), (160_000 << 20, 16 << 20), ((160_000 << 20) + 1, 17 << 20), (5 << 40, 525 << 20)],
+    ids=["small", "10,000 parts of 16 MiB", "one byte more", "5 TiB"],
+)
+def test_parts_grow_so_that_ten_thousand_hold_the_file(size, expected):
+    assert part_bytes(size) == expected
+    assert -(-size // expected) <= 10_000
+    assert expected % (1 << 20) == 0
+
+
+def test_attempts_stop_at_the_first_error_that_no_attempt_can_help():
+    calls = []
+
+    def refused():
+        calls.append(1)
+        raise PermissionError(13, "no")
+
+    with pytest.raises(PermissionError):
+        _store.attempt(refused, attempts=5, cancelled=NEVER)
+    assert len(calls) == 1
+
+
+def test_the_last_attempt_says_how_many_there_were(monkeypatch):
+    monkeypatch.setattr(_store, "BACKOFF_S", 0.001)
+
+    def broken():
+        raise ConnectionError(104, "reset")
+
+    with pytest.raises(ConnectionError, match="after 3 attempts"):
+        _store.attempt(broken, attempts=3, cancelled=NEVER)
+
+
+@pytest.mark.parametrize(
+    ("promised", "arrived", "error"),
+    [(5, b"1234", "IncompleteBodyError"), (3, b"1234", "ChecksumMismatchError"), (4, b"1234", None)],
+    ids=["short", "long", "whole"],
+)
+@pytest.mark.parametrize("in_memory", [True, False], ids=["memory", "file"])
+def test_a_sink_compares_the_length_without_any_digest(tmp_path, promised, arrived, error, in_memory):
+    sink = Sink(None if in_memory else tmp_path / "a.bin", threading.Event())
+    sink.begin(ObjectInfo(promised)).write(arrived)
+    if error is None:
+        assert sink.finish().size_bytes == promised
+    else:
+        with pytest.raises(ConnectionError) as caught:
+            sink.finish()
+        assert type(caught.value).__name__ == error
+    sink.discard()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_pool_runs_at_most_its_width_and_ends_with_its_last_reference():
+    pool = Pool(2, "test-pool")
+    running, most, lock, two = [], [], threading.Lock(), threading.Barrier(2)
+
+    def work(number):
+        with lock:
+            running.append(number)
+            most.append(len(running))
+        two.wait(30)
+        with lock:
+            running.remove(number)
+        return number
+
+    futures = [pool.submit(work, number) for number in range(20)]
+    assert [future.result() for future in futures] == list(range(20))
+    assert max(most) == 2
+    names = [thread for thread in threading.enumerate() if thread.name.startswith("test-pool")]
+    assert len(names) == 2
+    del pool, futures
+    for thread in names:
+        thread.join(5)
+        assert not thread.is_alive()
+
+
+def test_a_pool_hands_over_what_was_raised():
+    with pytest.raises(ZeroDivisionError):
+        Pool(1, "test-pool").submit(lambda: 1 / 0).result()
