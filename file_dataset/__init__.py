@@ -7,12 +7,12 @@
 import importlib as _importlib
 import typing as _typing
 
-from file_dataset._errors import FileDatasetError, InvalidDatasetError, MissingExtraError, RowError, RunStoppedError
+from file_dataset._errors import FileDatasetError, InvalidDatasetError, MissingExtraError, RowError
 from file_dataset._options import Options
 from file_dataset._pipeline import Pipeline, WriteOptions
 from file_dataset._progress import Progress
 from file_dataset._reader import Reader, reader
-from file_dataset._result import PipelineResult
+from file_dataset._result import PipelineResult, RunStoppedError
 from file_dataset._tempdir import TempDir
 from file_dataset._writer import write_files
 

@@ -4,7 +4,7 @@
     +-- FileDatasetError
         +-- InvalidDatasetError (ValueError)   refused before any byte moved
         +-- RowError                           `.failures`: what failed, file by file
-        +-- RunStoppedError                    `.result`: what was done until then
+        +-- RunStoppedError                    `.result`: what was done until then; lives beside it, in `_result`
         +-- MissingExtraError (ImportError)    an extra of the package is not installed
 
 Stores raise the built-in `OSError` family (`FileNotFoundError`, `PermissionError`, `TimeoutError`,
@@ -28,8 +28,6 @@ from file_dataset._secrets import masked
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from file_dataset._result import PipelineResult
 
 RowId: TypeAlias = "str | int | None"
 Stage: TypeAlias = Literal["download", "fn", "upload"]
@@ -121,20 +119,6 @@ class RowError(FileDatasetError):
     def __reduce__(self) -> tuple[object, ...]:
         """Pickle the failures with the message."""
         return type(self), (self.failures, self.message)
-
-
-class RunStoppedError(FileDatasetError):
-    """A run stopped before its last row; `result` has the rows done, the failures and the rows not processed."""
-
-    def __init__(self, message: str, result: PipelineResult | None = None) -> None:
-        """Take the message, which names the cause and the remedy, and what was done until then."""
-        super().__init__(masked(message))
-        self.message = str(self)
-        self.result = result
-
-    def __reduce__(self) -> tuple[object, ...]:
-        """Pickle the result with the message."""
-        return type(self), (self.message, self.result)
 
 
 class FileChangedError(OSError):

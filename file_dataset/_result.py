@@ -1,4 +1,4 @@
-"""What a run hands back: the manifest, what failed, what was stored; and how to run the rest and join it."""
+"""What a run hands back, or carries when it stops: manifest, failures, stored files; and how to join the rest."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from file_dataset import _frame
-from file_dataset._errors import Failure, InvalidDatasetError, RowError
+from file_dataset._errors import Failure, FileDatasetError, InvalidDatasetError, RowError
+from file_dataset._secrets import masked
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -228,6 +229,20 @@ class PipelineResult:
         if more:
             parts.append(f"<p>... and {more} more in <code>failures</code></p>")
         return f"<div>{''.join(parts)}</div>"
+
+
+class RunStoppedError(FileDatasetError):
+    """A run stopped before its last row; `result` has the rows done, the failures and the rows not processed."""
+
+    def __init__(self, message: str, result: PipelineResult | None = None) -> None:
+        """Take the message, which names the cause and the remedy, and what was done until then."""
+        super().__init__(masked(message))
+        self.message = str(self)
+        self.result = result
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickle the result with the message."""
+        return type(self), (self.message, self.result)
 
 
 _last_stopped: list[PipelineResult] = []  # at most one

@@ -32,7 +32,6 @@ from file_dataset._errors import (
     Failure,
     InvalidDatasetError,
     RowError,
-    RunStoppedError,
     is_disk_full,
     is_fatal,
     is_unanswered,
@@ -40,7 +39,7 @@ from file_dataset._errors import (
 from file_dataset._failure_log import FailureLog
 from file_dataset._interrupts import Interrupts
 from file_dataset._pool import Pool
-from file_dataset._result import PipelineResult, causes_of
+from file_dataset._result import PipelineResult, RunStoppedError, causes_of
 from file_dataset._secrets import without_userinfo
 from file_dataset._tempdir import TempDir
 

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from file_dataset import _frame
-from file_dataset._errors import Failure, InvalidDatasetError, RunStoppedError
+from file_dataset._errors import Failure, InvalidDatasetError
+from file_dataset._result import RunStoppedError
 from file_dataset._run import _Done
 
 if TYPE_CHECKING:

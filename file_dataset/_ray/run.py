@@ -25,14 +25,14 @@ import pyarrow as pa
 import ray.data
 
 from file_dataset import _frame, _function, _urls
-from file_dataset._errors import Failure, FileDatasetError, InvalidDatasetError, RunStoppedError
+from file_dataset._errors import Failure, FileDatasetError, InvalidDatasetError
 from file_dataset._pipeline import Pipeline
 from file_dataset._pool import Pool
 from file_dataset._progress import Progress, reporting
 from file_dataset._ray import compat, outcomes
 from file_dataset._ray.compat import Batch, BatchDatasource
 from file_dataset._ray.outcomes import GIVEN, Job, RunBatch, Survey
-from file_dataset._result import attach
+from file_dataset._result import RunStoppedError, attach
 from file_dataset._run import DOWN_ROWS, allowed_failures
 
 if TYPE_CHECKING:
