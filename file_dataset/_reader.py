@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from file_dataset import _frame, _options, _plan, _transfer
 from file_dataset._errors import Failure, InvalidDatasetError, RowError, printable
-from file_dataset._store import ObjectInfo
+from file_dataset._sink import ObjectInfo
 from file_dataset._tempdir import TempDir
 
 if TYPE_CHECKING:

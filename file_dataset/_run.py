@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from file_dataset._local_file import LocalFile
     from file_dataset._options import Options
     from file_dataset._progress import Report
-    from file_dataset._store import ObjectInfo
+    from file_dataset._sink import ObjectInfo
     from file_dataset._urls import Location
     from file_dataset._workers.pool import Workers
 

@@ -19,7 +19,8 @@ from file_dataset import _defaults, _options, _per_process
 from file_dataset._errors import Failure, RowError, is_fatal, is_unanswered, store_error
 from file_dataset._local_file import LocalFile
 from file_dataset._options import Options
-from file_dataset._store import LocalStore, ObjectInfo, Sink
+from file_dataset._sink import ObjectInfo, Sink
+from file_dataset._store import LocalStore
 from file_dataset._urls import ObjectUrl
 
 if TYPE_CHECKING:
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
     from file_dataset._errors import RowId, Stage
     from file_dataset._plan import Transfer
     from file_dataset._s3.store import S3Store
-    from file_dataset._store import ObjectStore, RemoteStore, Silence
+    from file_dataset._silence import Silence
+    from file_dataset._store import ObjectStore, RemoteStore
     from file_dataset._urls import Location
 
 F = TypeVar("F")

@@ -35,7 +35,7 @@ hypothesis_settings.load_profile("busy")
 # before the library is imported, so that in a child this comes first
 os.register_at_fork(after_in_child=free_coverage)
 
-from file_dataset import _store  # noqa: E402
+from file_dataset import _retry  # noqa: E402
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -181,7 +181,7 @@ def fault_server(nobodys_machine):
 @pytest.fixture
 def faults(fault_server, monkeypatch):
     """An endpoint that breaks on request, with nothing in it; retries come at once."""
-    monkeypatch.setattr(_store, "BACKOFF_S", 0.001)
+    monkeypatch.setattr(_retry, "BACKOFF_S", 0.001)
     fault_server.clear()
     yield fault_server
     fault_server.reset()
@@ -190,7 +190,7 @@ def faults(fault_server, monkeypatch):
 @pytest.fixture
 def own_faults(monkeypatch):
     """The same, for one test alone: for what leaves requests behind."""
-    monkeypatch.setattr(_store, "BACKOFF_S", 0.001)
+    monkeypatch.setattr(_retry, "BACKOFF_S", 0.001)
     with FaultServer() as server:
         yield server
 

@@ -29,13 +29,13 @@ from file_dataset._errors import (
 )
 from file_dataset._http.loop import NO_TLS_REMEDY, NOT_TLS
 from file_dataset._secrets import without_userinfo
-from file_dataset._store import ObjectInfo
+from file_dataset._sink import ObjectInfo
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from file_dataset._digest import Digest
-    from file_dataset._store import Part, Sink
+    from file_dataset._sink import Part, Sink
 
 # what boto3 raises; a body that breaks off can raise urllib3's own
 RAISED = (boto.BotoCoreError, boto.ClientError, urllib3.exceptions.HTTPError)

@@ -16,7 +16,7 @@ from file_dataset._http.loop import INLINE_BYTES, Exchange, FileBody
 from file_dataset._s3 import answers
 from file_dataset._s3.route import UnknownError
 from file_dataset._s3.sigv4 import UNSIGNED_PAYLOAD
-from file_dataset._store import ObjectInfo
+from file_dataset._sink import ObjectInfo
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from file_dataset._local_file import LocalFile
     from file_dataset._s3.route import Route
     from file_dataset._s3.sigv4 import Signer
-    from file_dataset._store import Part, Sink
+    from file_dataset._sink import Part, Sink
     from file_dataset._urls import ObjectUrl
 
 T = TypeVar("T")

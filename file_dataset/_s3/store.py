@@ -29,11 +29,13 @@ from file_dataset._errors import EXPIRED_CODES, InvalidDatasetError, code_of, st
 from file_dataset._http.loop import SLOW_BYTES_S, Lane, stall_s, wires
 from file_dataset._local_file import CHUNK_BYTES
 from file_dataset._pool import Pool
+from file_dataset._retry import attempt
 from file_dataset._s3 import answers
 from file_dataset._s3.answers import RAISED, REPLACED_CODES, WrongSpanError, replaced
 from file_dataset._s3.requests import Body, ElsewhereError, Fork, Get, Head, Put
 from file_dataset._s3.route import Router, UnknownError
-from file_dataset._store import ObjectInfo, Silence, attempt
+from file_dataset._silence import Silence
+from file_dataset._sink import ObjectInfo
 from file_dataset._urls import ObjectUrl
 
 if TYPE_CHECKING:
@@ -43,7 +45,7 @@ if TYPE_CHECKING:
     from file_dataset._local_file import LocalFile
     from file_dataset._options import Options
     from file_dataset._s3.route import Route
-    from file_dataset._store import Part, Sink
+    from file_dataset._sink import Part, Sink
 
 _Rescue: TypeAlias = "Callable[[Exception], object] | None"
 

@@ -21,7 +21,7 @@ from file_dataset._http.loop import _BUFFERS, _new_wires, wires
 from file_dataset._local_file import LocalFile
 from file_dataset._s3 import requests
 from file_dataset._s3.store import S3Store
-from file_dataset._store import Part, Sink
+from file_dataset._sink import Part, Sink
 from file_dataset._urls import ObjectUrl
 
 BODY = os.urandom(6 << 20)

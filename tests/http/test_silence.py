@@ -17,13 +17,13 @@ from helpers import options_for
 from servers.scripted import Scripted, answer
 
 import file_dataset
-from file_dataset import _store
+from file_dataset import _retry, _silence, _store
 
 
 @pytest.fixture(autouse=True)
 def soon(monkeypatch):
-    monkeypatch.setattr(_store, "SILENCE_S", 0.3)
-    monkeypatch.setattr(_store, "BACKOFF_S", 0.001)
+    monkeypatch.setattr(_silence, "SILENCE_S", 0.3)
+    monkeypatch.setattr(_retry, "BACKOFF_S", 0.001)
 
 
 @pytest.fixture(params=["auto", "boto3"])
@@ -81,7 +81,7 @@ def test_a_silent_store_is_one_warning_and_then_more_at_growing_intervals(what, 
 
 
 def test_a_slow_body_is_no_silence(engine, caplog, monkeypatch):
-    monkeypatch.setattr(_store, "SILENCE_S", 1.0)  # four of the loop's ticks
+    monkeypatch.setattr(_silence, "SILENCE_S", 1.0)  # four of the loop's ticks
     body = os.urandom(5000)
 
     def script(peer):
@@ -97,7 +97,7 @@ def test_a_slow_body_is_no_silence(engine, caplog, monkeypatch):
 
 
 def test_a_slow_upload_is_no_silence(engine, tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr(_store, "SILENCE_S", 1.0)
+    monkeypatch.setattr(_silence, "SILENCE_S", 1.0)
     path = tmp_path / "a.bin"
     path.write_bytes(bytes(48 << 20))
 

@@ -33,14 +33,14 @@ from servers.faults import SLOW_DOWN, Busy, FaultServer, FlipBit, IgnoreRange, R
 from servers.scripted import Scripted, always, answer, answering, error, swallowing
 
 import file_dataset
-from file_dataset import InvalidDatasetError, RowError, _digest, _per_process, _store
+from file_dataset import InvalidDatasetError, RowError, _digest, _per_process, _retry
 from file_dataset._errors import code_of
 from file_dataset._http import loop
 from file_dataset._http.loop import INLINE_BYTES, Endpoint, Exchange, Lane, Wire, wires
 from file_dataset._local_file import LocalFile
 from file_dataset._s3 import requests
 from file_dataset._s3.store import S3Store
-from file_dataset._store import Part, Sink
+from file_dataset._sink import Part, Sink
 from file_dataset._urls import ObjectUrl
 
 BODY = bytes(range(256)) * (3 << 12)  # 3 MiB
@@ -53,7 +53,7 @@ SMALL, LARGE = b"small", os.urandom(2 * INLINE_BYTES + 1)  # read, hashed and se
 
 @pytest.fixture(autouse=True)
 def retries_come_at_once(monkeypatch):
-    monkeypatch.setattr(_store, "BACKOFF_S", 0.001)
+    monkeypatch.setattr(_retry, "BACKOFF_S", 0.001)
 
 
 def store_at(url, **kwargs):
@@ -1619,7 +1619,7 @@ def test_a_full_disk_is_told_and_the_connection_given_up(own_wire, faults, tmp_p
             raise OSError(28, "No space left on device")
         return pwrite(fd, chunk[: free - position], position)
 
-    monkeypatch.setattr("file_dataset._store.os.pwrite", full)
+    monkeypatch.setattr("file_dataset._sink.os.pwrite", full)
     with pytest.raises(OSError, match=r"no space left on device: a\.bin is 3145728 bytes"):
         into_file(store_at(faults.endpoint_url), tmp_path)
     assert until(lambda: not own_wire.connections)

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from servers.scripted import Scripted
 
 import file_dataset
-from file_dataset import FileDatasetError, _store
+from file_dataset import FileDatasetError, _retry
 from file_dataset._http import loop
 
 BODY = bytes(range(256)) * 8
@@ -29,7 +29,7 @@ BOUND_S = 20
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch):
-    monkeypatch.setattr(_store, "BACKOFF_S", 0.001)
+    monkeypatch.setattr(_retry, "BACKOFF_S", 0.001)
     monkeypatch.setattr(loop, "SLOW_S", 0.5)
     monkeypatch.setattr(loop, "_HEAD_TIMEOUTS", 1)
 

@@ -20,7 +20,7 @@ from file_dataset import InvalidDatasetError, Options, Pipeline, RowError, write
 from file_dataset._errors import code_of
 from file_dataset._http.loop import INLINE_BYTES
 from file_dataset._s3 import answers
-from file_dataset._store import Sink
+from file_dataset._sink import Sink
 
 STORED = "s3://bucket/out/1/a.bin"
 EARLIER = b"what was there before"
@@ -161,7 +161,7 @@ def test_a_file_that_changes_while_it_is_copied_replaces_no_local_file(tmp_path,
             changes.pop()(source)
         return pwrite(*args)
 
-    monkeypatch.setattr("file_dataset._store.os.pwrite", meanwhile)
+    monkeypatch.setattr("file_dataset._sink.os.pwrite", meanwhile)
     with pytest.raises(RowError, match="changed while it was copied") as caught:
         write(source, None, tmp_path / "out")
     assert caught.value.failures[0].url == str(target)

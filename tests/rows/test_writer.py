@@ -110,7 +110,7 @@ def test_unknown_extra_args_are_refused_before_the_first_request(faults, fault_o
 def test_a_local_file_is_replaced_whole_or_not_at_all(tmp_path, source, monkeypatch):
     (tmp_path / "out/1").mkdir(parents=True)
     (tmp_path / "out/1/a.txt").write_bytes(b"earlier")
-    monkeypatch.setattr("file_dataset._store.Sink.finish", _no_space)
+    monkeypatch.setattr("file_dataset._sink.Sink.finish", _no_space)
     with pytest.raises(RowError):
         write_files({"a.txt": source}, into_path=tmp_path / "out", id="1")
     assert [path.name for path in (tmp_path / "out/1").iterdir()] == ["a.txt"]

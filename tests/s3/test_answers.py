@@ -14,16 +14,16 @@ from helpers import impatient_options, options_for
 from servers.scripted import Scripted, always, answer, answering
 
 import file_dataset
-from file_dataset import RowError, _store
+from file_dataset import RowError, _retry
 from file_dataset._s3 import requests, store
-from file_dataset._store import ObjectInfo, Sink
+from file_dataset._sink import ObjectInfo, Sink
 
 URL = "s3://bucket/a.bin"
 
 
 @pytest.fixture(autouse=True)
 def retries_come_at_once(monkeypatch):
-    monkeypatch.setattr(_store, "BACKOFF_S", 0.001)
+    monkeypatch.setattr(_retry, "BACKOFF_S", 0.001)
 
 
 @pytest.fixture(params=["auto", "boto3"])

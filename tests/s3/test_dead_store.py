@@ -11,12 +11,12 @@ from helpers import impatient_options
 from servers.faults import SLOW_DOWN, FaultServer, NoAnswer, Reset
 
 import file_dataset
-from file_dataset import Pipeline, RunStoppedError, _store
+from file_dataset import Pipeline, RunStoppedError, _retry
 
 
 @pytest.fixture(autouse=True)
 def retries_come_at_once(monkeypatch):
-    monkeypatch.setattr(_store, "BACKOFF_S", 0.001)
+    monkeypatch.setattr(_retry, "BACKOFF_S", 0.001)
 
 
 @pytest.fixture

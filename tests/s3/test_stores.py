@@ -12,12 +12,13 @@ from pathlib import Path
 import pytest
 from helpers import options_for
 
-from file_dataset import Options, _store
+from file_dataset import Options, _retry
 from file_dataset._http.loop import INLINE_BYTES
 from file_dataset._local_file import LocalFile
 from file_dataset._pool import Pool
 from file_dataset._s3.store import S3Store, part_bytes
-from file_dataset._store import LocalStore, ObjectInfo, Sink
+from file_dataset._sink import ObjectInfo, Sink
+from file_dataset._store import LocalStore
 from file_dataset._urls import ObjectUrl
 
 NEVER = threading.Event()
@@ -225,7 +226,7 @@ class S3Contract(StoreContract):
 
     def test_an_object_that_was_replaced_is_not_continued(self, store, place, tmp_path, monkeypatch):
         self.need("conditions")
-        monkeypatch.setattr(_store, "BACKOFF_S", 0.001)
+        monkeypatch.setattr(_retry, "BACKOFF_S", 0.001)
         body = os.urandom(100_000)
         self.upload(store, tmp_path, place("a.bin"), body)
         sink = self._broken_off(store, place, body)
@@ -344,18 +345,18 @@ def test_attempts_stop_at_the_first_error_that_no_attempt_can_help():
         raise PermissionError(13, "no")
 
     with pytest.raises(PermissionError):
-        _store.attempt(refused, attempts=5, cancelled=NEVER)
+        _retry.attempt(refused, attempts=5, cancelled=NEVER)
     assert len(calls) == 1
 
 
 def test_the_last_attempt_says_how_many_there_were(monkeypatch):
-    monkeypatch.setattr(_store, "BACKOFF_S", 0.001)
+    monkeypatch.setattr(_retry, "BACKOFF_S", 0.001)
 
     def broken():
         raise ConnectionError(104, "reset")
 
     with pytest.raises(ConnectionError, match="after 3 attempts"):
-        _store.attempt(broken, attempts=3, cancelled=NEVER)
+        _retry.attempt(broken, attempts=3, cancelled=NEVER)
 
 
 @pytest.mark.parametrize(

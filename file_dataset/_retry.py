@@ -1,0 +1,45 @@
+"""Retries and backoff: how often a request is attempted, and how long it waits before each next attempt.
+
+This is the only place that retries.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING, TypeVar
+
+from file_dataset._errors import is_transient
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Callable
+
+T = TypeVar("T")
+
+# Full jitter, as botocore's standard mode: a random share of BACKOFF_S, doubled per attempt, at most 20 s
+# (https://docs.aws.amazon.com/sdkref/latest/guide/feature-retry-behavior.html). 0.5 s is a guess.
+BACKOFF_S = 0.5
+_BACKOFF_MAX_S = 20.0
+
+
+def attempt(request: Callable[[], T], *, attempts: int, cancelled: threading.Event) -> T:
+    """Return what the request returns, after at most `attempts` attempts.
+
+    Raises:
+        OSError: the last attempt's error, or the first that another attempt cannot help.
+        InterruptedError: cancelled while waiting for the next attempt.
+    """
+    for number in range(1, attempts + 1):
+        try:
+            return request()
+        except OSError as exc:
+            if cancelled.is_set() or not is_transient(exc):
+                raise
+            if number == attempts:
+                exc.strerror = f"{exc.strerror or exc} (after {number} attempts)"
+                raise
+        # not for cryptography: jitter keeps clients from coming back all at once
+        delay = random.random() * min(_BACKOFF_MAX_S, BACKOFF_S * 2**number)  # noqa: S311
+        if cancelled.wait(delay):
+            break
+    raise InterruptedError("cancelled")
