@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import pkgutil
 import queue
 import threading
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING
 import file_dataset
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 _ROOT = file_dataset.__name__
 _TRACEBACK_CHARS = 4000  # Dagster stores each line with the run; a guess
@@ -131,10 +132,19 @@ def lines_in(log: logging.Logger, *, hides_ids: bool) -> Iterator[None]:
 
 def _watch() -> None:
     """Put the filter on every logger of the library: a logger's filter does not see what its children log."""
-    modules = {f"{_ROOT}.{module.name}" for module in pkgutil.iter_modules(file_dataset.__path__)}
+    modules = _modules_in(file_dataset.__path__, f"{_ROOT}.")
     known = {name for name in list(logging.root.manager.loggerDict) if name.startswith(f"{_ROOT}.")}
     for name in {_ROOT, *modules, *known}:
         logging.getLogger(name).addFilter(_ROUTER)  # once, however often it is added
+
+
+def _modules_in(folders: Iterable[str], prefix: str) -> Iterator[str]:
+    """Names of all modules in these folders and below, without loading one: those of Ray would load Ray."""
+    for folder in folders:
+        for module in pkgutil.iter_modules([folder]):
+            yield f"{prefix}{module.name}"
+            if module.ispkg:
+                yield from _modules_in([os.path.join(folder, module.name)], f"{prefix}{module.name}.")  # noqa: PTH118
 
 
 def _text(record: logging.LogRecord) -> str:

@@ -2,6 +2,7 @@
 
 import logging
 import threading
+from pathlib import Path
 
 import dagster as dg
 import pandas as pd
@@ -84,6 +85,15 @@ def test_the_process_keeps_levels_and_handlers(run_fn):
     run_fn(look, show_ids=False)
     assert seen[0] == [(logger.level, list(logger.handlers), logger.propagate, logger.disabled) for logger in loggers]
     assert [logger.level for logger in loggers] == [logging.NOTSET] * 3
+
+
+def test_a_module_that_is_loaded_late_is_heard_too(run_fn):
+    """Modules of a folder are loaded when they are first used: a file of Ray's, or of worker processes."""
+    root = Path(file_dataset.__file__).parent
+    names = [".".join(["file_dataset", *path.relative_to(root).with_suffix("").parts]) for path in root.rglob("*.py")]
+    run_fn(forward)
+    modules = [name for name in names if not name.endswith("__init__")]
+    assert [name for name in modules if not logging.getLogger(name).filters] == []
 
 
 def fails(input_dir, output_dir):
