@@ -1,4 +1,4 @@
-"""What tests of every room use: options for an endpoint, and waiting for what comes."""
+"""What tests of every room use: options for an endpoint, fn that forwards its inputs, and waiting for what comes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,18 @@ def impatient_options(url, *, patience_s=20, **kwargs):
     return options_for(url, config=config, **kwargs)
 
 
-def until(condition, seconds=30.0):
+def forward(input_dir, output_dir):
+    """Fn that returns its inputs under their names; a worker process imports it from here."""
+    return {path.name: path for path in sorted(input_dir.iterdir())}
+
+
+def failure_of(result):
+    """Return the one failure of a result, with None for null."""
+    (failure,) = result.failures.astype(object).where(result.failures.notna(), None).itertuples()
+    return failure
+
+
+def until(condition, seconds=40.0):
     """Wait until the condition holds; whether it ever does."""
     deadline = time.monotonic() + seconds
     while not (holds := condition()) and time.monotonic() < deadline:

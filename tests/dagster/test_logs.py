@@ -7,6 +7,7 @@ from pathlib import Path
 import dagster as dg
 import pandas as pd
 import pytest
+from helpers import forward
 
 import file_dataset
 from file_dataset_dagster import ManifestIOManager, pipeline_asset
@@ -35,10 +36,6 @@ def run_fn(run, local, scans):
         return run([raw_scans, pipeline_asset(fn, name="copied", input=raw_scans, **arguments)], local)
 
     return materialize
-
-
-def forward(input_dir, output_dir):
-    return {"scan.txt": input_dir / "scan.txt"}
 
 
 def in_thread(work, name="of-another-user"):

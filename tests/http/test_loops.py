@@ -7,11 +7,10 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-import time
 from collections import OrderedDict
 
 import pytest
-from helpers import impatient_options, options_for
+from helpers import impatient_options, options_for, until
 from servers.faults import SLOW_DOWN, Busy, FlipBit, IgnoreRange, Replace, Reset, Slow, Truncate
 
 from file_dataset import _digest, _per_process
@@ -51,14 +50,6 @@ def store(faults):
 def busy(loops):
     """Which of the loops ever had something to do."""
     return [loop._thread is not None for loop in loops]
-
-
-def until(condition, seconds=30.0):
-    """Wait until the condition holds; whether it ever does."""
-    deadline = time.monotonic() + seconds
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.005)
-    return condition()
 
 
 def download(store, at, path=None):

@@ -27,7 +27,7 @@ import pandas as pd
 import pytest
 from botocore import UNSIGNED
 from botocore.config import Config
-from helpers import impatient_options, options_for, until
+from helpers import forward, impatient_options, options_for, until
 from servers.authority import Authority
 from servers.faults import SLOW_DOWN, Busy, FaultServer, FlipBit, IgnoreRange, Replace, Short, Stall, Truncate
 from servers.scripted import Scripted, always, answer, answering, error, swallowing
@@ -950,10 +950,6 @@ def test_whatever_reads_shares_one_loop_and_its_bound(faults):
     assert [blobs.num_rows, sizes.num_rows, len(manifest)] == [12, 12, 12]
     assert 1 < faults.max_in_flight <= 4
     assert wire_threads() == before
-
-
-def forward(input_dir, output_dir):
-    return {"a.bin": input_dir / "a.bin"}
 
 
 def test_an_idle_connection_keeps_nothing_of_what_it_brought(faults):

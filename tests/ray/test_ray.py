@@ -13,7 +13,6 @@ import subprocess
 import sys
 import textwrap
 import threading
-import time
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,6 +21,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+from helpers import until
 from PIL import Image
 from servers.faults import Slow, Status
 
@@ -283,14 +283,6 @@ def tell_loops(input_dir, output_dir):
     loops = [thread for thread in threading.enumerate() if thread.name == "file_dataset-wire"]
     (output_dir / "loops.json").write_text(json.dumps([os.getpid(), len(loops)]))
     return {"loops.json": output_dir / "loops.json"}
-
-
-def until(is_so):
-    """Wait for it, for at most 30 seconds; tell whether it came."""
-    limit = time.monotonic() + 30
-    while not is_so() and time.monotonic() < limit:
-        time.sleep(0.02)
-    return is_so()
 
 
 def until_free(ray):

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from helpers import forward, until
 
 import file_dataset
 from file_dataset import Pipeline, PipelineResult, _run
@@ -35,10 +36,6 @@ def on(tmp_path):
         return Pipeline(fn, write_options=write_options, temp_dir=tmp_path / "work", progress=report, **kwargs)
 
     return make
-
-
-def forward(input_dir, output_dir):
-    return {"a.txt": input_dir / "a.txt"}
 
 
 @pytest.fixture
@@ -98,10 +95,7 @@ def test_however_many_interrupts_come_the_result_is_there_and_no_temp_dir_stays(
         assert len(result.files) == len(result.manifest)
         assert PipelineResult.last_stopped() is result or not len(result.unprocessed_rows)
         # a download that did not hear of it removes what it has made
-        end = time.monotonic() + 10
-        while list((tmp_path / "work").iterdir()) and time.monotonic() < end:
-            time.sleep(0.01)
-        assert not list((tmp_path / "work").iterdir())
+        assert until(lambda: not list((tmp_path / "work").iterdir()))
     assert interrupted > 2
 
 

@@ -24,7 +24,7 @@ from typing import TypedDict
 
 import pandas as pd
 import pytest
-from helpers import impatient_options
+from helpers import forward, impatient_options, until
 from servers.faults import ACCESS_DENIED, INVALID_ACCESS_KEY_ID, SLOW_DOWN, FaultServer, Slow, Status
 
 import file_dataset
@@ -42,10 +42,6 @@ def upper(input_dir: Path, output_dir: Path) -> Upper:
         raise ValueError("this text is bad")
     (output_dir / "upper.txt").write_text(text.upper())
     return {"upper.txt": output_dir / "upper.txt"}
-
-
-def forward(input_dir, output_dir):
-    return {"a.txt": input_dir / "a.txt"}
 
 
 @pytest.fixture
@@ -1003,14 +999,6 @@ def on(paced):
         return Pipeline(fn, write_options=write, options=options, **{"progress": False, **kwargs})
 
     return make
-
-
-def until(is_so):
-    """Wait for it, for at most 30 seconds; tell whether it came."""
-    end = time.monotonic() + 30
-    while not is_so() and time.monotonic() < end:
-        time.sleep(0.005)
-    return bool(is_so())
 
 
 def number_of(input_dir):

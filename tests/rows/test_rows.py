@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from helpers import failure_of, forward
 from servers.faults import (
     ACCESS_DENIED,
     INTERNAL_ERROR,
@@ -42,10 +43,6 @@ ATTEMPTS = 3  # of `impatient_options`
 
 def body(number):
     return BODY + str(number).encode()
-
-
-def forward(input_dir, output_dir):
-    return {"a.bin": input_dir / "a.bin"}
 
 
 @pytest.fixture
@@ -94,12 +91,6 @@ def runner(options, tmp_path, **mode):
             assert Path.cwd() == cwd
 
     return run
-
-
-def failure_of(result):
-    """Return the one failure of a result, with None for null."""
-    (failure,) = result.failures.astype(object).where(result.failures.notna(), None).itertuples()
-    return failure
 
 
 # faults of the store

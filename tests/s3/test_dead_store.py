@@ -7,7 +7,7 @@ import socket
 
 import pandas as pd
 import pytest
-from helpers import impatient_options
+from helpers import forward, impatient_options
 from servers.faults import SLOW_DOWN, FaultServer, NoAnswer, Reset
 
 import file_dataset
@@ -55,10 +55,6 @@ def store(url, engine, **kwargs):
 
 def frame_of(count, where="s3://bucket/in/{}"):
     return pd.DataFrame({"id": [f"r{n}" for n in range(count)], "a.txt": [where.format(n) for n in range(count)]})
-
-
-def forward(input_dir, output_dir):
-    return {"a.txt": input_dir / "a.txt"}
 
 
 def stopped(pipeline, frame):

@@ -8,10 +8,10 @@ from __future__ import annotations
 import os
 import pickle
 import signal
-import time
 
 import pandas as pd
 import pytest
+from helpers import until
 
 import file_dataset
 from file_dataset._workers import pool
@@ -56,10 +56,7 @@ def is_alive(pid):
 
 
 def until_gone(pid):
-    limit = time.monotonic() + 60
-    while is_alive(pid) and time.monotonic() < limit:
-        time.sleep(0.02)
-    assert not is_alive(pid)
+    assert until(lambda: not is_alive(pid), 60)
 
 
 def test_a_pipeline_of_this_process_leaves_no_process_behind(pipeline, pids):

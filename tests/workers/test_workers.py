@@ -26,6 +26,7 @@ import types
 import warnings
 
 import pytest
+from helpers import until
 
 import file_dataset
 from file_dataset._workers import child, pool
@@ -70,17 +71,9 @@ def living(group):
     return [line for line in lines if line[0] == str(group) and not line[1].startswith("Z")]
 
 
-def until(is_so):
-    """Wait for something that no event tells."""
-    end = time.monotonic() + _SOON_S
-    while not is_so():
-        assert time.monotonic() < end, "it did not come about"
-        time.sleep(0.01)
-
-
 def texts(path, count=1):
     """What fn has told by writing lines into a file, once there are so many."""
-    until(lambda: path.exists() and path.read_text().count("\n") >= count)
+    assert until(lambda: path.exists() and path.read_text().count("\n") >= count)
     return path.read_text().split()
 
 
@@ -281,7 +274,7 @@ def test_no_process_starts_before_its_first_row_and_one_does_for_rows_in_turn(st
     assert pid == group == session != os.getpid()
     for _ in range(20):
         # a Future is done a moment before its worker is idle
-        until(lambda: workers._pool.idle)
+        assert until(lambda: workers._pool.idle)
         assert workers.submit(tmp_path, tmp_path, None).result(_SOON_S)[0] == pid
 
 
@@ -330,7 +323,7 @@ def test_a_row_that_is_cancelled_before_it_starts_never_runs(start, tmp_path):
 
     workers = start(fn, takes_row=True)
     first, second, third = (workers.submit(tmp_path, tmp_path, {"id": name}) for name in "abc")
-    until((tmp_path / "a").exists)
+    assert until((tmp_path / "a").exists)
     assert second.cancel()
     assert not first.cancel()
     (tmp_path / "go").touch()
@@ -415,8 +408,8 @@ def test_many_deaths_leave_neither_processes_nor_descriptors_nor_threads(start, 
         assert [type(future.exception()) for future in futures[:2]] == [WorkerDiedError] * 2
         groups |= {future.result() for future in futures[2:]}
     workers.close()
-    until(lambda: len(os.listdir("/dev/fd")) <= before[0])
-    until(lambda: threading.active_count() <= before[1])
+    assert until(lambda: len(os.listdir("/dev/fd")) <= before[0])
+    assert until(lambda: threading.active_count() <= before[1])
     assert not any(living(group) for group in groups)
 
 
@@ -459,7 +452,7 @@ def test_fn_that_takes_too_long_is_killed_with_all_it_has_started(start, tmp_pat
     with pytest.raises(FnTimeoutError, match=r"fn took longer than 0\.5 s"):
         workers.submit(tmp_path, tmp_path, {"hangs": True}).result(_SOON_S)
     assert time.monotonic() - begun >= 0.5
-    until(lambda: not living(before))
+    assert until(lambda: not living(before))
     workers._pool.timeout_s = None
     assert workers.submit(tmp_path, tmp_path, {"hangs": False}).result(_SOON_S) != before
 
@@ -483,7 +476,7 @@ def test_what_fn_had_started_dies_with_it(start, tmp_path):
 
     with pytest.raises(WorkerDiedError):
         start(fn).submit(tmp_path, tmp_path, None).result(_SOON_S)
-    until(lambda: not living((tmp_path / "pid").read_text()))
+    assert until(lambda: not living((tmp_path / "pid").read_text()))
 
 
 def test_what_fn_leaves_running_stays_until_the_workers_are_closed(start, tmp_path):
@@ -495,14 +488,14 @@ def test_what_fn_leaves_running_stays_until_the_workers_are_closed(start, tmp_pa
     workers.submit(tmp_path, tmp_path, None).result(_SOON_S)
     assert len(living(group)) == 3
     workers.close()
-    until(lambda: not living(group))
+    assert until(lambda: not living(group))
 
 
 def test_a_worker_that_dies_between_two_rows_costs_none(start, tmp_path):
     workers = start(lambda _in, _out: os.getpid())
     before = workers.submit(tmp_path, tmp_path, None).result(_SOON_S)
     os.kill(before, signal.SIGKILL)
-    until(lambda: not living(before))
+    assert until(lambda: not living(before))
     assert workers.submit(tmp_path, tmp_path, None).result(_SOON_S) != before
 
 
@@ -510,12 +503,12 @@ def test_a_worker_that_dies_at_the_moment_its_row_is_sent_costs_that_row(start, 
     workers = start(lambda _in, _out: os.getpid())
     before = workers.submit(tmp_path, tmp_path, None).result(_SOON_S)
     monkeypatch.setattr(pool._Process, "look", lambda _: None)  # it was alive then
-    until(lambda: workers._pool.idle)
+    assert until(lambda: workers._pool.idle)
     (worker,) = workers._pool.workers
     monkeypatch.setattr(worker, "_rest", lambda: os.read(worker._woken, 1))  # and its end is not seen
     workers.submit(tmp_path, tmp_path, None).result(_SOON_S)  # from here on
     os.kill(before, signal.SIGKILL)
-    until(lambda: not living(before))
+    assert until(lambda: not living(before))
     with pytest.raises(WorkerDiedError, match="SIGKILL"):
         workers.submit(tmp_path, tmp_path, None).result(_SOON_S)
     assert workers.submit(tmp_path, tmp_path, None).result(_SOON_S) != before
@@ -567,9 +560,9 @@ def test_closing_kills_what_runs_and_cancels_what_waits(start, tmp_path):
     workers = start(_hang(tmp_path, by_value(_in_a_child)), takes_row=True)
     running, waiting = (workers.submit(tmp_path, tmp_path, {"hangs": True}) for _ in range(2))
     (group,) = texts(tmp_path / "pids")
-    until(lambda: len(living(group)) == 2)
+    assert until(lambda: len(living(group)) == 2)
     workers.close()
-    until(lambda: not living(group))
+    assert until(lambda: not living(group))
     with pytest.raises(InterruptedError, match="closed while fn ran"):
         running.result(_SOON_S)
     assert waiting.cancelled()
@@ -610,7 +603,7 @@ def test_closing_at_the_moment_a_process_starts_runs_nothing(start, tmp_path, mo
 
     monkeypatch.setattr(subprocess, "Popen", closed_meanwhile)
     future = workers.submit(tmp_path, tmp_path, None)
-    until(future.done)
+    assert until(future.done)
     assert future.cancelled()
     assert not (tmp_path / "ran").exists()
 
@@ -623,7 +616,7 @@ def test_an_idle_worker_ends_by_itself_so_that_its_exit_handlers_run(start, tmp_
 
     workers = start(fn)
     workers.submit(tmp_path, tmp_path, None).result(_SOON_S)
-    until(lambda: workers._pool.idle)
+    assert until(lambda: workers._pool.idle)
     workers.close()
     assert (tmp_path / "ended").exists()
 
@@ -653,7 +646,7 @@ def test_workers_that_nobody_holds_are_closed(tmp_path):
     gc.collect()
     with pytest.raises(InterruptedError):
         future.result(_SOON_S)
-    until(lambda: not living(group))
+    assert until(lambda: not living(group))
 
 
 _SCRIPT = """
@@ -687,7 +680,7 @@ def test_no_worker_outlives_a_script_that_ends_without_closing(tmp_path):
     run(script(tmp_path, _SCRIPT))
     groups = (tmp_path / "pids").read_text().split()
     assert len(set(groups)) == 2
-    until(lambda: not any(living(group) for group in groups))
+    assert until(lambda: not any(living(group) for group in groups))
     assert (tmp_path / "runs").read_text() == "run\n"
 
 
@@ -703,7 +696,7 @@ def test_no_worker_outlives_a_parent_that_is_killed(tmp_path, how):
     assert all(living(group) for group in groups)
     parent.kill()
     parent.wait()
-    until(lambda: not any(living(group) for group in groups))
+    assert until(lambda: not any(living(group) for group in groups))
 
 
 def test_a_keyboard_interrupt_reaches_the_parent_alone_which_kills_the_workers(tmp_path):
@@ -724,7 +717,7 @@ def test_a_keyboard_interrupt_reaches_the_parent_alone_which_kills_the_workers(t
     os.killpg(parent.pid, signal.SIGINT)  # what a terminal does
     assert parent.communicate(timeout=_SOON_S)[0] == "InterruptedError InterruptedError\n"
     assert parent.returncode == 0
-    until(lambda: not any(living(group) for group in groups))
+    assert until(lambda: not any(living(group) for group in groups))
 
 
 def test_a_watching_thread_kills_the_group_where_the_kernel_does_not(tmp_path):
@@ -749,7 +742,7 @@ def test_a_watching_thread_kills_the_group_where_the_kernel_does_not(tmp_path):
     assert len(living(worker.pid)) == 2
     os.close(life)
     assert worker.wait(_SOON_S) == -signal.SIGKILL
-    until(lambda: not living(worker.pid))
+    assert until(lambda: not living(worker.pid))
     worker.stdout.close()
 
 
@@ -1302,7 +1295,7 @@ def test_a_death_is_seen_though_a_fork_by_native_code_holds_the_line(start, tmp_
             first.result(_SOON_S)
     else:
         os.kill(first.result(_SOON_S), signal.SIGKILL)
-        until(lambda: len(living(first.result())) == 1)  # the fork
+        assert until(lambda: len(living(first.result())) == 1)  # the fork
     before = int((tmp_path / "pid").read_text())
     assert workers.submit(tmp_path, tmp_path, {"first": False, "dies": False}).result(_SOON_S) != before
     assert not living(before)
@@ -1380,7 +1373,7 @@ def test_what_fn_prints_is_seen_while_it_runs(start, tmp_path, capsys):
 
     future = start(fn).submit(tmp_path, tmp_path, None)
     shown = []
-    until(lambda: shown.append(capsys.readouterr().out) or "".join(shown) == "begun\n")
+    assert until(lambda: shown.append(capsys.readouterr().out) or "".join(shown) == "begun\n")
     assert not future.done()
     (tmp_path / "go").touch()
     future.result(_SOON_S)
