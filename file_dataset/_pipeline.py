@@ -66,7 +66,8 @@ class Pipeline:
         file_columns: Sequence[str] | None = None,
         outputs: Sequence[str] | None = None,
         on_failure: OnFailure = "drop",
-        max_failures: float | None = None,
+        max_failures: int | None = None,
+        max_failed_fraction: float | None = None,
         prefetch: int = 2,
         workers: int = 0,
         fn_timeout_s: float | None = None,
@@ -89,8 +90,10 @@ class Pipeline:
             outputs: the file names that fn returns; None: those of its `TypedDict` annotation, or whatever it returns.
             on_failure: `"drop"` the row; `"raise"` at the first failure; or `"record"` it: the manifest keeps all rows,
                 with the failure's columns, null for good rows.
-            max_failures: more failed rows than this stop the run: a count (int), or a share of the input rows (float,
-                0.0 to 1.0); None: any number. Failures that an earlier Pipeline recorded do not count.
+            max_failures: more failed rows than this stop the run; None: any number. Failures that an earlier Pipeline
+                recorded do not count.
+            max_failed_fraction: a larger share of the input rows than this, 0.0 to 1.0, stops the run in the same way.
+                With `max_failures` beside it, whichever allows fewer rows holds.
             prefetch: rows that download while fn works. `max(1, workers) + prefetch + 1` rows, at most, have files on
                 disk at once; `prefetch=0` without workers does one thing after the other, and holds one row.
             workers: processes that fn runs in, each on one row at a time, so that one that crashes costs its row only;
@@ -123,8 +126,9 @@ class Pipeline:
         self._kept: list[Workers] | None = None
         if on_failure not in ("drop", "raise", "record"):
             raise InvalidDatasetError(f"on_failure={on_failure!r}: give 'drop', 'raise' or 'record'")
-        if on_failure == "raise" and max_failures is not None:
-            raise InvalidDatasetError("on_failure='raise' stops at the first failure: leave max_failures out")
+        if on_failure == "raise" and not (max_failures is None and max_failed_fraction is None):
+            unused = "max_failed_fraction" if max_failures is None else "max_failures"
+            raise InvalidDatasetError(f"on_failure='raise' stops at the first failure: leave {unused} out")
         self._settings = Settings(
             fn=fn,
             write_options=dict(write_options),
@@ -133,6 +137,7 @@ class Pipeline:
             outputs=outputs,
             on_failure=on_failure,
             max_failures=_checked_max_failures(max_failures),
+            max_failed_fraction=_checked_max_failed_fraction(max_failed_fraction),
             prefetch=_checked_count("prefetch", prefetch),
             workers=_checked_count("workers", workers),
             fn_timeout_s=_checked_timeout(fn_timeout_s),
@@ -163,10 +168,11 @@ class Pipeline:
             InvalidDatasetError: the frame is refused (ids, names, columns) before the first request.
             RunStoppedError: what every later row would meet too (a full disk, refused credentials, a target that takes
                 nothing, a class fn that cannot be made, a source or target store that answers nothing to its first
-                three rows, whatever `on_failure` says), more failures than `max_failures`, or the first failure with
-                `on_failure="raise"`. Rows before the one that stops the run are finished; later ones that were begun
-                are given up. Its `result` has what was done, and in `unprocessed_rows` the rest. So has the
-                KeyboardInterrupt of a run that was interrupted, which gives up every row in flight; its note says so.
+                three rows, whatever `on_failure` says), more failures than `max_failures` or `max_failed_fraction`
+                allows, or the first failure with `on_failure="raise"`. Rows before the one that stops the run are
+                finished; later ones that were begun are given up. Its `result` has what was done, and in
+                `unprocessed_rows` the rest. So has the KeyboardInterrupt of a run that was interrupted, which gives up
+                every row in flight; its note says so.
         """
         if self._kept is not None and not self._settings.worker_count and _is_ray_task():
             _warn_of_crashes()
@@ -275,18 +281,28 @@ def _integer(value: object) -> int | None:
     return operator.index(value)
 
 
-def _checked_max_failures(value: object) -> float | None:
+def _checked_max_failures(value: object) -> int | None:
     if value is None:
         return None
     count = _integer(value)
     if count is not None and count >= 0:
         return count
-    if isinstance(value, float) and 0 <= value <= 1:
-        return float(value)
+    share = value if isinstance(value, float) and 0 <= value <= 1 else 0.1
     raise InvalidDatasetError(
-        f"max_failures={value!r}: give a number of rows (an int, 0 or more), or a share of them (a float from 0.0 to "
-        "1.0: write 5 % as 0.05)"
+        f"max_failures={value!r}: give a number of rows (an int, 0 or more); for a share of the rows give "
+        f"max_failed_fraction={share}"
     )
+
+
+def _checked_max_failed_fraction(value: object) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise InvalidDatasetError(
+            f"max_failed_fraction={value!r}: give a share of the rows, from 0.0 to 1.0 (write 5 % as 0.05); for a "
+            "number of rows give max_failures=10"
+        )
+    return float(value)
 
 
 def _checked_timeout(value: object) -> float | None:

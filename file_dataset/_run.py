@@ -83,7 +83,8 @@ class Settings:
     file_columns: Sequence[str] | None
     outputs: Sequence[str] | None
     on_failure: OnFailure
-    max_failures: float | None
+    max_failures: int | None
+    max_failed_fraction: float | None
     prefetch: int
     workers: int
     fn_timeout_s: float | None
@@ -409,7 +410,7 @@ class Run:
             raise RunStoppedError(self._with_hint(message)) from error
         causes = ", ".join(causes_of(self.failed[place][0] for place in self.failing[:count]))
         message = (
-            f"{count} of {self.total} rows failed, max_failures={self.settings.max_failures!r} allows {self.allowed}: "
+            f"{count} of {self.total} rows failed, {limit_text(self.settings, self.total)} allows {self.allowed}: "
             f"{causes}; the last: {error}"
         )
         raise RunStoppedError(self._with_hint(message)) from error
@@ -746,12 +747,28 @@ def allowed_failures(settings: Settings, total: int) -> int | None:
     """Return how many rows may fail before the run stops; None: all of them."""
     if settings.on_failure == "raise":
         return 0
-    most = settings.max_failures
-    if most is None or isinstance(most, int):
-        return most
-    # by the comparison that `raise_if_dropped` makes: 0.29 of 100 rows are 29, though 0.29 * 100 is less
-    near = int(most * total)
-    return max(count for count in (0, near - 1, near, near + 1) if count <= most * total or count / total <= most)
+    return min(_limits(settings, total).values(), default=None)
+
+
+def limit_text(settings: Settings, total: int) -> str:
+    """Return the argument that allows fewest failed rows, and its value."""
+    limits = _limits(settings, total)
+    argument = min(limits, key=limits.__getitem__)
+    return f"{argument}={getattr(settings, argument)!r}"
+
+
+def _limits(settings: Settings, total: int) -> dict[str, int]:
+    """Return how many failed rows each argument allows that was given."""
+    limits = {}
+    if settings.max_failures is not None:
+        limits["max_failures"] = settings.max_failures
+    if (share := settings.max_failed_fraction) is not None:
+        # by the comparison that `raise_if_dropped` makes: 0.29 of 100 rows are 29, though 0.29 * 100 is less
+        near = int(share * total)
+        limits["max_failed_fraction"] = max(
+            count for count in (0, near - 1, near, near + 1) if count <= share * total or count / total <= share
+        )
+    return limits
 
 
 def _worked(row: _plan.FileRow, called: Future[object]) -> object:

@@ -7,7 +7,6 @@
 
 # no `from __future__ import annotations` here: Dagster reads the annotations of an asset's function
 
-import numbers
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -320,10 +319,11 @@ class _Run:
     def _is_over_max_failures(self, stopped: file_dataset.PipelineResult) -> bool:
         """Whether the run stopped for its own failed rows: the next partition may do better."""
         most = self.settings.pipeline_args.get("max_failures")
-        if most is None:
-            return False
-        is_count = isinstance(most, numbers.Integral)  # numpy's are no int
-        return bool(stopped.dropped_rows > (most if is_count else most * stopped.input_rows))
+        share = self.settings.pipeline_args.get("max_failed_fraction")
+        dropped = stopped.dropped_rows
+        return bool(
+            (most is not None and dropped > most) or (share is not None and dropped > share * stopped.input_rows)
+        )
 
     def _rows(
         self, frame: pd.DataFrame, keys: list[Any], partition_key: str | None, into_path: str

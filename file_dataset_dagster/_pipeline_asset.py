@@ -53,7 +53,8 @@ class Arguments(TypedDict, total=False):
     prefetch: int
     workers: int | None
     fn_timeout_s: float | None
-    max_failures: float | None
+    max_failures: int | None
+    max_failed_fraction: float | None
     worker_env: Mapping[str, str] | None
     temp_dir: str | os.PathLike[str] | None
 
@@ -114,7 +115,8 @@ def pipeline_asset(  # noqa: PLR0913 (each is a choice of the user's)
     prefetch: int = 2,
     workers: int | None = None,
     fn_timeout_s: float | None = None,
-    max_failures: float | None = None,
+    max_failures: int | None = None,
+    max_failed_fraction: float | None = None,
     worker_env: Mapping[str, str] | None = None,
     temp_dir: str | os.PathLike[str] | None = None,
     **asset_args: Any,
@@ -163,8 +165,9 @@ def pipeline_asset(  # noqa: PLR0913 (each is a choice of the user's)
         prefetch: as `file_dataset.Pipeline` takes it.
         workers: as `file_dataset.Pipeline` takes it; None: what suits the runner, 0 locally and 1 on Ray.
         fn_timeout_s: as `file_dataset.Pipeline` takes it.
-        max_failures: as `file_dataset.Pipeline` takes it: more failed rows (int), or a larger share of the rows that
-            run (float), stop the run of the partition, and the previous manifest stays.
+        max_failures: as `file_dataset.Pipeline` takes it: more failed rows stop the run of the partition, and the
+            previous manifest stays.
+        max_failed_fraction: as `file_dataset.Pipeline` takes it: a larger share of the rows that run does the same.
         worker_env: as `file_dataset.Pipeline` takes it; with workers, or on Ray.
         temp_dir: as `file_dataset.Pipeline` takes it; on Ray a directory of every node.
         asset_args: any argument of `dg.asset`, but `ins`, `check_specs`, `dagster_type` and `config_schema`.
@@ -234,6 +237,7 @@ def pipeline_asset(  # noqa: PLR0913 (each is a choice of the user's)
                 "workers": (0 if on_ray is None else 1) if workers is None else workers,
                 "fn_timeout_s": fn_timeout_s,
                 "max_failures": max_failures,
+                "max_failed_fraction": max_failed_fraction,
                 "worker_env": worker_env,
                 "temp_dir": temp_dir,
             },

@@ -33,7 +33,7 @@ from file_dataset._ray import compat, outcomes
 from file_dataset._ray.compat import Batch, BatchDatasource
 from file_dataset._ray.outcomes import GIVEN, Job, RunBatch, Survey
 from file_dataset._result import RunStoppedError, attach
-from file_dataset._run import DOWN_ROWS, allowed_failures
+from file_dataset._run import DOWN_ROWS, allowed_failures, limit_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -68,8 +68,9 @@ def run_pipeline(  # noqa: PLR0913  # each is a choice of the user's
     """Run a Pipeline on a Ray cluster and return what `pipeline.run(frame)` returns here.
 
     Rows go to Ray tasks, a batch each; a frame's order, ids and dtypes are those of the result. The Pipeline's
-    settings (`on_failure`, `max_failures`, `progress`, ...) hold for the whole: the first failure, or one too many,
-    stops all tasks. A task that dies with its node is run again by Ray, on the same rows into the same places.
+    settings (`on_failure`, `max_failures`, `max_failed_fraction`, `progress`, ...) hold for the whole: the first
+    failure, or one too many, stops all tasks. A task that dies with its node is run again by Ray, on the same rows
+    into the same places.
 
     Ray is the one that `ray.init()` has reached, else that of `RAY_ADDRESS`, else a new one on this machine. Through
     Ray Client (`ray://`), where Ray Data does not run, one task on the cluster, which takes no CPU, runs all of it.
@@ -181,7 +182,13 @@ class _Asked:
         workers = settings.workers or 1 if self.workers is None else self.workers
         # the first failure stops its batch too; how many there are, only the driver knows
         on_failure = "raise" if settings.on_failure == "raise" else "drop"
-        return self.elsewhere(file_columns=list(columns), on_failure=on_failure, max_failures=None, workers=workers)
+        return self.elsewhere(
+            file_columns=list(columns),
+            on_failure=on_failure,
+            max_failures=None,
+            max_failed_fraction=None,
+            workers=workers,
+        )
 
 
 def _run_frame(asked: _Asked, run: Run) -> PipelineResult:
@@ -378,7 +385,7 @@ class _Ledger:
         if self._settings.on_failure == "raise":
             return f"stopped at the first failure (on_failure='raise'): {_told(self._outcomes[self._failing[0]])}"
         return (
-            f"{len(self._failing)} of {len(self._ids)} rows failed, max_failures={self._settings.max_failures!r} "
+            f"{len(self._failing)} of {len(self._ids)} rows failed, {limit_text(self._settings, len(self._ids))} "
             f"allows {self._allowed}; the last: {_told(self._outcomes[self._failing[-1]])}"
         )
 

@@ -145,9 +145,11 @@ def test_a_store_that_is_down_in_the_middle_stops_the_run_all_the_same(run, tmp_
     assert materialized(instance, result, "first") == KEYS[:1]
 
 
-@pytest.mark.parametrize("most", [0, np.int64(1)], ids=repr)
-def test_more_failed_rows_than_max_failures_cost_the_partition_alone(run, local, chain, instance, most):
-    result = run(chain(BROKEN, max_failures=most), local, tags=RANGE)
+@pytest.mark.parametrize(
+    "limit", [{"max_failures": 0}, {"max_failures": np.int64(1)}, {"max_failed_fraction": 0.4}], ids=repr
+)
+def test_more_failed_rows_than_allowed_cost_the_partition_alone(run, local, chain, instance, limit):
+    result = run(chain(BROKEN, **limit), local, tags=RANGE)
     assert result.success
     assert materialized(instance, result, "third") == [key for key in KEYS if key != BROKEN]
 

@@ -148,6 +148,7 @@ def test_an_asset_is_of_kind_s3_where_its_files_are(into_path, kinds):
         ({"input": "a", "min_rows": -1}, "min_rows=-1"),
         ({"input": "a", "min_rows": 0.5}, "min_rows=0.5"),
         ({"input": "a", "max_failures": -1}, "max_failures=-1"),
+        ({"input": "a", "max_failed_fraction": 5}, "max_failed_fraction=5"),
         ({"input": "a", "worker_env": {"A": "b"}}, "give workers=1"),
         ({"input": "a", "temp_dir": 7}, "temp_dir=7"),
         ({"input": "a", "key": "x", "name": "y"}, "not both"),
@@ -379,8 +380,10 @@ def test_on_ray_there_are_workers_for_variables():
         pipeline_asset(shout, input="raw_scans", runner="ray", worker_env={"A": "b"}, workers=0)
 
 
-@pytest.mark.parametrize(("most", "ran"), [(1, 2), (0.2, 2), (3, 6)])
-def test_more_failed_rows_than_max_failures_stop_the_run(run, local, scans, most, ran):
+@pytest.mark.parametrize(
+    ("argument", "most", "ran"), [("max_failures", 1, 2), ("max_failed_fraction", 0.2, 2), ("max_failures", 3, 6)]
+)
+def test_more_failed_rows_than_allowed_stop_the_run(run, local, scans, argument, most, ran):
     """Of six rows the first three fail at fn: the first over the limit stops the run, which is not tried again."""
     ids, called = [f"s{number}" for number in range(6)], []
 
@@ -397,7 +400,13 @@ def test_more_failed_rows_than_max_failures_stop_the_run(run, local, scans, most
 
     policy = dg.RetryPolicy(max_retries=1)
     loud = pipeline_asset(
-        fail, name="loud", input=raw_scans, max_failures=most, prefetch=0, max_dropped_fraction=0.6, retry_policy=policy
+        fail,
+        name="loud",
+        input=raw_scans,
+        prefetch=0,
+        max_dropped_fraction=0.6,
+        retry_policy=policy,
+        **{argument: most},
     )
     result = run([raw_scans, loud], local)
     assert (result.success, len(called)) == (ran == len(ids), ran)
@@ -405,7 +414,7 @@ def test_more_failed_rows_than_max_failures_stop_the_run(run, local, scans, most
     if not result.success:
         (event,) = result.filter_events(lambda event: event.is_step_failure)
         failure = event.step_failure_data.user_failure_data
-        assert f"max_failures={most}" in failure.description
+        assert f"{argument}={most}" in failure.description
         assert len(ManifestIOManager(resource=local).load(failure.metadata["failures_uri"].value)) == len(called)
 
 

@@ -477,6 +477,9 @@ class TestRunPipeline:
         refused = pipeline_into(bucket.url("out"), options=options, max_failures=3)
         with pytest.raises(file_dataset.RunStoppedError, match="4 of 12 rows failed, max_failures=3 allows 3"):
             file_dataset.ray.run_pipeline(refused, frame, batch_size=3)
+        share = pipeline_into(bucket.url("out"), options=options, max_failures=4, max_failed_fraction=0.25)
+        with pytest.raises(file_dataset.RunStoppedError, match=r"4 of 12 rows failed, max_failed_fraction=0\.25 "):
+            file_dataset.ray.run_pipeline(share, frame, batch_size=3)
 
     def test_what_stops_a_batch_stops_the_run(self, faults, fault_options):
         for n in range(4):

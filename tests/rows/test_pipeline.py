@@ -617,11 +617,20 @@ def test_a_missing_temp_dir_is_a_clear_stop(frame, pipeline, tmp_path):
         ({"worker_env": {"A": "b\0"}, "workers": 1}, r"worker_env \['A'\]: no system has such a variable"),
         ({"worker_env": {"": "b"}, "workers": 1}, r"worker_env \[''\]: no system has such a variable"),
         ({"max_failures": -1}, "max_failures=-1"),
-        ({"max_failures": True}, "a share of them"),
-        ({"max_failures": 1.5}, "write 5 % as 0.05"),
-        ({"max_failures": float("nan")}, "a share of them"),
-        ({"max_failures": "5%"}, "a share of them"),
+        ({"max_failures": True}, "give a number of rows"),
+        ({"max_failures": 0.25}, "give max_failed_fraction=0.25"),
+        ({"max_failures": 1.0}, "give max_failed_fraction=1.0"),
+        ({"max_failures": 1.5}, "give max_failed_fraction=0.1"),
+        ({"max_failures": float("nan")}, "give a number of rows"),
+        ({"max_failures": "5%"}, "give a number of rows"),
         ({"max_failures": 1, "on_failure": "raise"}, "leave max_failures out"),
+        ({"max_failed_fraction": 5}, "write 5 % as 0.05"),
+        ({"max_failed_fraction": -0.1}, "from 0.0 to 1.0"),
+        ({"max_failed_fraction": True}, "from 0.0 to 1.0"),
+        ({"max_failed_fraction": float("nan")}, "from 0.0 to 1.0"),
+        ({"max_failed_fraction": "0.1"}, "from 0.0 to 1.0"),
+        ({"max_failed_fraction": 10}, "for a number of rows give max_failures=10"),
+        ({"max_failed_fraction": 0.1, "on_failure": "raise"}, "leave max_failed_fraction out"),
     ],
 )
 def test_what_makes_no_sense_is_refused_at_construction(arguments, message):
@@ -1381,25 +1390,45 @@ def test_a_recorded_failure_is_no_failure_of_this_run(frame, pipeline):
     assert run(recorded).failures["id"].tolist() == [2, 4]
 
 
-# max_failures
+# max_failures, max_failed_fraction
 
 
 @pytest.mark.parametrize("prefetch", [0, 2])
-@pytest.mark.parametrize("most", [1, 0.2, 0.39], ids=str)
-def test_more_failures_than_allowed_stop_the_run(frame, pipeline, most, prefetch):
+@pytest.mark.parametrize(
+    ("limits", "exceeded"),
+    [
+        ({"max_failures": 1}, "max_failures=1"),
+        ({"max_failed_fraction": 0.2}, "max_failed_fraction=0.2"),
+        ({"max_failed_fraction": 0.39}, "max_failed_fraction=0.39"),
+        ({"max_failures": 1, "max_failed_fraction": 0.4}, "max_failures=1"),
+        ({"max_failures": 2, "max_failed_fraction": 0.2}, "max_failed_fraction=0.2"),
+    ],
+    ids=str,
+)
+def test_more_failures_than_allowed_stop_the_run(frame, pipeline, limits, exceeded, prefetch):
     with pytest.raises(RunStoppedError) as caught:
-        pipeline(max_failures=most, prefetch=prefetch).run(frame)
+        pipeline(prefetch=prefetch, **limits).run(frame)
     text = str(caught.value)
-    assert f"2 of 5 rows failed, max_failures={most!r} allows 1: " in text
+    assert f"2 of 5 rows failed, {exceeded} allows 1: " in text
     assert "1 at download: FileNotFoundError (NoSuchKey), 1 at fn: ValueError" in text
     result = caught.value.result
     assert (result.failures["id"].tolist(), result.manifest["id"].tolist()) == ([2, 4], [1, 3])
     assert result.unprocessed_rows["id"].tolist() == [5]
 
 
-@pytest.mark.parametrize("most", [2, 0.4, 1.0, 7], ids=str)
-def test_as_many_failures_as_allowed_do_not(frame, pipeline, most):
-    assert len(pipeline(max_failures=most)(frame)) == 3
+@pytest.mark.parametrize(
+    "limits",
+    [
+        {"max_failures": 2},
+        {"max_failures": 7},
+        {"max_failed_fraction": 0.4},
+        {"max_failed_fraction": 1},
+        {"max_failures": 2, "max_failed_fraction": 0.4},
+    ],
+    ids=str,
+)
+def test_as_many_failures_as_allowed_do_not(frame, pipeline, limits):
+    assert len(pipeline(**limits)(frame)) == 3
 
 
 def settings_of(pipeline):
@@ -1408,13 +1437,14 @@ def settings_of(pipeline):
 
 def test_a_share_allows_what_raise_if_dropped_allows():
     """0.29 * 100 is 28.999999999999996, and 0.07 * 100 is 7.000000000000001."""
-    base = settings_of(Pipeline(forward, write_options={"into_path": "out"}, max_failures=0.5))
+    base = settings_of(Pipeline(forward, write_options={"into_path": "out"}))
     for total in (1, 3, 10, 97, 100, 1000):
         for count in range(total + 1):
-            settings = dataclasses.replace(base, max_failures=count / total)
+            settings = dataclasses.replace(base, max_failed_fraction=count / total)
             assert allowed_failures(settings, total) == count
     for hundredth in range(101):
-        assert allowed_failures(dataclasses.replace(base, max_failures=hundredth / 100), 100) == hundredth
+        settings = dataclasses.replace(base, max_failed_fraction=hundredth / 100)
+        assert allowed_failures(settings, 100) == hundredth
 
 
 # the row
@@ -1553,8 +1583,9 @@ def test_ctrl_c_kills_what_works(on, six, tmp_path):
 
 def test_a_pickle_carries_every_setting():
     given = {
-        "on_failure": "record", "max_failures": 0.25, "prefetch": 5, "workers": 3, "fn_timeout_s": 1.5,
-        "worker_env": {"A": "b"}, "file_columns": ["a.txt"], "outputs": ["b.txt"], "temp_dir": "t", "progress": False,
+        "on_failure": "record", "max_failures": 9, "max_failed_fraction": 0.25, "prefetch": 5, "workers": 3,
+        "fn_timeout_s": 1.5, "worker_env": {"A": "b"}, "file_columns": ["a.txt"], "outputs": ["b.txt"], "temp_dir": "t",
+        "progress": False,
     }  # fmt: skip
     options = file_dataset.Options()
     one = Pipeline(forward, write_options={"into_path": "out"}, options=options, **given)

@@ -47,11 +47,11 @@ def test_the_log_and_the_summary_name_the_endpoint_that_has_nothing(faults, pipe
         result.raise_if_dropped()
 
 
-@pytest.mark.parametrize("max_failures", [1, 0.1])
-def test_so_does_the_error_of_a_run_that_too_many_failures_stop(faults, pipeline, max_failures):
+@pytest.mark.parametrize("limit", [{"max_failures": 1}, {"max_failed_fraction": 0.1}], ids=str)
+def test_so_does_the_error_of_a_run_that_too_many_failures_stop(faults, pipeline, limit):
     faults.put("s3://bucket/other", b"x")
     with pytest.raises(RunStoppedError) as caught:
-        pipeline(max_failures=max_failures).run(frame_of(10))
+        pipeline(**limit).run(frame_of(10))
     assert str(caught.value).endswith(question(faults))
 
 
