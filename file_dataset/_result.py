@@ -104,6 +104,7 @@ class PipelineResult:
         """Return this result with the rows of a later run in the place of those with the same id, in input order.
 
         A row that failed this time loses its place in the manifest; rows that `later` has not processed keep theirs.
+        The hint stays as long as no row has succeeded and it is that of every failure.
         """
         import pandas as pd
 
@@ -123,13 +124,17 @@ class PipelineResult:
         def joined(earlier: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
             return _in_order(_concat(_rows(earlier, without=touched), new), order)
 
-        return PipelineResult(
+        hints = {self.hint} if len(_rows(self.failures, without=touched)) else set()
+        hints |= {later.hint} if len(later.failures) else set()
+        merged = PipelineResult(
             source,
             joined(self.manifest, manifest),
             joined(self.failures, later.failures),
             joined(self.files, later.files),
             self.files_without_digest + later.files_without_digest,
         )
+        holds = len(hints) == 1 and not len(merged._good)
+        return replace(merged, hint=hints.pop()) if holds else merged
 
     def summary(self, *, allowed_fraction: float | None = None) -> str:
         """Return one line: "3 of 12 rows dropped (25.0%; allowed 50.0%): 2 at download, 1 at fn"; `hint`, if any."""

@@ -365,6 +365,35 @@ def test_rows_that_are_new_come_last():
     assert (ids_of(merged.input), ids_of(merged.manifest)) == ([1, 2, 3], [1, 2, 3])
 
 
+def hinted(result, hint="The endpoint that was asked was http://a: is it the right one?"):
+    return dataclasses.replace(result, hint=hint)
+
+
+NOTHING_THERE = hinted(result_of(frame_of(1, 2), [1, 2]))
+HINTED = {
+    "the rest fails alike": (NOTHING_THERE, hinted(result_of(frame_of(3, 4), [3, 4])), True),
+    "what ran again fails alike": (NOTHING_THERE, NOTHING_THERE, True),
+    "nothing ran": (NOTHING_THERE, result_of(frame_of()), True),
+    "only the later one has it": (result_of(frame_of(1, 2)), NOTHING_THERE, True),
+    "a row succeeded": (NOTHING_THERE, result_of(frame_of(1)), False),
+    "a row had succeeded": (result_of(frame_of(3)), NOTHING_THERE, False),
+    "a row fails otherwise": (NOTHING_THERE, result_of(frame_of(3), [3]), False),
+    "another endpoint": (NOTHING_THERE, hinted(result_of(frame_of(3, 4), [3, 4]), "another"), False),
+    "neither has it": (result_of(frame_of(1), [1]), result_of(frame_of(2), [2]), False),
+}
+
+
+@pytest.mark.parametrize(("first", "later", "holds"), HINTED.values(), ids=HINTED)
+@pytest.mark.parametrize("record", [False, True], ids=["dropped", "recorded"])
+def test_a_merged_result_keeps_the_hint_while_it_holds(first, later, holds, record):
+    def recorded(result):
+        return hinted(result_of(result.input, ids_of(result.failures), record=record), result.hint)
+
+    merged = recorded(first).merge(recorded(later))
+    assert merged.hint == (hinted(first).hint if holds else None)
+    assert ("is it the right one?" in merged.summary()) == holds
+
+
 def test_a_stopped_run_and_the_rest_make_a_whole_one():
     frame = frame_of(1, 2, 3, 4)
     first = result_of(frame, [2], done=2)
