@@ -13,7 +13,7 @@ import pickle
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, Unpack, cast, overload
 
 from file_dataset import _function, _options, _per_process, _urls
 from file_dataset._errors import InvalidDatasetError
@@ -45,6 +45,26 @@ class WriteOptions(_RequiredWriteOptions, total=False):
     options: Options | None
 
 
+class _Choices(TypedDict, total=False):
+    """What a Pipeline takes beside fn and where its outputs go, for type checkers."""
+
+    options: Options | None
+    file_columns: Sequence[str] | None
+    outputs: Sequence[str] | None
+    on_failure: OnFailure
+    max_failures: int | None
+    max_failed_fraction: float | None
+    prefetch: int
+    workers: int
+    fn_timeout_s: float | None
+    worker_env: Mapping[str, str] | None
+    temp_dir: str | os.PathLike[str] | None
+    progress: Report
+
+
+_Fn: TypeAlias = Callable[..., Mapping[str, object]] | type
+
+
 class Pipeline:
     """Runs a function on local files for every row of a frame, and returns a frame of what it stored.
 
@@ -57,11 +77,16 @@ class Pipeline:
     `map_batches`, say). A pickle holds the secrets of its options.
     """
 
+    @overload
+    def __init__(self, fn: _Fn, *, into_path: str | os.PathLike[str], **choices: Unpack[_Choices]) -> None: ...
+    @overload
+    def __init__(self, fn: _Fn, *, write_options: WriteOptions, **choices: Unpack[_Choices]) -> None: ...
     def __init__(  # noqa: PLR0913  # each is a choice of the user's
         self,
-        fn: Callable[..., Mapping[str, object]] | type,
+        fn: _Fn,
         *,
-        write_options: WriteOptions,
+        write_options: WriteOptions | None = None,
+        into_path: str | os.PathLike[str] | None = None,
         options: Options | None = None,
         file_columns: Sequence[str] | None = None,
         outputs: Sequence[str] | None = None,
@@ -84,6 +109,7 @@ class Pipeline:
                 columns' values (None: null).
             write_options: `{"into_path": ..., "extra_args": ..., "options": ...}`: where outputs go. `options` there is
                 for a target store that is not the source's.
+            into_path: where outputs go, in the place of `write_options={"into_path": ...}`.
             options: how S3 is reached; None: by boto3's default session, as it is at each call, or when pickled.
             file_columns: decides alone which columns name files; without it their names and values do, which say
                 little when a frame has no rows or a column only nulls.
@@ -112,7 +138,7 @@ class Pipeline:
         """
         self._style = _function.check_signature(fn)
         _options.check(options)
-        _check_write_options(write_options, options)
+        write_options = _checked_write_options(write_options, into_path, options)
         for name, names in (("file_columns", file_columns), ("outputs", outputs)):
             if names is not None and (isinstance(names, str) or not isinstance(names, Sequence)):
                 raise InvalidDatasetError(f"{name}={names!r}: give a list of names")
@@ -131,7 +157,7 @@ class Pipeline:
             raise InvalidDatasetError(f"on_failure='raise' stops at the first failure: leave {unused} out")
         self._settings = Settings(
             fn=fn,
-            write_options=dict(write_options),
+            write_options=write_options,
             options=options,
             file_columns=file_columns,
             outputs=outputs,
@@ -251,7 +277,16 @@ def _warn_of_crashes() -> None:
     )
 
 
-def _check_write_options(write_options: object, options: Options | None) -> None:
+def _checked_write_options(write_options: object, into_path: object, options: Options | None) -> WriteOptions:
+    if into_path is not None:
+        if write_options is not None:
+            raise InvalidDatasetError(
+                "into_path and write_options both say where outputs go: give one of them; into_path beside extra_args "
+                "is write_options={'into_path': ..., 'extra_args': ...}"
+            )
+        write_options = {"into_path": into_path}
+    if write_options is None:
+        raise InvalidDatasetError("where do outputs go? Give into_path='s3://bucket/prefix' or a directory")
     if not isinstance(write_options, Mapping) or "into_path" not in write_options:
         raise InvalidDatasetError("write_options: give a mapping with 'into_path'")
     if unknown := sorted(set(write_options) - {"into_path", "extra_args", "options"}):
@@ -262,6 +297,7 @@ def _check_write_options(write_options: object, options: Options | None) -> None
         raise InvalidDatasetError(f"extra_args is a {type(extra_args).__name__}: give a mapping, boto3's ExtraArgs")
     target = write_options.get("options") or options
     _urls.parse_prefix(write_options["into_path"], local_paths=_options.takes_local_paths(target))
+    return cast("WriteOptions", dict(write_options))
 
 
 def _checked_count(name: str, value: object) -> int:

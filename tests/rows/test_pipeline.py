@@ -595,6 +595,10 @@ def test_a_missing_temp_dir_is_a_clear_stop(frame, pipeline, tmp_path):
         ({"write_options": {}}, "into_path"),
         ({"write_options": {"into_path": "s3://b/x", "if_exists": 1}}, "if_exists"),
         ({"write_options": {"into_path": "gs://b/x"}}, "gs://"),
+        ({"write_options": None}, "where do outputs go\\?"),
+        ({"into_path": "s3://bucket/out"}, "give one of them"),
+        ({"write_options": None, "into_path": "gs://b/x"}, "gs://"),
+        ({"write_options": None, "into_path": 7}, "into_path"),
         ({"on_failure": "ignore"}, "on_failure="),
         ({"outputs": "a.txt"}, "give a list"),
         ({"outputs": ["id"]}, "rename them"),
@@ -637,6 +641,15 @@ def test_what_makes_no_sense_is_refused_at_construction(arguments, message):
     given = {"fn": upper, "write_options": {"into_path": "s3://bucket/out"}, **arguments}
     with pytest.raises(InvalidDatasetError, match=message):
         Pipeline(given.pop("fn"), **given)
+
+
+def test_into_path_is_short_for_write_options(frame, fault_options):
+    where = "s3://bucket/short"
+    one = Pipeline(upper, into_path=where, options=fault_options)
+    assert settings_of(one) == settings_of(Pipeline(upper, write_options={"into_path": where}, options=fault_options))
+    manifest = pickle.loads(pickle.dumps(one))(frame)
+    assert manifest["id"].tolist() == [1, 3, 5]
+    assert manifest["upper.txt"][0] == f"{where}/1/upper.txt"
 
 
 # pickling, threads, processes

@@ -26,6 +26,8 @@ def use(frame: pd.DataFrame) -> pd.DataFrame:
         on_failure="record",
         progress=lambda now: print(now.done, now.total),  # noqa: T201
     )
+    if frame.empty:
+        pipeline = file_dataset.Pipeline(resample_local_image_file, into_path=Path("out"), max_failed_fraction=0.1)
     with file_dataset.reader({"image.mha": "s3://my-bucket/image.mha"}).into_temp_dir() as temp:
         stored = file_dataset.write_files({"image.mha": temp / "image.mha"}, into_path="out", id=1)
         assert stored["image.mha"]
