@@ -199,7 +199,7 @@ class Run:
         self.extra_args = settings.write_options.get("extra_args") or {}
         if self.extra_args and self.total and not is_local:
             # brings botocore along, which local work does without
-            from file_dataset._s3.store import check_extra_args
+            from file_dataset._s3.extra_args import check_extra_args
 
             check_extra_args(self.extra_args)
         self.inputs = self._inputs_at_risk()

@@ -59,7 +59,7 @@ def write_files(
     stores = _transfer.Stores(options)
     if extra_args and not isinstance(prefix, Path):
         # brings botocore along, which local work does without
-        from file_dataset._s3.store import check_extra_args
+        from file_dataset._s3.extra_args import check_extra_args
 
         check_extra_args(extra_args)
     _transfer.copy_out(transfers, stores, extra_args or {})

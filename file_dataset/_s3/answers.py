@@ -16,7 +16,7 @@ from botocore import exceptions as boto
 from botocore import parsers
 from urllib3.connection import CertificateError  # type: ignore[attr-defined]  # where each version has it
 
-from file_dataset import _digest, _secrets
+from file_dataset import _defaults, _digest, _secrets
 from file_dataset._errors import (
     CREDENTIAL_CODES,
     EXPIRED_CODES,
@@ -288,7 +288,7 @@ def os_error(error: Exception, *, checksums: str | None = None) -> OSError:
 
     `checksums` as in `error_of`.
     """
-    found = _os_error(error, checksums)
+    found = _defaults.lost(error) if isinstance(error, boto.ProfileNotFound) else _os_error(error, checksums)
     if isinstance(error, _UNANSWERED) or is_unanswered(error):
         mark_unanswered(found)
     return found

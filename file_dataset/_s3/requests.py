@@ -5,10 +5,12 @@ A request that fails hands its error to `rescue`, which may block and try again;
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import ssl
 import threading
-from typing import TYPE_CHECKING, Generic, TypeVar
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from file_dataset import _digest
 from file_dataset._errors import code_of
@@ -19,8 +21,7 @@ from file_dataset._s3.sigv4 import UNSIGNED_PAYLOAD
 from file_dataset._sink import ObjectInfo
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
-    from concurrent.futures import Future
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from file_dataset._http.loop import Answer, Lane, Wire
     from file_dataset._local_file import LocalFile
@@ -169,7 +170,7 @@ class Head(Request[ObjectInfo]):
 class Get(Request[ObjectInfo]):
     """An object, or a part of one, into a sink. The first of a sink's requests leads: it ends when all have ended."""
 
-    __slots__ = ("_error", "_fork", "_lead", "_lock", "_part", "_pending", "_sink")
+    __slots__ = ("_error", "_lead", "_lock", "_part", "_pending", "_sender", "_sink")
 
     def __init__(  # noqa: PLR0913  # what a request is made of
         self,
@@ -180,13 +181,13 @@ class Get(Request[ObjectInfo]):
         *,
         future: Future[ObjectInfo],
         rescue: Callable[[Exception], object] | None = None,
-        fork: Fork,
+        sender: Sender,
         part: Part | None = None,
         lead: Get | None = None,
     ) -> None:
-        """Take the part that is wanted, None for the whole object; `fork` sends more requests."""
+        """Take the part that is wanted, None for the whole object; `sender` sends more requests."""
         super().__init__(route, at, signer, sink.cancelled, future=future, rescue=rescue)
-        self._sink, self._part, self._fork = sink, part, fork
+        self._sink, self._part, self._sender = sink, part, sender
         self._lead = lead  # None, not itself, for a lead: what refers to itself waits for the garbage collector
         self._lock = threading.Lock()  # its parts may be on other loops
         self._pending = 1
@@ -195,7 +196,7 @@ class Get(Request[ObjectInfo]):
     @property
     def is_large(self) -> bool:
         """Whether much is missing of its part, or, where nothing is known yet, objects were large lately."""
-        expected = self._fork.usual_bytes if self._part is None else self._part.wants()
+        expected = self._sender.usual_bytes if self._part is None else self._part.wants()
         return expected > INLINE_BYTES
 
     def begin(self) -> bool:
@@ -222,9 +223,9 @@ class Get(Request[ObjectInfo]):
         """Return the part that the body fills."""
         sink, part = self._sink, self._part
         if answer.status == 200 and part is None:  # noqa: PLR2004
-            info = answers.info_of(answer.headers, check_digests=self._fork.check_digests)
+            info = answers.info_of(answer.headers, check_digests=self._sender.check_digests)
             part = sink.begin(info)
-            self._fork.saw(info.size_bytes)
+            self._sender.saw(info.size_bytes)
             if info.size_bytes > _SPLIT_BYTES and sink.comes_in_parts:
                 self._split(info)
             return part
@@ -236,7 +237,7 @@ class Get(Request[ObjectInfo]):
         return part
 
     def _split(self, info: ObjectInfo) -> None:
-        free = self._fork.lane.free()
+        free = self._sender.lane.free()
         is_provable = info.digest is None or _digest.can_join(info.digest.algorithm)
         count = min(free + 1, info.size_bytes // (_SPLIT_BYTES // 2))
         if count < 2 or not info.etag or not is_provable:  # noqa: PLR2004
@@ -249,8 +250,17 @@ class Get(Request[ObjectInfo]):
         """Ask for another part of the object at the same time."""
         with self._lock:
             self._pending += 1
-        self._fork.send(
-            Get(self.route, self.at, self.signer, self._sink, future=self.future, fork=self._fork, part=part, lead=self)
+        self._sender.send(
+            Get(
+                self.route,
+                self.at,
+                self.signer,
+                self._sink,
+                future=self.future,
+                sender=self._sender,
+                part=part,
+                lead=self,
+            )
         )
 
     def result(self, answer: Answer) -> ObjectInfo:
@@ -286,19 +296,62 @@ class Get(Request[ObjectInfo]):
         return error
 
 
-class Fork:
-    """Where more requests of one store go, and what they have in common."""
+class Sender:
+    """Sends the requests of one store, and knows what they have in common."""
 
     __slots__ = ("_wire", "check_digests", "lane", "usual_bytes")
 
     def __init__(self, wire: Wire, lane: Lane, *, check_digests: bool) -> None:
-        """Take the lane."""
+        """Take the lane: the places in flight of this store."""
         self._wire, self.lane, self.check_digests = wire, lane, check_digests
         self.usual_bytes = 0.0  # of the last objects that were read
 
     def send(self, request: Exchange) -> None:
         """Queue a request."""
         self._wire.submit(self.lane, request)
+
+    def get(  # noqa: PLR0913  # what a GET is made of
+        self,
+        route: Route,
+        source: ObjectUrl,
+        signer: Signer | None,
+        sink: Sink,
+        *,
+        future: Future[ObjectInfo],
+        rescue: Callable[[Exception], object] | None,
+    ) -> None:
+        """Ask for what a sink lacks: the whole object, or the rest of its parts side by side."""
+        lead, *others = sink.missing() or (None,)
+        get = Get(route, source, signer, sink, future=future, rescue=rescue, sender=self, part=lead)
+        for part in others:
+            if part is not None:
+                get.also(part)
+        self.send(get)
+
+    def put(self, put: Put[Any]) -> None:
+        """Send a PUT. A large one is hashed first, off the loop, where its head says something of the bytes."""
+        if put.is_large and put.must_hash:
+            self._wire.pool.submit(self._hash_and_send, put)
+        else:
+            self.send(put)
+
+    def _hash_and_send(self, put: Put[Any]) -> None:
+        put.hash()
+        try:
+            self.send(put)
+        except OSError as exc:
+            put.done(None, exc)
+
+    @contextlib.contextmanager
+    def place(self) -> Iterator[None]:
+        """Count a request of boto3's among those in flight."""
+        place: Future[None] = Future()
+        self._wire.submit(self.lane, place)
+        place.result()
+        try:
+            yield
+        finally:
+            self._wire.release(self.lane)
 
     def saw(self, size_bytes: int) -> None:
         """Take note of the size of an object that is read: the next may be alike. A loop's may be lost to another's."""

@@ -14,7 +14,7 @@ from servers.faults import SLOW_DOWN
 import file_dataset
 from file_dataset import FileDatasetError, _per_process
 from file_dataset._pool import Pool
-from file_dataset._s3 import store
+from file_dataset._s3 import multipart
 from file_dataset._workers import pool
 from file_dataset._workers.pool import Workers, WorkerStartError
 
@@ -28,8 +28,8 @@ def own_threads(monkeypatch):
     """The test's own pools and loops, and a large file that goes up in parts."""
     monkeypatch.setattr(_per_process, "_shared", OrderedDict())
     monkeypatch.setattr(_per_process, "_recent", OrderedDict())
-    monkeypatch.setattr(store, "_MULTIPART_BYTES", 5 << 20)
-    monkeypatch.setattr(store, "_PART_BYTES", 5 << 20)
+    monkeypatch.setattr(multipart, "_MULTIPART_BYTES", 5 << 20)
+    monkeypatch.setattr(multipart, "_PART_BYTES", 5 << 20)
 
 
 class Limit:

@@ -1081,8 +1081,8 @@ def test_the_engine_boto3_sends_nothing_over_the_wire(faults, source, monkeypatc
     used = []
     for name in ("submit", "call"):
         monkeypatch.setattr(Wire, name, lambda *_, name=name: used.append(name))
-    monkeypatch.setattr("file_dataset._s3.store._PART_BYTES", 5 << 20)
-    monkeypatch.setattr("file_dataset._s3.store._MULTIPART_BYTES", 5 << 20)
+    monkeypatch.setattr("file_dataset._s3.multipart._PART_BYTES", 5 << 20)
+    monkeypatch.setattr("file_dataset._s3.multipart._MULTIPART_BYTES", 5 << 20)
     faults.put("s3://bucket/other", b"")
     store = store_at(faults.endpoint_url, engine="boto3")
     for body in (SMALL, os.urandom(6 << 20)):
@@ -1161,7 +1161,7 @@ def sent_by(engine, url, config, verb, source):
             store.info(at).result(10)
         else:
             put(store, source, SMALL, at)
-        is_ours = store._route(store._access(), at.bucket) is not None
+        is_ours = store._operations.route(store._current.get(), at.bucket) is not None
         assert is_ours == (engine == "auto")  # or one engine would be compared with itself
         (head,) = server.heads
         return parsed(head.replace(str(server.port), "PORT"))

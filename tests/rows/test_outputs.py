@@ -44,8 +44,8 @@ def source(tmp_path):
 @pytest.fixture
 def in_parts(monkeypatch):
     """Files above 6 MiB go up in parts of 5 MiB, the least that S3 takes."""
-    monkeypatch.setattr("file_dataset._s3.store._PART_BYTES", 5 << 20)
-    monkeypatch.setattr("file_dataset._s3.store._MULTIPART_BYTES", 6 << 20)
+    monkeypatch.setattr("file_dataset._s3.multipart._PART_BYTES", 5 << 20)
+    monkeypatch.setattr("file_dataset._s3.multipart._MULTIPART_BYTES", 6 << 20)
 
 
 def write(source, options, into_path="s3://bucket/out"):

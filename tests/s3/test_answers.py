@@ -15,7 +15,7 @@ from servers.scripted import Scripted, always, answer, answering
 
 import file_dataset
 from file_dataset import RowError, _retry
-from file_dataset._s3 import requests, store
+from file_dataset._s3 import multipart, requests
 from file_dataset._sink import ObjectInfo, Sink
 
 URL = "s3://bucket/a.bin"
@@ -175,7 +175,7 @@ CHECKSUM_REFUSALS = [
 def test_a_refused_checksum_is_told_with_the_remedy_after_one_attempt(
     engine, status, code, size, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(store, "_MULTIPART_BYTES", 1 << 10)
+    monkeypatch.setattr(multipart, "_MULTIPART_BYTES", 1 << 10)
     path = tmp_path / "a.bin"
     path.write_bytes(bytes(size))
     with Scripted(always(refusal(status, code))) as server:

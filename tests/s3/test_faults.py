@@ -249,8 +249,8 @@ def source(tmp_path):
 @pytest.fixture
 def in_parts(monkeypatch):
     """Large enough files are met by making "large" small: S3 takes parts of 5 MiB and more."""
-    monkeypatch.setattr("file_dataset._s3.store._PART_BYTES", 5 << 20)
-    monkeypatch.setattr("file_dataset._s3.store._MULTIPART_BYTES", 5 << 20)
+    monkeypatch.setattr("file_dataset._s3.multipart._PART_BYTES", 5 << 20)
+    monkeypatch.setattr("file_dataset._s3.multipart._MULTIPART_BYTES", 5 << 20)
 
 
 def write(source, options):

@@ -55,7 +55,7 @@ def test_what_is_unusual_is_left_to_boto3(caplog, endpoint, config, bucket, why)
     caplog.set_level(logging.DEBUG, "file_dataset")
     virtual = Config(s3={"addressing_style": "virtual", "use_arn_region": True})
     store = S3Store(options_for(endpoint, config=virtual.merge(config) if endpoint is None else config))
-    assert store._route(store._access(), bucket) is None
+    assert store._operations.route(store._current.get(), bucket) is None
     (line,) = [record.getMessage() for record in caplog.records if "left to boto3" in record.getMessage()]
     assert line.startswith(f"bucket {bucket} is left to boto3: ")
     assert why in line
@@ -262,11 +262,11 @@ CHANGING = {
 def test_other_changes_of_handlers_are_left_to_boto3(own, event, handler):
     own.s3_client.meta.events.register(event, handler)
     store = S3Store(own)
-    assert store._route(store._access(), "bucket") is None
+    assert store._operations.route(store._current.get(), "bucket") is None
 
 
 def test_what_only_watches_keeps_the_wire(own):
     own.s3_client.meta.events.register("request-created.s3", lambda **_: None)
     own.s3_client.meta.events.register("after-call.s3", lambda **_: None)
     store = S3Store(own)
-    assert store._route(store._access(), "bucket") is not None
+    assert store._operations.route(store._current.get(), "bucket") is not None

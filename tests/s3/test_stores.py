@@ -16,7 +16,8 @@ from file_dataset import Options, _retry
 from file_dataset._http.loop import INLINE_BYTES
 from file_dataset._local_file import LocalFile
 from file_dataset._pool import Pool
-from file_dataset._s3.store import S3Store, part_bytes
+from file_dataset._s3.multipart import part_bytes
+from file_dataset._s3.store import S3Store
 from file_dataset._sink import ObjectInfo, Sink
 from file_dataset._store import LocalStore
 from file_dataset._urls import ObjectUrl
@@ -195,8 +196,8 @@ class S3Contract(StoreContract):
         """ETag and checksum, in the same spelling: `result.files` is compared with them."""
         if parts == 3:
             self.need("etags of parts")
-        monkeypatch.setattr("file_dataset._s3.store._PART_BYTES", 5 << 20)
-        monkeypatch.setattr("file_dataset._s3.store._MULTIPART_BYTES", 6 << 20)
+        monkeypatch.setattr("file_dataset._s3.multipart._PART_BYTES", 5 << 20)
+        monkeypatch.setattr("file_dataset._s3.multipart._MULTIPART_BYTES", 6 << 20)
         stored = self.upload(store, tmp_path, place("a.bin"), bytes(1000 if parts == 1 else 12 << 20))
         info = store.info(place("a.bin")).result()
         assert (info.size_bytes, info.etag) == (stored.size_bytes, stored.etag)
@@ -208,8 +209,8 @@ class S3Contract(StoreContract):
     @pytest.mark.usefixtures("split")
     def test_a_large_file_goes_up_in_parts_and_comes_back(self, store, place, tmp_path, monkeypatch):
         # S3 takes parts of 5 MiB and more
-        monkeypatch.setattr("file_dataset._s3.store._PART_BYTES", 5 << 20)
-        monkeypatch.setattr("file_dataset._s3.store._MULTIPART_BYTES", 6 << 20)
+        monkeypatch.setattr("file_dataset._s3.multipart._PART_BYTES", 5 << 20)
+        monkeypatch.setattr("file_dataset._s3.multipart._MULTIPART_BYTES", 6 << 20)
         body = bytes(range(256)) * (12 << 12)  # 12 MiB: two whole parts and a rest
         info = self.upload(store, tmp_path, place("large.bin"), body)
         assert info.etag is not None

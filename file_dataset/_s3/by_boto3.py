@@ -1,0 +1,212 @@
+"""Requests made by boto3's client, one attempt each: GET, HEAD, PUT and all others. `route` says what is left to it."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import time
+from typing import TYPE_CHECKING, Any
+
+from botocore import exceptions as boto
+from s3transfer.utils import ReadFileChunk
+
+from file_dataset._errors import InvalidDatasetError, code_of, store_error
+from file_dataset._http.loop import SLOW_BYTES_S, stall_s
+from file_dataset._local_file import CHUNK_BYTES
+from file_dataset._s3 import answers, extra_args
+from file_dataset._s3.answers import RAISED, REPLACED_CODES, WrongSpanError, replaced
+from file_dataset._sink import ObjectInfo
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Iterator, Mapping
+
+    from file_dataset._local_file import LocalFile
+    from file_dataset._s3.access import Access
+    from file_dataset._s3.requests import Sender
+    from file_dataset._silence import Silence
+    from file_dataset._sink import Part, Sink
+    from file_dataset._urls import ObjectUrl
+
+_READS = ("get_object", "head_object")
+_LATE_S = 5.0  # what a wait for one piece counts at most: longer ones may be a fn's that holds the GIL; a guess
+
+
+class Boto3:
+    """The engine boto3 of one store. Its requests count among those in flight."""
+
+    def __init__(self, sender: Sender, silence: Silence, *, is_alone: bool) -> None:
+        """Take what it shares with our own requests; `is_alone`: there are none of them."""
+        self._sender, self._silence, self._is_alone = sender, silence, is_alone
+
+    def get(self, access: Access, source: ObjectUrl, sink: Sink) -> ObjectInfo:
+        """Fill the sink: what it lacks, one request after the other."""
+        for part in sink.missing() or (None,):
+            self._get_part(access, source, sink, part)
+        return sink.finish()
+
+    def _get_part(self, access: Access, source: ObjectUrl, sink: Sink, part: Part | None) -> None:
+        resume: dict[str, str] = {}
+        if part is not None and sink.info is not None:
+            span = f"bytes={part.start + part.received}-{part.stop - 1}"
+            resume = {"Range": span, "IfMatch": sink.info.pin or ""}
+        try:
+            answer = self.call(access, "get_object", Bucket=source.bucket, Key=source.key, **resume)
+        except OSError as exc:
+            if resume and code_of(exc) in REPLACED_CODES:
+                raise replaced(exc, sink) from exc
+            raise
+        headers = _headers_of(answer)
+        body = answer["Body"]
+        try:
+            if (span_sent := answer.get("ContentRange")) is None:
+                info = answers.info_of(headers, check_digests=self._sender.check_digests)
+                part = sink.begin(info)
+            elif part is None or sink.info is None or span_sent != answers.span_of(part, sink.info.size_bytes):
+                sink.restart()
+                sink.comes_in_parts = False
+                raise WrongSpanError(span_sent)
+            for chunk in _pieces(body, access.client.meta.config.read_timeout):
+                part.write(chunk)
+                self._silence.moved()
+        except RAISED as exc:
+            raise answers.os_error(exc) from answers.cause_of(exc)
+        finally:
+            body.close()
+
+    def head(self, access: Access, at: ObjectUrl) -> ObjectInfo:
+        """Return size, ETag and checksum of an object."""
+        try:
+            answer = self.call(access, "head_object", Bucket=at.bucket, Key=at.key)
+            return answers.head_of(_headers_of(answer))
+        except OSError as exc:
+            if code_of(exc) != "400":
+                raise
+        # a HEAD's answer has no body to say why it is refused; one byte's GET says it, or has the size
+        answer = self.call(access, "get_object", Bucket=at.bucket, Key=at.key, Range="bytes=0-0")
+        answer["Body"].close()
+        headers = _headers_of(answer)
+        # no checksum: that of a range need not be the whole object's
+        return ObjectInfo(answers.total_of(headers), answers.etag_of(headers))
+
+    def put(
+        self,
+        access: Access,
+        source: LocalFile,
+        target: ObjectUrl,
+        extra: Mapping[str, Any],
+        cancelled: threading.Event,
+    ) -> ObjectInfo:
+        """Store a file as one object."""
+        size = source.size_bytes
+        kwargs = {"Bucket": target.bucket, "Key": target.key, **extra_args.with_checksum(access.client, extra)}
+        headers = _headers_of(self.send(access, "put_object", source, 0, size, cancelled, **kwargs))
+        answers.check_put(headers)
+        return ObjectInfo(size, answers.etag_of(headers), answers.crc_of(headers))
+
+    def send(  # noqa: PLR0913, PLR0917  # what a body is made of
+        self,
+        access: Access,
+        operation: str,
+        source: LocalFile,
+        first: int,
+        length: int,
+        cancelled: threading.Event,
+        **kwargs: Any,  # noqa: ANN401  # boto3 has no types
+    ) -> Any:  # noqa: ANN401
+        """Return the answer to a request whose body is a piece of a local file, `length` bytes from `first` on."""
+
+        def before_it_is_sent(bytes_transferred: int) -> None:
+            del bytes_transferred  # s3transfer passes it by name
+            self._silence.moved()
+            if cancelled.is_set():
+                raise InterruptedError("cancelled")
+            source.check(file.fileno())  # a server keeps nothing of a body that breaks off
+
+        with open(source.open(), "rb") as file:  # noqa: PTH123  # a descriptor
+            if length and not os.pread(file.fileno(), 1, first + length - 1):
+                raise source.is_short()  # the server would wait for what is missing, at every attempt
+            file.seek(first)
+            with ReadFileChunk(file, length, source.size_bytes, callbacks=[before_it_is_sent]) as body:
+                try:
+                    return self.call(access, operation, Body=body, ContentLength=length, **kwargs)
+                except OSError:
+                    source.check(file.fileno())  # then that broke it off, and botocore says it otherwise
+                    raise
+
+    def call(self, access: Access, operation: str, **kwargs: Any) -> Any:  # noqa: ANN401  # boto3 has no types
+        """Return the answer to any request.
+
+        Raises:
+            OSError: what botocore's error is.
+        """
+        # alone, there are never more requests than threads in the pool
+        with contextlib.nullcontext() if self._is_alone else self._sender.place():
+            try:
+                answer = getattr(access.client, operation)(**kwargs)
+            except RAISED as exc:
+                if isinstance(exc, boto.ClientError):
+                    self._sender.lane.heard()
+                if isinstance(getattr(exc, "kwargs", {}).get("error"), RecursionError):
+                    raise _redirected() from None
+                found = answers.os_error(exc, checksums=self._checksums(access, operation, kwargs))
+                raise found from answers.cause_of(exc)
+            except RecursionError:
+                raise _redirected() from None
+            except InvalidDatasetError:  # a ValueError too
+                raise
+            except (ValueError, OverflowError) as exc:  # botocore's parser, of a header that is no number or no date
+                raise store_error(ConnectionError, f"the answer cannot be read: {exc}") from None
+            finally:
+                self._silence.moved()
+            self._sender.lane.heard()
+            return answer
+
+    def _checksums(self, access: Access, operation: str, kwargs: Mapping[str, Any]) -> str | None:
+        """Return what in a `Config` has a request carry, or ask for, a checksum that the user did not ask for."""
+        if operation in _READS:
+            return "response_checksum_validation" if access.asks_for_digests else None
+        return "request_checksum_calculation" if kwargs.get("ChecksumAlgorithm") == extra_args.ALGORITHM else None
+
+
+def _headers_of(answer: Mapping[str, Any]) -> Mapping[str, str]:
+    """Return the headers of an answer; a Stubber's has none, but the fields that botocore makes of them."""
+    found: Mapping[str, str] | None = answer.get("ResponseMetadata", {}).get("HTTPHeaders")
+    if found:
+        return found
+    length = answer.get("ContentLength", getattr(answer.get("Body"), "_content_length", None))
+    fields = {"content-length": length, "etag": answer.get("ETag")}
+    return {name: str(value) for name, value in fields.items() if value is not None}
+
+
+def _pieces(body: Any, read_timeout_s: float | None) -> Iterator[bytes]:  # noqa: ANN401  # boto3 has no types
+    """Yield what arrives of a body, as it arrives: read() would wait for a whole chunk, however slowly it comes.
+
+    Raises:
+        TimeoutError: it is so slow that it is a stall.
+    """
+    # urllib3's, which boto3 does not hand on; a Stubber's body can be anything
+    read = getattr(getattr(body, "_raw_stream", None), "read1", body.read)
+    limit_s = math.inf if read_timeout_s is None else stall_s(read_timeout_s)
+    spent_s, moved, last = 0.0, 0, time.monotonic()
+    while chunk := read(CHUNK_BYTES):
+        now = time.monotonic()
+        spent_s += min(now - last, _LATE_S)
+        moved += len(chunk)
+        last = now
+        if spent_s > limit_s:
+            if moved < SLOW_BYTES_S * spent_s:
+                message = (
+                    f"the store sent {moved} bytes in {spent_s:.0f} s: less than {SLOW_BYTES_S} a second is a stall"
+                )
+                raise store_error(TimeoutError, message)
+            spent_s, moved = 0.0, 0
+        yield chunk
+        last = time.monotonic()
+
+
+def _redirected() -> OSError:
+    # botocore asks where the bucket is, is redirected, and asks again, until the stack ends
+    message = "the store redirects and does not say where to: check endpoint_url and the bucket's region"
+    return store_error(OSError, message, code="PermanentRedirect")
