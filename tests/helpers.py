@@ -7,6 +7,7 @@ import sqlite3
 import time
 import zlib
 from pathlib import Path
+from typing import TypedDict
 
 from botocore.config import Config
 
@@ -34,6 +35,17 @@ def impatient_options(url, *, patience_s=20, **kwargs):
 def forward(input_dir, output_dir):
     """Fn that returns its inputs under their names; a worker process imports it from here."""
     return {path.name: path for path in sorted(input_dir.iterdir())}
+
+
+Upper = TypedDict("Upper", {"upper.txt": Path})
+
+
+def upper(input_dir: Path, output_dir: Path) -> Upper:
+    text = (input_dir / "a.txt").read_text()
+    if text == "bad":
+        raise ValueError("this text is bad")
+    (output_dir / "upper.txt").write_text(text.upper())
+    return {"upper.txt": output_dir / "upper.txt"}
 
 
 def failure_of(result):

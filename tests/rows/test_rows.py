@@ -211,14 +211,16 @@ def test_a_row_whose_second_upload_is_refused_is_dropped_whole_and_names_what_it
     assert result.manifest["id"].tolist() == [1, 2, 4, 5, 6]
     assert 3 not in result.files["id"].tolist()
     failure = failure_of(result)
-    assert (failure.id, failure.error_file, failure.error_code) == (3, "b.bin", "AccessDenied")
+    assert (failure.id, failure.error_stage, failure.error_file) == (3, "upload", "b.bin")
+    assert (failure.error_url, failure.error_code) == ("s3://bucket/out/3/b.bin", "AccessDenied")
     assert "s3://bucket/out/3/a.bin" in failure.error_message
 
 
-def test_a_row_whose_second_local_output_cannot_be_written_leaves_the_first_as_it_was(frame, run, tmp_path):
+@pytest.mark.parametrize("names", [["a.bin", "b.bin"], ["b.bin", "a.bin"]], ids=["good first", "bad first"])
+def test_a_row_of_which_one_local_output_cannot_be_written_leaves_the_other_as_it_was(frame, run, tmp_path, names):
     (tmp_path / "out/3/b.bin").mkdir(parents=True)
     (tmp_path / "out/3/a.bin").write_text("earlier")
-    result = run(frame, two, into_path=tmp_path / "out")
+    result = run(frame, lambda i, _: dict.fromkeys(names, i / "a.bin"), into_path=tmp_path / "out")
     assert result.manifest["id"].tolist() == [1, 2, 4, 5, 6]
     assert (failure_of(result).id, failure_of(result).error_file) == (3, "b.bin")
     assert (tmp_path / "out/3/a.bin").read_text() == "earlier"
@@ -262,6 +264,8 @@ BAD = {
     "names an output by number": (lambda i, o: {1: i / "a.bin"}, "a file name is text"),
     "climbs": (lambda i, o: {"../x": i / "a.bin"}, "'..'"),
     "is absolute": (lambda i, o: {"/x": i / "a.bin"}, "absolute"),
+    "gives a number": (lambda i, o: {"a.bin": 5}, "is no path"),
+    "names an output error_stage": (lambda i, o: {"error_stage": i / "a.bin"}, "the name of another column"),
     "names an output id": (lambda i, o: {"id": i / "a.bin"}, "the name of another column"),
     "removes its directories": (_removes_its_directories, "is no file"),
     "exits": (_exits, "3"),
@@ -305,6 +309,7 @@ def test_whatever_fn_does_costs_that_row_only(faults, fault_options, tmp_path, m
     assert result.failures["id"].tolist() == bad
     assert result.manifest["id"].tolist() == [number for number in numbers if number not in bad]
     assert set(result.failures["error_stage"]) == {"fn"}
+    assert dict(zip(BAD, result.failures["error_type"], strict=True))["exits"] == "SystemExit"
     told = dict(zip(BAD, result.failures["error_message"], strict=True))
     assert [name for name, (_, said) in BAD.items() if said not in told[name]] == []
     assert faults.keys("bucket") == sorted(
@@ -602,9 +607,11 @@ def test_credentials_that_expire_on_the_way_without_others_stop_the_run(
 
 def test_the_rest_of_a_stopped_run_completes_it(faults, frame, overlap, fault_options):
     faults.fail("GetObject", Status(403, "InvalidAccessKeyId"), key="in/4")
-    with pytest.raises(RunStoppedError) as caught:
+    with pytest.raises(RunStoppedError, match="every later row would fail in the same way") as caught:
         overlap(frame)
     first = caught.value.result
+    assert (first.manifest["id"].tolist(), first.failures["id"].tolist()) == ([1, 2, 3], [4])
+    assert first.unprocessed_rows["id"].tolist() == [5, 6]
     second = overlap(pd.concat([first.failed_rows, first.unprocessed_rows]))
     merged = first.merge(second)
     assert merged.manifest["id"].tolist() == ROWS
