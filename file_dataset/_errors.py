@@ -40,15 +40,38 @@ CREDENTIAL_CODES = EXPIRED_CODES | {"InvalidAccessKeyId", "InvalidToken", "Signa
 
 
 class FileDatasetError(Exception):
-    """Base of every error that this library raises by name."""
+    """Base of every error that this library raises by name.
+
+    Example:
+        >>> try:
+        ...     reader({"scan.txt": "s3://my-bucket/missing.txt"}).into_blob_table()
+        ... except FileDatasetError as error:
+        ...     print(type(error).__name__)
+        RowError
+    """
 
 
 class InvalidDatasetError(FileDatasetError, ValueError):
-    """Refused before the first request: a frame, an id, a file name, a location or an argument."""
+    """Refused before the first request: a frame, an id, a file name, a location or an argument.
+
+    Example:
+        >>> try:
+        ...     write_files({"a.txt": "a.txt"}, into_path="gs://my-bucket/notes", id=1)
+        ... except InvalidDatasetError as error:
+        ...     print("refused:", error)  # doctest: +ELLIPSIS
+        refused: ...gs://my-bucket/notes...
+    """
 
 
 class MissingExtraError(FileDatasetError, ImportError):
-    """An optional dependency is not installed; the message names the extra that brings it."""
+    """An optional dependency is not installed; the message names the extra that brings it.
+
+    Example:
+        >>> try:
+        ...     import file_dataset_dagster
+        ... except MissingExtraError as error:  # without Dagster
+        ...     print(error)
+    """
 
 
 _MESSAGE_CHARS = 2000  # a guess: the sentence and what it quotes, not a whole file
@@ -108,7 +131,15 @@ class Failure:
 
 
 class RowError(FileDatasetError):
-    """Files of one row, or of a read, could not be read, made or stored: `failures` lists every one."""
+    """Files of one row, or of a read, could not be read, made or stored: `failures` lists every one.
+
+    Example:
+        >>> try:
+        ...     reader({"scan.txt": "s3://my-bucket/missing.txt"}).into_blob_table()
+        ... except RowError as error:
+        ...     print([(failure.file, failure.code) for failure in error.failures])
+        [('scan.txt', 'NoSuchKey')]
+    """
 
     def __init__(self, failures: Sequence[Failure], message: str | None = None) -> None:
         """Take the failures, at least one; the message is made from them unless given."""

@@ -37,7 +37,7 @@ _clients: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
 os.register_at_fork(after_in_child=_clients.clear)
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@dataclass(frozen=True, eq=False, repr=False, match_args=False)
 class Options:
     """How a store is reached.
 
@@ -56,6 +56,15 @@ class Options:
 
     Raises:
         InvalidDatasetError: an argument that cannot be pickled or has no meaning.
+
+    Example:
+        >>> minio = Options(
+        ...     {"aws_access_key_id": "user", "aws_secret_access_key": "password"},
+        ...     {"endpoint_url": "https://minio.example:9000"},
+        ... )
+        >>> "password" in repr(minio)
+        False
+        >>> mine = Options.default(max_concurrency=16)  # as boto3 would reach S3 here and now
     """
 
     session_kwargs: Mapping[str, Any] | None = None

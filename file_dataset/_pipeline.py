@@ -39,7 +39,13 @@ class _RequiredWriteOptions(TypedDict):
 
 
 class WriteOptions(_RequiredWriteOptions, total=False):
-    """Where outputs go: `into_path`, boto3's `extra_args`, and `options` of the target store when it is another one."""
+    """Where outputs go: `into_path`, boto3's `extra_args`, and `options` of the target store when it is another one.
+
+    Example:
+        >>> pages: WriteOptions = {"into_path": "s3://my-bucket/pages/", "extra_args": {"ContentType": "text/html"}}
+        >>> Pipeline(lambda input_dir, output_dir: {"page.html": input_dir / "page.html"}, write_options=pages)
+        Pipeline(<lambda>, into_path='s3://my-bucket/pages/', on_failure='drop')
+    """
 
     extra_args: Mapping[str, Any] | None
     options: Options | None
@@ -75,6 +81,16 @@ class Pipeline:
 
     A pipeline holds no state of a run: it can be called again, from several threads, and pickled (for Ray's
     `map_batches`, say). A pickle holds the secrets of its options.
+
+    Example:
+        >>> def shout(input_dir, output_dir):
+        ...     text = (input_dir / "scan.txt").read_text()
+        ...     (output_dir / "loud.txt").write_text(text.upper())
+        ...     return {"loud.txt": output_dir / "loud.txt"}
+        >>> frame = pd.DataFrame({"id": [1, 2], "scan.txt": ["s3://my-bucket/scan.txt", "s3://my-bucket/missing.txt"]})
+        >>> result = Pipeline(shout, into_path="s3://my-bucket/loud/", max_failed_fraction=0.5).run(frame)
+        >>> result.manifest["loud.txt"].tolist()
+        ['s3://my-bucket/loud/1/loud.txt']
     """
 
     @overload

@@ -17,9 +17,14 @@ logger = logging.getLogger(__name__)
 _LOG_EVERY_S = 5.0  # a guess: often enough to see life, seldom enough to read a night's log
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, match_args=False)
 class Progress:
-    """How far a run is, in rows; `done` counts dropped rows too."""
+    """How far a run is, in rows; `done` counts dropped rows too. `Pipeline(..., progress=function)` calls with one.
+
+    Example:
+        >>> print(Progress(done=5, total=12, dropped=1))
+        5 of 12 rows done, 1 dropped
+    """
 
     done: int
     total: int

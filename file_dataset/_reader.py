@@ -51,6 +51,11 @@ def reader(
 
     Raises:
         InvalidDatasetError: not exactly one of row and frame, no file column, unsafe names or ids.
+
+    Example:
+        >>> with reader({"scan.txt": "s3://my-bucket/scan.txt"}).into_temp_dir() as directory:
+        ...     print((directory / "scan.txt").read_text())
+        hello
     """
     _options.check(options)
     given = [value for value in (data, row, dataframe) if value is not None]
@@ -68,9 +73,17 @@ def _mapping(source: Any) -> Mapping[str, object]:  # noqa: ANN401  # a mapping,
     return dict(source.items()) if hasattr(source, "items") else source
 
 
-@dataclass(frozen=True, repr=False, eq=False)
+@dataclass(frozen=True, repr=False, eq=False, match_args=False)
 class Reader:
-    """What `reader(...)` returns: a checked row or frame that can be read more than once."""
+    """What `reader(...)` returns: a checked row or frame that can be read more than once.
+
+    Example:
+        >>> scan = reader({"scan.txt": "s3://my-bucket/scan.txt"})
+        >>> scan.into_size_table()["scan.txt"].to_pylist()  # one HEAD, no download
+        [5]
+        >>> scan.into_blob_table()["scan.txt"].to_pylist()
+        [b'hello']
+    """
 
     _rows: Rows
     _options: Options | None
@@ -164,13 +177,6 @@ class Reader:
 
         A file that is missing, refused or no location is a line with an error, and never an exception.
 
-            >>> Path("a.txt").write_text("hello")
-            5
-            >>> infos = reader({"a.txt": "a.txt", "b.txt": "none.txt"}).into_info_table()
-            >>> infos.select(["file", "size_bytes", "error_type"]).to_pylist()  # doctest: +NORMALIZE_WHITESPACE
-            [{'file': 'a.txt', 'size_bytes': 5, 'error_type': None},
-             {'file': 'b.txt', 'size_bytes': None, 'error_type': 'FileNotFoundError'}]
-
         Returns:
             One line per file that the rows have, in the frame's order; null cells have none. Columns:
 
@@ -184,6 +190,14 @@ class Reader:
 
         Raises:
             RowError: no file can be looked at: there are no credentials, or they expired.
+
+        Example:
+            >>> Path("a.txt").write_text("hello")
+            5
+            >>> infos = reader({"a.txt": "a.txt", "b.txt": "none.txt"}).into_info_table()
+            >>> infos.select(["file", "size_bytes", "error_type"]).to_pylist()  # doctest: +NORMALIZE_WHITESPACE
+            [{'file': 'a.txt', 'size_bytes': 5, 'error_type': None},
+             {'file': 'b.txt', 'size_bytes': None, 'error_type': 'FileNotFoundError'}]
         """
         import pyarrow as pa
 

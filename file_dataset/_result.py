@@ -21,7 +21,7 @@ _STAGES = ("download", "fn", "upload")
 _SHOWN_CAUSES, _SHOWN_FAILURES, _SHOWN_CHARS = 8, 5, 200
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@dataclass(frozen=True, eq=False, repr=False, match_args=False)
 class PipelineResult:
     """What a run did, as frames. It pickles.
 
@@ -39,6 +39,18 @@ class PipelineResult:
             checksum): their length and version were compared, their bytes could not be.
         hint: what to check where all rows failed alike: the endpoint, when the store has no object (or bucket) that any
             row asked for; None elsewhere.
+
+    Example:
+        >>> def copy(input_dir, output_dir):
+        ...     return {"copy.txt": input_dir / "scan.txt"}
+        >>> frame = pd.DataFrame({"id": [1, 2], "scan.txt": ["s3://my-bucket/scan.txt", "s3://my-bucket/missing.txt"]})
+        >>> pipeline = Pipeline(copy, into_path="s3://my-bucket/copies/", progress=False)
+        >>> result = pipeline.run(frame)
+        >>> result.failures[["id", "error_stage", "error_code"]].values.tolist()
+        [[2, 'download', 'NoSuchKey']]
+        >>> result = result.merge(pipeline.run(result.failed_rows))  # once more
+        >>> result.summary()
+        '1 of 2 rows dropped (50.0%): 1 at download'
     """
 
     input: pd.DataFrame | None
@@ -237,7 +249,18 @@ class PipelineResult:
 
 
 class RunStoppedError(FileDatasetError):
-    """A run stopped before its last row; `result` has the rows done, the failures and the rows not processed."""
+    """A run stopped before its last row; `result` has the rows done, the failures and the rows not processed.
+
+    Example:
+        >>> def fail(input_dir, output_dir):
+        ...     raise ValueError("bad scan")
+        >>> frame = pd.DataFrame({"id": [1, 2, 3], "scan.txt": "s3://my-bucket/scan.txt"})
+        >>> try:
+        ...     Pipeline(fail, into_path="s3://my-bucket/copies/", on_failure="raise").run(frame)
+        ... except RunStoppedError as error:
+        ...     print(error.result.unprocessed_rows["id"].tolist())
+        [2, 3]
+    """
 
     def __init__(self, message: str, result: PipelineResult | None = None) -> None:
         """Take the message, which names the cause and the remedy, and what was done until then."""

@@ -60,6 +60,13 @@ class TempDir(os.PathLike[str]):
     path. Only the process that made it removes it: a forked child that exits does not (which
     `tempfile.TemporaryDirectory` does not promise). If that process is killed, the next one of the same user that makes
     a temp dir in the same place on the same machine removes it.
+
+    Example:
+        >>> with TempDir() as directory:
+        ...     (directory / "a.txt").write_text("hello")
+        5
+        >>> directory.exists()
+        False
     """
 
     def __init__(self, directory: str | os.PathLike[str] | None = None) -> None:

@@ -44,6 +44,11 @@ def write_files(
     Raises:
         InvalidDatasetError: a name or id is unsafe, or a source is missing or no file: nothing was written.
         RowError: files that could not be stored, every one of them.
+
+    Example:
+        >>> size = Path("note.txt").write_text("hello")
+        >>> write_files({"note.txt": "note.txt"}, into_path="s3://my-bucket/notes/", id=1)
+        {'note.txt': 's3://my-bucket/notes/1/note.txt'}
     """
     if not isinstance(files, Mapping):
         raise InvalidDatasetError(f"files is a {type(files).__name__}: give a mapping of file name to local path")

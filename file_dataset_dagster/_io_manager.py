@@ -42,7 +42,19 @@ _VERSION = "data_version"  # of the frames that a plain asset returned
 
 
 class ManifestIOManager(dg.ConfigurableIOManager):
-    """Stores and loads the frames of assets: those of `pipeline_asset` and any other pandas DataFrame."""
+    """Stores and loads the frames of assets: those of `pipeline_asset` and any other pandas DataFrame.
+
+    Fields:
+        resource: the `FileDatasetResource` by which S3 is reached.
+        base_path: s3://bucket/prefix or a local directory; the resource's unless given.
+
+    Example:
+        >>> manifests = ManifestIOManager(resource=FileDatasetResource(base_path="s3://my-bucket/dagster"))
+        >>> manifests.uri(dg.AssetKey("loud"))
+        's3://my-bucket/dagster/manifests/loud/manifest.parquet'
+        >>> manifests.uri(dg.AssetKey("loud"), "2026-01-31", of="failures")
+        's3://my-bucket/dagster/manifests/loud/partition=2026-01-31.failures.parquet'
+    """
 
     resource: FileDatasetResource = Field(description="How S3 is reached.")
     base_path: str | None = Field(

@@ -56,6 +56,11 @@ def build_manifest_checks(
         resource_key: the FileDatasetResource of the store that the outputs are in: the asset's `write_resource_key`
             where it has one.
         io_manager_key: the asset's ManifestIOManager.
+
+    Example:
+        >>> checks = build_manifest_checks(dg.AssetKey("loud"), content_unchanged=True)
+        >>> sorted(check.name for one in checks for check in one.check_specs)
+        ['content_unchanged', 'files_exist']
     """
     wanted: dict[str, tuple[str, _Judge]] = {}
     if files_exist:

@@ -178,6 +178,20 @@ def pipeline_asset(  # noqa: PLR0913 (each is a choice of the user's)
 
     Raises:
         file_dataset.InvalidDatasetError: an argument is missing or has no meaning here; at import, not in the run.
+
+    Example:
+        >>> @dg.asset
+        ... def raw_scans() -> pd.DataFrame:
+        ...     return pd.DataFrame({"id": [1, 2], "scan.txt": "s3://my-bucket/scan.txt"})
+        >>> def shout(input_dir, output_dir):
+        ...     text = (input_dir / "scan.txt").read_text()
+        ...     (output_dir / "loud.txt").write_text(text.upper())
+        ...     return {"loud.txt": output_dir / "loud.txt"}
+        >>> loud = pipeline_asset(shout, name="loud", input=raw_scans, max_dropped_fraction=0.05)
+        >>> store = FileDatasetResource(base_path="s3://my-bucket/dagster")
+        >>> resources = {"file_dataset": store, "io_manager": ManifestIOManager(resource=store)}
+        >>> dg.materialize([raw_scans, loud], resources=resources).asset_value("loud")["loud.txt"].tolist()
+        ['s3://my-bucket/dagster/files/loud/1/loud.txt', 's3://my-bucket/dagster/files/loud/2/loud.txt']
     """
     for name, remedy in _REFUSED.items():
         if name in asset_args:

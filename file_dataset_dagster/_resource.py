@@ -108,6 +108,21 @@ class FileDatasetResource(ResourceWithS3Configuration):
 
     Secrets are an `EnvVar` or a literal in code, masked in the UI. A literal typed into run config is
     refused, because Dagster stores run config as plain text.
+
+    Fields:
+        region_name, endpoint_url, aws_access_key_id, ...: those of dagster-aws's `S3Resource`.
+        s3_resource: an `S3Resource` that you have, in the place of these fields.
+        base_path: where manifests and outputs lie by default: s3://bucket/prefix or a local directory.
+        credentials: "frozen" (those of the process that starts the pipeline go along) or "worker" (each finds its own).
+        ca_bundle, addressing_style, checksums_when_required: for stores other than AWS.
+        check_digests, max_concurrency: as `file_dataset.Options` takes them.
+
+    Example:
+        >>> store = FileDatasetResource(base_path="s3://my-bucket/dagster", max_concurrency=16)
+        >>> file_dataset.reader({"scan.txt": "s3://my-bucket/scan.txt"}, options=store.get_options()).into_size_table()[
+        ...     "scan.txt"
+        ... ].to_pylist()
+        [5]
     """
 
     # the error of a wrong value hides the values of the other fields, secrets among them; a misspelt field is an error

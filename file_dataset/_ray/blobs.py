@@ -87,6 +87,11 @@ def blob_reader(  # noqa: PLR0913  # each is a choice of the user's
     Raises:
         InvalidDatasetError: the frame or an argument is refused; or this is Ray Client, where Ray Data does not run.
         RowError: with `on_failure="raise"`, files of the first batch that could not be found.
+
+    Example:
+        >>> frame = pd.DataFrame({"id": [1], "scan.txt": ["s3://my-bucket/scan.txt"]})
+        >>> file_dataset.ray.blob_reader(frame, batch_size=8).take_all()
+        [{'id': 1, 'scan.txt': b'hello'}]
     """
     _options.check(options)
     if on_failure not in get_args(OnFailure):

@@ -102,6 +102,16 @@ def run_pipeline(  # noqa: PLR0913  # each is a choice of the user's
         InvalidDatasetError: an argument, or the input, is refused before any row is run.
         RunStoppedError: as of `run`; its `result` has what was done. So has the KeyboardInterrupt of a run that was
             interrupted, whose tasks are cancelled, and the error of Ray that ended it.
+
+    Example:
+        >>> def shout(input_dir, output_dir):
+        ...     text = (input_dir / "scan.txt").read_text()
+        ...     (output_dir / "loud.txt").write_text(text.upper())
+        ...     return {"loud.txt": output_dir / "loud.txt"}
+        >>> frame = pd.DataFrame({"id": [1, 2], "scan.txt": ["s3://my-bucket/scan.txt", "s3://my-bucket/missing.txt"]})
+        >>> pipeline = Pipeline(shout, into_path="s3://my-bucket/loud/", progress=False)
+        >>> file_dataset.ray.run_pipeline(pipeline, frame, batch_size=8).summary()
+        '1 of 2 rows dropped (50.0%): 1 at download'
     """
     asked = _Asked(
         pipeline=_checked_pipeline(pipeline),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 from pathlib import Path
 
 import pandas as pd
@@ -224,14 +223,6 @@ class TestInfoTable:
     @pytest.fixture(params=["auto", "boto3"])
     def engine(self, request):
         return request.param
-
-    def test_the_docstrings_example_runs(self, tmp_path, monkeypatch):
-        monkeypatch.chdir(tmp_path)
-        test = doctest.DocTestFinder(recurse=False).find(
-            type(file_dataset.reader({"a.txt": "/a"})).into_info_table,
-            globs={"Path": Path, "reader": file_dataset.reader},
-        )
-        assert doctest.DocTestRunner().run(test[0]) == doctest.TestResults(0, 3)
 
     def test_a_line_says_size_etag_and_checksum(self, faults, fault_options):
         faults.put("s3://bucket/a", b"123456789", checksum="CRC64NVME")
