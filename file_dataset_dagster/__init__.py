@@ -18,3 +18,7 @@ from file_dataset_dagster._pipeline_asset import pipeline_asset
 from file_dataset_dagster._resource import FileDatasetResource
 
 __all__ = ["FileDatasetResource", "ManifestIOManager", "build_manifest_checks", "pipeline_asset"]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -9,6 +9,7 @@ import dagster as dg
 import pandas as pd
 
 import file_dataset
+from file_dataset_dagster._frame_metadata import table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -16,9 +17,7 @@ if TYPE_CHECKING:
 CHECK_NAME = "no_dropped_rows"
 OnExceeded: TypeAlias = Literal["fail", "block", "check"]
 
-_TABLE_ROWS = 20  # Dagster's UI shows every row of a table
 _SHOWN = 10  # partitions in a description; a guess
-_CELL_CHARS = 120  # a longer word runs over the edge of Dagster's tables
 _COLUMNS = ("id", "error_stage", "error_file", "error_url", "error_type", "error_code", "error_message")
 # the columns in which an id, or a URL made of it, can stand; error_message is free text
 _NAMING_COLUMNS = ("id", "error_url", "error_message")
@@ -160,7 +159,7 @@ def check_spec(asset_key: dg.AssetKey, policy: DropPolicy) -> dg.AssetCheckSpec:
     )
 
 
-def of_failure(asset_key: dg.AssetKey, partition_key: str, why: str) -> dg.AssetCheckResult:
+def check_of_failed_partition(asset_key: dg.AssetKey, partition_key: str, why: str) -> dg.AssetCheckResult:
     """Return `no_dropped_rows` of a partition that failed before its rows could be counted."""
     return dg.AssetCheckResult(
         check_name=CHECK_NAME,
@@ -172,15 +171,15 @@ def of_failure(asset_key: dg.AssetKey, partition_key: str, why: str) -> dg.Asset
     )
 
 
-def of_partitions(
-    checks: Mapping[str, dg.AssetCheckResult], asset_key: dg.AssetKey, asked: int, failed: Sequence[str]
+def check_of_range(
+    checks: Mapping[str, dg.AssetCheckResult], asset_key: dg.AssetKey, expected: int, failed: Sequence[str]
 ) -> dg.AssetCheckResult:
     """Return `no_dropped_rows` of a run over many partitions: as bad as the worst of them.
 
     Args:
         checks: of each partition that ran.
         asset_key: whose they are.
-        asked: how many partitions the run is for.
+        expected: how many partitions the run is for.
         failed: those whose manifest is not stored.
     """
     bad = {key: check for key, check in checks.items() if not check.passed}
@@ -204,27 +203,13 @@ def of_partitions(
         unknown = f"; {len(failed)} partitions failed: {', '.join(failed[:_SHOWN])}" + (
             ", ..." * (len(failed) > _SHOWN)
         )
-    if asked > len(checks):
-        unknown += f"; {asked - len(checks)} partitions did not run"
+    if expected > len(checks):
+        unknown += f"; {expected - len(checks)} partitions did not run"
     return dg.AssetCheckResult(
         check_name=CHECK_NAME,
         asset_key=asset_key,
         passed=not bad and not unknown,
         severity=dg.AssetCheckSeverity.ERROR if errors or unknown else dg.AssetCheckSeverity.WARN,
-        description=f"{dropped} of {total} rows dropped, in {len(bad)} of {asked} partitions{unknown}",
+        description=f"{dropped} of {total} rows dropped, in {len(bad)} of {expected} partitions{unknown}",
         metadata=metadata,
     )
-
-
-def table(frame: pd.DataFrame) -> dg.TableMetadataValue:
-    """Return the head of a frame as a table that Dagster's UI can show: at most 20 rows, 120 characters a cell."""
-    head = frame.head(_TABLE_ROWS).astype(object)
-    rows = head.where(head.notna(), "").to_dict("records")
-    records = [dg.TableRecord({str(name): _cell(value) for name, value in row.items()}) for row in rows]
-    columns = [dg.TableColumn(str(name), "string") for name in frame.columns]
-    return dg.MetadataValue.table(records=records, schema=dg.TableSchema(columns))
-
-
-def _cell(value: object) -> str:
-    text = " ".join(str(value).split())
-    return text if len(text) <= _CELL_CHARS else text[: _CELL_CHARS - 1] + "…"

@@ -91,43 +91,6 @@ def frame_of(
     return _joined(context, given, keys)
 
 
-def failed_in_run(
-    instance: dg.DagsterInstance,
-    run: dg.DagsterRun,
-    step_key: str,
-    asset_key: dg.AssetKey,
-    definition: dg.PartitionsDefinition[Any],
-) -> set[str]:
-    """Partitions of an asset that a run over a range was to materialize, in an earlier step, and did not.
-
-    What is stored of them is of an earlier run. Empty where the run is over no range, or materializes the asset not at
-    all or in this very step. Costs a query of the run's materializations.
-    """
-    start, end = (run.tags.get(f"dagster/asset_partition_range_{side}") for side in ("start", "end"))
-    if start is None or end is None:
-        return set()
-    planned, done, cursor, has_more = False, set(), None, True
-    wanted = {dg.DagsterEventType.ASSET_MATERIALIZATION, dg.DagsterEventType.ASSET_MATERIALIZATION_PLANNED}
-    while has_more:
-        page = instance.get_records_for_run(run.run_id, cursor, of_type=wanted)
-        for event in (record.event_log_entry.dagster_event for record in page.records):
-            if event is None or event.asset_key != asset_key:
-                continue
-            if event.is_asset_materialization_planned:
-                planned = planned or event.step_key != step_key
-            else:
-                done.add(event.partition)
-        cursor, has_more = page.cursor, page.has_more
-    if not planned:
-        return set()
-    if isinstance(definition, dg.TimeWindowPartitionsDefinition | dg.MultiPartitionsDefinition):
-        asked = definition.get_partition_keys_in_range(dg.PartitionKeyRange(start, end))
-    else:
-        listed = list(definition.get_partition_keys(dynamic_partitions_store=instance))
-        asked = listed[listed.index(start) : listed.index(end) + 1]
-    return {str(key) for key in asked} - done
-
-
 def in_order(
     keys: Iterable[str], definition: dg.PartitionsDefinition[Any], instance: dg.DagsterInstance | None
 ) -> list[str]:

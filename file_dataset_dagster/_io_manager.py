@@ -27,10 +27,13 @@ from pydantic import Field, PrivateAttr
 
 import file_dataset
 from file_dataset_dagster._data_versions import version_of_frames
-from file_dataset_dagster._inputs import ERRORS_BY_PARTITION, failed_in_run, in_order
+from file_dataset_dagster._event_log import failed_in_run
+from file_dataset_dagster._frame_metadata import stored_frame
+from file_dataset_dagster._inputs import ERRORS_BY_PARTITION, in_order
 from file_dataset_dagster._parquet import from_parquet, notes_of, to_parquet
 from file_dataset_dagster._partial_runs import Stored
-from file_dataset_dagster._partitions import check_keys, fitting, joined, segment, split
+from file_dataset_dagster._partitions import check_keys, joined, split
+from file_dataset_dagster._paths import fitting, segment
 from file_dataset_dagster._provenance import Origins, from_frame
 from file_dataset_dagster._resource import FileDatasetResource
 
@@ -116,10 +119,10 @@ class ManifestIOManager(dg.ConfigurableIOManager):
             except file_dataset.RowError as exc:
                 first = exc.failures[0]
                 code = "" if first.code is None else f" ({first.code})"
-                asked = self._asked(uri) if first.type == "FileNotFoundError" else ""
+                endpoint = self._endpoint_note(uri) if first.type == "FileNotFoundError" else ""
                 raise file_dataset.RowError(
                     exc.failures,
-                    f"the manifest at {uri} could not be stored: {first.type}{code}: {first.message}{asked}",
+                    f"the manifest at {uri} could not be stored: {first.type}{code}: {first.message}{endpoint}",
                 ) from exc
 
     def load(self, uri: str, columns: Sequence[str] | None = None) -> pd.DataFrame:
@@ -153,7 +156,7 @@ class ManifestIOManager(dg.ConfigurableIOManager):
         with contextlib.suppress(file_dataset.FileDatasetError):
             if self._blobs({"rejected": rejected}):
                 self.store(result.failures.head(0), rejected, {_AGAINST: None})
-        return _metadata(result.manifest, uri, partition_key)
+        return stored_frame(result.manifest, uri, partition_key)
 
     def expect(
         self,
@@ -262,7 +265,7 @@ class ManifestIOManager(dg.ConfigurableIOManager):
             partition_key = key if keys else None
             uri = self.uri(context.asset_key, partition_key)
             self.store(frame, uri, {_STAMP: uuid.uuid4().hex, _VERSION: version.value})
-            metadata = _metadata(frame, uri, partition_key)
+            metadata = stored_frame(frame, uri, partition_key)
             if len(frames) > 1:
                 context.step_context.add_asset_metadata(metadata, context.asset_key, partition_key)
             else:
@@ -279,7 +282,7 @@ class ManifestIOManager(dg.ConfigurableIOManager):
         )
         uri = self._op_uri(context)
         self.store(frame, uri)
-        context.add_output_metadata(_metadata(frame, uri, None))
+        context.add_output_metadata(stored_frame(frame, uri, None))
 
     def _op_uri(self, context: dg.OutputContext) -> str:
         place = "/".join([self._base(), "runs", *map(segment, context.get_identifier())]) + ".parquet"
@@ -337,7 +340,9 @@ class ManifestIOManager(dg.ConfigurableIOManager):
         found: dict[str, Any] = {**self._blobs(places, errors if gives_errors else None), **errors}
         missing = [key for number, key in enumerate(uris) if str(number) not in found]
         if missing and not may_lack:
-            raise file_dataset.FileDatasetError(_told_missing(of, missing, uris) + self._asked(uris[missing[0]]))
+            raise file_dataset.FileDatasetError(
+                _missing_manifest(of, missing, uris) + self._endpoint_note(uris[missing[0]])
+            )
         if missing or lost:
             context.log.warning(
                 "%d of %d partitions of %s have no manifest of now and are left out, the first: %r",
@@ -392,14 +397,14 @@ class ManifestIOManager(dg.ConfigurableIOManager):
         if first.type == "IsADirectoryError":
             return file_dataset.InvalidDatasetError(f"{first.url} is a directory, and no manifest")
         code = "" if first.code is None else f" ({first.code})"
-        asked = self._asked(str(first.url)) if first.type == "FileNotFoundError" else ""
+        endpoint = self._endpoint_note(str(first.url)) if first.type == "FileNotFoundError" else ""
         more = f"; {len(bad) - 1} more could not be read" if len(bad) > 1 else ""
         return file_dataset.RowError(
             failures,
-            f"the manifest at {first.url} could not be read: {first.type}{code}: {first.message}{asked}{more}",
+            f"the manifest at {first.url} could not be read: {first.type}{code}: {first.message}{endpoint}{more}",
         )
 
-    def _asked(self, uri: str) -> str:
+    def _endpoint_note(self, uri: str) -> str:
         """The endpoint, for what S3 does not have: a wrong one says nothing else."""
         if not uri.startswith("s3://"):
             return ""
@@ -463,16 +468,7 @@ def _check_is_frame(obj: object, of: str, remedy: str) -> pd.DataFrame:
     return obj
 
 
-def _metadata(frame: pd.DataFrame, uri: str, partition_key: str | None) -> dict[str, Any]:
-    columns = [dg.TableColumn(str(name), str(dtype)) for name, dtype in frame.dtypes.items()]
-    return {
-        "dagster/row_count" if partition_key is None else "dagster/partition_row_count": len(frame),
-        "dagster/column_schema": dg.TableSchema(columns),
-        "dagster/uri": uri,
-    }
-
-
-def _told_missing(of: str, missing: Sequence[str | None], uris: Mapping[str | None, str]) -> str:
+def _missing_manifest(of: str, missing: Sequence[str | None], uris: Mapping[str | None, str]) -> str:
     first = missing[0]
     partition = "" if first is None else f", partition {str(first)!r},"
     more = f" (and of {len(missing) - 1} more partitions)" if len(missing) > 1 else ""

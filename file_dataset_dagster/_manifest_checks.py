@@ -10,7 +10,7 @@ import dagster as dg
 import pandas as pd
 
 import file_dataset
-from file_dataset_dagster._dropped_rows import table
+from file_dataset_dagster._frame_metadata import table
 from file_dataset_dagster._io_manager import ManifestIOManager
 from file_dataset_dagster._resource import FileDatasetResource
 

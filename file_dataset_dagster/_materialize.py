@@ -19,13 +19,20 @@ import pandas as pd
 import file_dataset
 from file_dataset_dagster import _on_ray
 from file_dataset_dagster._data_versions import contents_of, version_of_result
-from file_dataset_dagster._dropped_rows import CHECK_NAME, DroppedRows, DropPolicy, of_failure, of_partitions
-from file_dataset_dagster._inputs import INPUT, failed_in_run, frame_of, keys_of_input
+from file_dataset_dagster._dropped_rows import (
+    CHECK_NAME,
+    DroppedRows,
+    DropPolicy,
+    check_of_failed_partition,
+    check_of_range,
+)
+from file_dataset_dagster._event_log import data_version, failed_in_run, last_tags, provenance_tags, version_tags
+from file_dataset_dagster._inputs import INPUT, frame_of, keys_of_input
 from file_dataset_dagster._io_manager import ManifestIOManager
 from file_dataset_dagster._logs import lines_in
 from file_dataset_dagster._parquet import check_storable
 from file_dataset_dagster._partial_runs import PartialRun, check_outputs, rows_to_run
-from file_dataset_dagster._partitions import fitting, segment
+from file_dataset_dagster._paths import fitting, segment
 from file_dataset_dagster._previews import previews
 from file_dataset_dagster._provenance import AfterPart, Origins, after_part, origins_of, other_rows
 from file_dataset_dagster._resource import FileDatasetResource
@@ -169,7 +176,7 @@ class _Run:
         fails: so each has an event of its own, and after the output once more, because the last one counts.
         """
         keys = [str(key) for key in self.context.partition_keys]
-        provenance = _provenance(self.context)
+        provenance = provenance_tags(self.context)
         events: dict[str, dg.AssetMaterialization] = {}
         manifests: dict[str, pd.DataFrame] = {}
         checks: dict[str, dg.AssetCheckResult] = {}
@@ -182,7 +189,7 @@ class _Run:
             except _NotStoredError as exc:
                 failed[key] = exc
                 self.context.log.error("partition %s: %s", key, exc.description)  # noqa: TRY400 (no bug: a sentence)
-                checks[key] = exc.check or of_failure(self.asset_key, str(key), exc.description)
+                checks[key] = exc.check or check_of_failed_partition(self.asset_key, str(key), exc.description)
                 yield self._evaluation(checks[key])
                 if exc.stops:
                     break
@@ -193,12 +200,12 @@ class _Run:
                 self.asset_key,
                 partition=key,
                 metadata={**done.metadata, **stored},
-                tags={**provenance, **_tags(key, done.version), **done.tags},
+                tags={**provenance, **version_tags(key, done.version), **done.tags},
             )
             yield self._evaluation(done.check)
             if self.manifests is not None:
                 yield events[key]
-        yield of_partitions(checks, self.asset_key, len(keys), list(failed))
+        yield check_of_range(checks, self.asset_key, len(keys), list(failed))
         is_stopped = any(one.stops for one in failed.values())
         if failed and (not self.settings.goes_on or is_stopped or not events):
             raise self._failure(failed, keys, done=len(events))
@@ -226,7 +233,9 @@ class _Run:
             raise _NotStoredError(
                 f"partition {str(lost[0])!r}{more} of asset {upstream}, which it reads, failed in this run: what is "
                 "stored of that is of an earlier run",
-                check=None if partition_key is not None else of_failure(self.asset_key, str(lost[0]), _FAILED_UPSTREAM),
+                check=None
+                if partition_key is not None
+                else check_of_failed_partition(self.asset_key, str(lost[0]), _FAILED_UPSTREAM),
                 may_be_retried=False,
             )
         frame = self._input(given, keys, partition_key)
@@ -357,7 +366,11 @@ class _Run:
         upstream = self._upstream()
         if upstream is None or len(keys) > _MOST_KEYS:
             return origins_of(frame, {}, None, is_content_known=False)
-        versions = {str(key or ""): version for key in keys if (version := self._version(upstream, key)) is not None}
+        versions = {
+            str(key or ""): version
+            for key in keys
+            if (version := data_version(self.context.instance, upstream, key)) is not None
+        }
         contents: dict[str, str] = {}
         is_known = False
         try:
@@ -390,23 +403,11 @@ class _Run:
         upstream: dg.AssetKey = self.context.asset_key_for_input(INPUT)
         return upstream
 
-    def _version(self, asset_key: dg.AssetKey, partition_key: str | None) -> str | None:
-        """The data version of the last materialization."""
-        tags = self._last_tags(asset_key, partition_key)
-        return None if tags is None else tags.get("dagster/data_version")
-
-    def _last_tags(self, asset_key: dg.AssetKey, partition_key: str | None) -> Mapping[str, str] | None:
-        partitions = None if partition_key is None else [partition_key]
-        wanted = dg.AssetRecordsFilter(asset_key, asset_partitions=partitions)
-        records = self.context.instance.fetch_materializations(wanted, limit=1).records
-        materialization = records[0].asset_materialization if records else None
-        return None if materialization is None else materialization.tags or {}
-
     def _kept_tags(self, after: AfterPart, partition_key: str | None) -> dict[str, str]:
         upstream = self._upstream() if after.left else None
         if upstream is None:
             return {}
-        previous = self._last_tags(self.asset_key, partition_key)
+        previous = last_tags(self.context.instance, self.asset_key, partition_key)
         return after.tags(previous, upstream.to_user_string())
 
     def _pipeline_run(
@@ -452,7 +453,7 @@ class _Run:
         return "/".join([self.target.base_path.rstrip("/"), "files", *map(segment, self.asset_key.path)])
 
     def _evaluation(self, check: dg.AssetCheckResult) -> dg.AssetCheckEvaluation:
-        """The check of one partition; `of_partitions` is that of the run."""
+        """The check of one partition; `check_of_range` is that of the run."""
         return dg.AssetCheckEvaluation(
             asset_key=self.asset_key,
             check_name=CHECK_NAME,
@@ -496,29 +497,6 @@ def _resource(context: dg.AssetExecutionContext, key: str) -> FileDatasetResourc
             "S3Resource)"
         )
     return resource
-
-
-def _provenance(context: dg.AssetExecutionContext) -> dict[str, str]:
-    """The tags by which Dagster sees later whether code or inputs have changed since; one query per input."""
-    asset_key = context.asset_key
-    tags = {"dagster/code_version": context.assets_def.code_versions_by_key.get(asset_key) or context.run.run_id}
-    for parent in context.assets_def.asset_deps[asset_key]:
-        records = context.instance.fetch_materializations(parent, limit=1).records
-        materialization = records[0].asset_materialization if records else None
-        version = ((materialization and materialization.tags) or {}).get("dagster/data_version", "INITIAL")
-        name = parent.to_user_string()
-        tags[f"dagster/input_data_version/{name}"] = version
-        tags[f"dagster/input_event_pointer/{name}"] = str(records[0].storage_id) if records else "NULL"
-    return tags
-
-
-def _tags(partition_key: str, version: dg.DataVersion) -> dict[str, str]:
-    by_dimension = partition_key.keys_by_dimension if isinstance(partition_key, dg.MultiPartitionKey) else {}
-    return {
-        "dagster/data_version": version.value,
-        "dagster/data_version_is_user_provided": "true",
-        **{f"dagster/partition/{dimension}": key for dimension, key in by_dimension.items()},
-    }
 
 
 def _log_progress(

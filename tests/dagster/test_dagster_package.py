@@ -15,6 +15,10 @@ def test_every_public_name_is_there_and_sorted():
     assert all(hasattr(file_dataset_dagster, name) for name in names)
 
 
+def test_dir_shows_public_names_only():
+    assert dir(file_dataset_dagster) == file_dataset_dagster.__all__
+
+
 @pytest.mark.parametrize("package", ["dagster", "dagster_aws"])
 def test_a_missing_extra_is_named_with_the_remedy(monkeypatch, package):
     for name in [name for name in sys.modules if name.split(".")[0] == "file_dataset_dagster"]:

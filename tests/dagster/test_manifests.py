@@ -12,7 +12,7 @@ from servers.faults import Status
 import file_dataset
 from file_dataset_dagster import FileDatasetResource, ManifestIOManager
 from file_dataset_dagster._parquet import from_parquet, notes_of, to_parquet
-from file_dataset_dagster._partitions import segment
+from file_dataset_dagster._paths import segment
 
 NOTHING = pd.Series([None, None], dtype=object)
 COLUMNS = {
