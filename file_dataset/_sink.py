@@ -128,7 +128,7 @@ class Sink:
         return given_up
 
     def lose_version(self) -> bool:
-        """Start again, for the store refuses the version begun with; tell whether it was replaced, as far as is known.
+        """Start again: the store refuses the version begun with. Return whether it was replaced, as far as is known.
 
         Where the next attempt meets the very same ETag, the store does not know it in `If-Match`: no parts then.
         """

@@ -1,4 +1,7 @@
-"""What S3's answers mean, to whichever engine got them: length, version, digest, and errors as `OSError`s."""
+"""How S3's answers are read: how an ETag is compared, lengths, checksums, and which `OSError` an error is.
+
+Both engines, our own HTTP and boto3, read their answers by these functions.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""GET, HEAD and PUT of S3 objects on the wire: what is sent, where the body goes, what the answer means.
+"""GET, HEAD and PUT of S3 objects by our own HTTP: what is sent, where the body goes, and who retries.
 
 A request that fails hands its error to `rescue`, which may block and try again; what succeeds is never off the loop.
 """
@@ -472,6 +472,6 @@ class Put(Request[T]):
         return FileBody(body.source.open(), body.first, body.length, body.source.check)
 
     def result(self, answer: Answer) -> T:
-        """Return what the answer's headers tell."""
+        """Return what the headers of the answer say."""
         answers.check_stored(answer.headers, answer.body)
         return self._read(answer.headers, self._body)

@@ -1,9 +1,10 @@
-"""How requests for a bucket are made: botocore is asked once, so that addressing styles and endpoints are boto3's.
+"""What is left to boto3, and how our own requests for a bucket are made: botocore is asked once per bucket.
 
 botocore makes a request for a key of no meaning and is kept from sending it; what it would have sent is the route:
-scheme, host, path, region and headers. What the wire does not know (proxies, client certificates, accelerated and
-directory buckets, services beside S3, signatures other than SigV4) has no route, and is boto3's. So is everything while
-a handler in this process may answer botocore's requests (moto's mock_aws, a Stubber): nothing leaves a mock.
+scheme, host, path, region and headers, so that addressing styles and endpoints are boto3's. What our own HTTP does not
+know (proxies, client certificates, accelerated and directory buckets, services beside S3, signatures other than SigV4)
+has no route, and is boto3's. So is everything while a handler in this process may answer botocore's requests (moto's
+mock_aws, a Stubber): nothing leaves a mock.
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ class Route:
 
 
 class UnknownError(Exception):
-    """The wire does not know how to do this; boto3 does."""
+    """Our own HTTP does not know how to do this; boto3 does."""
 
 
 class Router:
@@ -241,7 +242,7 @@ class Router:
             logger.debug("%s is left to boto3: %s", what, exc)
             return None
 
-    def _asked(self, bucket: str) -> Any:  # noqa: ANN401  # boto3 has no types
+    def _probe_bucket(self, bucket: str) -> Any:  # noqa: ANN401  # boto3 has no types
         """Return the request for an object in the bucket."""
         config = self._client.meta.config
         if _DIRECTORY.search(bucket):
@@ -261,7 +262,7 @@ class Router:
 
     def _route(self, bucket: str) -> Route:
         config = self._client.meta.config
-        request = self._asked(bucket)
+        request = self._probe_bucket(bucket)
         proxies = get_environ_proxies(request.url) if config.proxies is None else config.proxies
         if proxies.get(urlsplit(request.url).scheme):
             raise UnknownError("proxies")
@@ -360,13 +361,13 @@ _make_api_call: Any = BaseClient._make_api_call  # type: ignore[attr-defined]  #
 
 
 def _is_replaced() -> bool:
-    """Tell whether a mock stands where botocore makes requests; a wrapper that only watches keeps the name."""
+    """Return whether a mock stands where botocore makes requests; a wrapper that only watches keeps the name."""
     call: Any = BaseClient._make_api_call  # type: ignore[attr-defined]  # noqa: SLF001
     return call is not _make_api_call and (call.__module__ != "botocore.client" or hasattr(call, "mock"))
 
 
 def _is_foreign(handler: Any) -> bool:  # noqa: ANN401  # whatever is called
-    """Tell whether a handler is the user's, or a Stubber's, rather than botocore's, boto3's or this library's."""
+    """Return whether a handler is the user's, or a Stubber's, rather than botocore's, boto3's or this library's."""
     while isinstance(handler, functools.partial):
         handler = handler.func
     handler = getattr(handler, "__func__", handler)
