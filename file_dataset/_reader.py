@@ -9,7 +9,7 @@ import os
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from file_dataset import _frame, _options, _plan, _transfer
+from file_dataset import _frame, _options, _plan, _stores, _transfer
 from file_dataset._errors import Failure, InvalidDatasetError, RowError, printable
 from file_dataset._sink import ObjectInfo
 from file_dataset._tempdir import TempDir
@@ -115,7 +115,7 @@ class Reader:
         temp = TempDir(dir)
         try:
             into = str(temp._made.path)  # noqa: SLF001  # `path` would say that the caller has it
-            _transfer.fill(self._transfers(into, is_frame=is_frame), _transfer.Stores(self._options))
+            _transfer.fill(self._transfers(into, is_frame=is_frame), _stores.Stores(self._options))
         except BaseException:
             temp.cleanup()
             raise
@@ -144,7 +144,7 @@ class Reader:
         limit = None if large else _BINARY_BYTES
         columns = {name: _BlobColumn(kind) for name in self._rows.file_columns}
         count = len(self._rows)
-        stores = _transfer.Stores(self._options)
+        stores = _stores.Stores(self._options)
         for file, blob in _transfer.read_each(self._wanted(count), stores, limit_bytes=limit):
             columns[file.file].put(file.position, blob)
         return self._table({name: column.array(count) for name, column in columns.items()}, count)
@@ -168,7 +168,7 @@ class Reader:
             raise InvalidDatasetError(f"limit={limit!r}: give the number of rows to look at")
         count = len(self._rows) if limit is None else min(limit, len(self._rows))
         sizes: dict[str, list[int | None]] = {name: [None] * count for name in self._rows.file_columns}
-        for file, size in _transfer.sizes(self._wanted(count), _transfer.Stores(self._options)):
+        for file, size in _transfer.sizes(self._wanted(count), _stores.Stores(self._options)):
             sizes[file.file][file.position] = size
         return self._table({name: pa.array(column, pa.int64()) for name, column in sizes.items()}, count)
 
@@ -205,7 +205,7 @@ class Reader:
         found: dict[int, ObjectInfo | Failure] = {}  # by line
         missing: list[tuple[_transfer.Wanted, Failure]] = []
         wanted = self._wanted_lines(lines, found)
-        for file, info in _transfer.infos(wanted, _transfer.Stores(self._options), missing):
+        for file, info in _transfer.infos(wanted, _stores.Stores(self._options), missing):
             found[file.position] = info
         found.update((file.position, failure) for file, failure in missing)
         answers = [found[line] for line in range(len(lines))]

@@ -27,7 +27,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
-from file_dataset import _frame, _function, _options, _per_process, _plan, _progress, _transfer, _urls
+from file_dataset import _frame, _function, _options, _per_process, _plan, _progress, _stores, _transfer, _urls
 from file_dataset._errors import (
     Failure,
     InvalidDatasetError,
@@ -193,9 +193,9 @@ class Run:
         self.rows = replace(rows, local_paths=_options.takes_local_paths(settings.options))
         _plan.check_file_names(list(self.rows.file_columns), local=True)
         self.total = len(self.rows)
-        self.source = _transfer.Stores(settings.options)
+        self.source = _stores.Stores(settings.options)
         own = settings.write_options.get("options")
-        self.target = self.source if own is None else _transfer.Stores(own)
+        self.target = self.source if own is None else _stores.Stores(own)
         self.extra_args = settings.write_options.get("extra_args") or {}
         if self.extra_args and self.total and not is_local:
             # brings botocore along, which local work does without

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from file_dataset import _options, _plan, _transfer, _urls
+from file_dataset import _options, _plan, _stores, _transfer, _urls
 from file_dataset._errors import InvalidDatasetError
 from file_dataset._local_file import LocalFile
 
@@ -61,7 +61,7 @@ def write_files(
     _plan.check_file_names(list(files), local=is_local, segment_bytes=most)
     sources = {name: None if _urls.is_null(path) else _source(name, path) for name, path in files.items()}
     transfers = _plan.uploads(id, sources, prefix)
-    stores = _transfer.Stores(options)
+    stores = _stores.Stores(options)
     if extra_args and not isinstance(prefix, Path):
         # brings botocore along, which local work does without
         from file_dataset._s3.extra_args import check_extra_args

@@ -14,7 +14,7 @@ import pytest
 from helpers import options_for
 
 import file_dataset
-from file_dataset import Options, RowError, _transfer
+from file_dataset import Options, RowError, _stores, _transfer
 from file_dataset._errors import Failure
 from file_dataset._local_file import LocalFile
 from file_dataset._plan import Transfer
@@ -38,7 +38,7 @@ def place(file):
 
 def ahead(count):
     """Stores that begin so many files before the first has ended."""
-    stores = _transfer.Stores(Options(max_concurrency=1))
+    stores = _stores.Stores(Options(max_concurrency=1))
     return type("Narrow", (), {"ahead": count, "of": stores.of})()
 
 
@@ -58,8 +58,8 @@ def test_few_files_are_begun_before_the_first_is_taken():
 
 
 def test_as_many_files_are_begun_as_keep_every_connection_busy():
-    assert _transfer.Stores(Options(max_concurrency=10)).ahead == 40
-    assert _transfer.Stores(None).ahead == 4 * Options().max_concurrency
+    assert _stores.Stores(Options(max_concurrency=10)).ahead == 40
+    assert _stores.Stores(None).ahead == 4 * Options().max_concurrency
 
 
 def test_a_caller_that_stops_in_the_middle_cancels_what_it_began():
@@ -156,6 +156,6 @@ def test_an_output_that_is_gone_by_then_is_told_beside_those_that_are_stored(tmp
     faults.put("s3://bucket/there", b"")
     transfers = [Transfer("1", name, source, ObjectUrl("bucket", name)) for name, source in sources.items()]
     with pytest.raises(RowError, match="it was removed") as caught:
-        _transfer.copy_out(transfers, _transfer.Stores(options_for(faults.endpoint_url)), {})
+        _transfer.copy_out(transfers, _stores.Stores(options_for(faults.endpoint_url)), {})
     assert [failure.file for failure in caught.value.failures] == ["gone.bin"]
     assert faults.body("s3://bucket/a.bin") == b"x"
