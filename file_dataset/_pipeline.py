@@ -19,15 +19,18 @@ from file_dataset import _function, _options, _per_process, _urls
 from file_dataset._errors import InvalidDatasetError
 from file_dataset._interrupts import Interrupts
 from file_dataset._options import Options
+from file_dataset._prepared import prepare
 from file_dataset._result import attach
-from file_dataset._run import Run, Settings
+from file_dataset._run import Run
+from file_dataset._settings import Settings
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from file_dataset._prepared import Prepared
     from file_dataset._progress import Report
     from file_dataset._result import PipelineResult
-    from file_dataset._run import OnFailure
+    from file_dataset._settings import OnFailure
     from file_dataset._workers.pool import Workers
 
 
@@ -165,7 +168,7 @@ class Pipeline:
         if progress is not None and not isinstance(progress, bool) and not callable(progress):
             raise InvalidDatasetError(f"progress={progress!r}: give None, False or a function that takes a Progress")
         self._contract = _function.contract_of(fn, outputs)
-        self._kept: list[Workers] | None = None
+        self._idle_workers: list[Workers] | None = None
         if on_failure not in ("drop", "raise", "record"):
             raise InvalidDatasetError(f"on_failure={on_failure!r}: give 'drop', 'raise' or 'record'")
         if on_failure == "raise" and not (max_failures is None and max_failed_fraction is None):
@@ -216,7 +219,7 @@ class Pipeline:
                 `unprocessed_rows` the rest. So has the KeyboardInterrupt of a run that was interrupted, which gives up
                 every row in flight; its note says so.
         """
-        if self._kept is not None and not self._settings.worker_count and _is_ray_task():
+        if self._idle_workers is not None and not self._settings.worker_count and _is_ray_task():
             _warn_of_crashes()
         with Interrupts() as interrupts:
             run = None
@@ -240,7 +243,11 @@ class Pipeline:
 
     def _run(self, frame: pd.DataFrame, **changes: Any) -> Run:  # noqa: ANN401  # fields of Settings
         """Return a run of the frame that has not begun, under settings that are changed for it."""
-        return Run(replace(self._settings, **changes), self._contract, self._style, frame, kept=self._kept)
+        return Run(self._prepare(frame, **changes), idle_workers=self._idle_workers)
+
+    def _prepare(self, frame: pd.DataFrame, **changes: Any) -> Prepared:  # noqa: ANN401  # fields of Settings
+        """Return the frame checked for a run, under settings that are changed for it."""
+        return prepare(replace(self._settings, **changes), self._contract, self._style, frame)
 
     def _with(self, **changes: Any) -> Pipeline:  # noqa: ANN401  # fields of Settings
         """Return a pipeline that is this one but for these settings, which are not checked."""
@@ -273,7 +280,7 @@ def _from_pickle(payload: bytes, contract: _function.Contract | None) -> Pipelin
         pipeline = Pipeline(**pickle.loads(payload))  # noqa: S301  # made by __reduce__, in a pickle that is being read
         # what annotations name does not always come along with a function of __main__
         pipeline._contract = contract  # noqa: SLF001
-        pipeline._kept = []  # noqa: SLF001
+        pipeline._idle_workers = []  # noqa: SLF001
         return pipeline
 
     return _per_process.recent(("pipeline", hashlib.sha256(payload).digest(), contract), make)

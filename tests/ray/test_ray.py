@@ -27,7 +27,8 @@ from servers.faults import Slow, Status
 
 import file_dataset
 from file_dataset import _pipeline
-from file_dataset._ray import compat, outcomes
+from file_dataset._ray import compat
+from file_dataset._ray.batch import Pace
 
 pytestmark = [pytest.mark.xdist_group("ray"), pytest.mark.usefixtures("local_ray"), pytest.mark.timeout(180)]
 
@@ -726,7 +727,7 @@ def run_script(code, **kwargs):
 
 
 def test_a_pace_that_outlasts_rays_patience_is_told_once(caplog):
-    pace = outcomes.Pace(batch_size=1000, patience_s=0.000_001)
+    pace = Pace(batch_size=1000, patience_s=0.000_001)
     for _ in range(3):
         pace(file_dataset.Progress(1, 3, 0))
     (record,) = [record for record in caplog.records if "smaller batch_size" in record.message]
@@ -734,8 +735,8 @@ def test_a_pace_that_outlasts_rays_patience_is_told_once(caplog):
 
 
 def test_a_pace_that_ends_in_time_is_not(caplog):
-    outcomes.Pace(batch_size=8, patience_s=1800)(file_dataset.Progress(1, 3, 0))
-    outcomes.Pace(batch_size=10**9, patience_s=None)(file_dataset.Progress(1, 3, 0))
+    Pace(batch_size=8, patience_s=1800)(file_dataset.Progress(1, 3, 0))
+    Pace(batch_size=10**9, patience_s=None)(file_dataset.Progress(1, 3, 0))
     assert caplog.records == []
 
 

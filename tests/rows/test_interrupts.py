@@ -17,7 +17,7 @@ import pytest
 from helpers import forward, until
 
 import file_dataset
-from file_dataset import Pipeline, PipelineResult, _run
+from file_dataset import Pipeline, PipelineResult, _overwrites, _run
 from file_dataset._interrupts import Interrupts
 
 
@@ -130,7 +130,7 @@ def test_an_interrupt_while_a_run_is_set_up_carries_a_result(rows, on, monkeypat
         signal.raise_signal(signal.SIGINT)
 
     pipeline = on(forward, outputs=["a.txt"])
-    monkeypatch.setattr(_run.Run, "_inputs_at_risk", interrupted)
+    monkeypatch.setattr(_overwrites, "inputs_at_risk", interrupted)
     with pytest.raises(KeyboardInterrupt) as caught:
         pipeline.run(rows)
     result = caught.value.result

@@ -15,7 +15,7 @@ from helpers import forward, until
 from servers.faults import ACCESS_DENIED, INVALID_ACCESS_KEY_ID, SLOW_DOWN
 
 from file_dataset import InvalidDatasetError, Pipeline, RunStoppedError
-from file_dataset._run import allowed_failures
+from file_dataset._verdict import allowed_failures
 
 
 def test_refused_credentials_stop_the_run_beside_another_failure_of_the_row(faults, frame, pipeline):

@@ -1,0 +1,70 @@
+"""What no output may replace: the inputs of the frame. Links are followed; nothing is requested."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from file_dataset import _urls
+from file_dataset._errors import Failure, InvalidDatasetError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from collections.abc import Set as AbstractSet
+
+    from file_dataset._frame import Rows
+    from file_dataset._plan import Transfer
+    from file_dataset._urls import Location
+
+
+def inputs_at_risk(rows: Rows, prefix: Location, is_one_store: Callable[[], bool]) -> set[str]:
+    """Return the inputs that outputs below `prefix` could replace, as `_places` names them.
+
+    Args:
+        rows: the frame.
+        prefix: where outputs go.
+        is_one_store: tells whether the inputs' store is that of the outputs: the same URL in another is another object.
+    """
+    cells = [cell for column in rows.cells.values() for cell in column if cell is not None]
+    if isinstance(prefix, _urls.ObjectUrl):
+        start = str(prefix).removesuffix("/") + "/"
+        below = {cell for cell in cells if isinstance(cell, str) and cell.startswith(start)}
+        return below if below and is_one_store() else set()
+    places: set[str] = set()
+    for cell in cells:
+        with contextlib.suppress(InvalidDatasetError):  # costs its row when its turn comes
+            at = _urls.parse(cell, base=rows.base)
+            places.update(_places(at) if isinstance(at, Path) else ())
+    return places
+
+
+def check_promised(names: Iterable[str], rows: Rows, prefix: Location, inputs: AbstractSet[str]) -> None:
+    """Refuse outputs that fn promises and that would lie on top of inputs, before the first request.
+
+    Raises:
+        InvalidDatasetError: naming some of them.
+    """
+    if not inputs:
+        return
+    targets = (_urls.join(prefix, str(row_id), *name.split("/")) for row_id in rows.ids or () for name in names)
+    if on_top := [str(at) for at in targets if not inputs.isdisjoint(_places(at))]:
+        raise InvalidDatasetError(f"outputs would replace inputs of this frame: {on_top[:5]}; choose another into_path")
+
+
+def failures(uploads: Iterable[Transfer[Location]], inputs: AbstractSet[str]) -> list[Failure]:
+    """Return a failure for every upload that would replace an input."""
+    message = "the output would replace an input of this frame: choose another into_path"
+    return [
+        Failure(up.row_id, "upload", up.file, str(up.target), "ValueError", None, message)
+        for up in uploads
+        if not inputs.isdisjoint(_places(up.target))
+    ]
+
+
+def _places(at: Location) -> set[str]:
+    """Return what a write to `at` replaces: the object, or the file and what a link of that name leads to."""
+    if isinstance(at, _urls.ObjectUrl):
+        return {str(at)}
+    return {os.path.realpath(at), os.path.join(os.path.realpath(at.parent), at.name)}  # noqa: PTH118

@@ -1,0 +1,50 @@
+"""What a Pipeline was given, checked, by the names of its arguments."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable, Mapping, Sequence
+
+    from file_dataset._options import Options
+    from file_dataset._progress import Report
+
+OnFailure: TypeAlias = Literal["drop", "raise", "record"]
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a Pipeline was given, checked, by the names of its arguments."""
+
+    fn: Callable[..., Any]
+    write_options: Mapping[str, Any]
+    options: Options | None
+    file_columns: Sequence[str] | None
+    outputs: Sequence[str] | None
+    on_failure: OnFailure
+    max_failures: int | None
+    max_failed_fraction: float | None
+    prefetch: int
+    workers: int
+    fn_timeout_s: float | None
+    worker_env: Mapping[str, str] | None = field(repr=False)
+    temp_dir: str | os.PathLike[str] | None
+    progress: Report
+
+    @property
+    def worker_count(self) -> int:
+        """Processes that fn runs in; 0: the calling thread."""
+        return self.workers or (1 if self.fn_timeout_s is not None else 0)
+
+    @property
+    def slots(self) -> int:
+        """Rows that are in fn at once."""
+        return max(1, self.worker_count)
+
+    @property
+    def window(self) -> int:
+        """Rows that have files on disk at once; one where nothing overlaps."""
+        return self.slots + self.prefetch + 1 if self.worker_count or self.prefetch else 1
