@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, Unpack, cast, overload
 
-from file_dataset import _function, _options, _per_process, _urls
+from file_dataset import _function, _options, _outputs, _per_process, _pickling, _urls
 from file_dataset._errors import InvalidDatasetError
 from file_dataset._interrupts import Interrupts
 from file_dataset._options import Options
@@ -167,7 +167,7 @@ class Pipeline:
             _urls.check_home(temp_dir)
         if progress is not None and not isinstance(progress, bool) and not callable(progress):
             raise InvalidDatasetError(f"progress={progress!r}: give None, False or a function that takes a Progress")
-        self._contract = _function.contract_of(fn, outputs)
+        self._contract = _outputs.contract_of(fn, outputs)
         self._idle_workers: list[Workers] | None = None
         if on_failure not in ("drop", "raise", "record"):
             raise InvalidDatasetError(f"on_failure={on_failure!r}: give 'drop', 'raise' or 'record'")
@@ -266,10 +266,10 @@ class Pipeline:
         """Pickle everything by cloudpickle; options that were not given are those of this process now."""
         arguments = {field.name: getattr(self._settings, field.name) for field in fields(Settings)}
         arguments["options"] = self._settings.options or Options.default()
-        return _from_pickle, (_function.dumps(arguments), self._contract)
+        return _from_pickle, (_pickling.dumps(arguments), self._contract)
 
 
-def _from_pickle(payload: bytes, contract: _function.Contract | None) -> Pipeline:
+def _from_pickle(payload: bytes, contract: _outputs.Contract | None) -> Pipeline:
     """Return this process's one pipeline of that pickle.
 
     Ray unpickles what it calls for every task: one pipeline has one fn, of which a process makes one instance, and

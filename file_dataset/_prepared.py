@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-    from file_dataset._function import Contract, Style
+    from file_dataset._function import Style
+    from file_dataset._outputs import Contract
     from file_dataset._settings import Settings
     from file_dataset._urls import Location
 

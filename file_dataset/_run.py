@@ -26,7 +26,18 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from file_dataset import _frame, _function, _overwrites, _per_process, _plan, _progress, _transfer, _urls, _verdict
+from file_dataset import (
+    _frame,
+    _function,
+    _outputs,
+    _overwrites,
+    _per_process,
+    _plan,
+    _progress,
+    _transfer,
+    _urls,
+    _verdict,
+)
 from file_dataset._errors import Failure, InvalidDatasetError, RowError
 from file_dataset._failure_log import FailureLog
 from file_dataset._interrupts import Interrupts
@@ -70,7 +81,7 @@ class _Flight:
 
     input_dir: Path
     output_dir: Path
-    dirs: _function.RowDirs
+    dirs: _outputs.RowDirs
 
     def __init__(self, position: int) -> None:
         self.position = position
@@ -83,7 +94,7 @@ class _Flight:
         self.input_dir.mkdir()
         self.output_dir.mkdir()
         own = os.path.realpath(self.work.path)  # now: fn may put a link in its place
-        self.dirs = _function.RowDirs(f"{own}/input", f"{own}/output")
+        self.dirs = _outputs.RowDirs(f"{own}/input", f"{own}/output")
 
 
 class Run:
@@ -328,7 +339,7 @@ class Run:
         """Check what fn returned and have it stored, or settle the row's failure."""
         row = fetched.row
         try:
-            files = _function.checked_outputs(
+            files = _outputs.checked_outputs(
                 result(), row_id=row.id, contract=self.prepared.contract, carried=self.rows.carried, dirs=flight.dirs
             )
             uploads = self._uploads(row, files)

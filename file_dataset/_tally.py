@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from file_dataset._errors import Stage
     from file_dataset._failure_log import FailureLog
-    from file_dataset._function import Contract
+    from file_dataset._outputs import Contract
     from file_dataset._settings import Settings
     from file_dataset._stores import Stores
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import pyarrow as pa
 
-from file_dataset import _frame, _function, _urls
+from file_dataset import _frame, _pickling, _urls
 from file_dataset._errors import InvalidDatasetError
 from file_dataset._prepared import stores
 from file_dataset._progress import Progress, reporting
@@ -126,7 +126,7 @@ def _mapped(  # noqa: PLR0913  # what a task needs
     gives_rows: bool,
 ) -> ray.data.Dataset:
     """Return the Dataset of outcomes."""
-    pipeline = _function.dumps(options.in_tasks(columns))
+    pipeline = _pickling.dumps(options.in_tasks(columns))
     job = Job(pipeline, options.batch_size, frozenset(inputs), ids[0], gives_rows, compat.patience_s())
     # a frame's blocks are its batches: Ray then reads and runs one in one task, which it does not when it is to cut
     # batches, as it insists on where there are GPUs

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-    from file_dataset._function import Contract
+    from file_dataset._outputs import Contract
     from file_dataset._pipeline import Pipeline
     from file_dataset._prepared import Prepared
     from file_dataset._settings import Settings

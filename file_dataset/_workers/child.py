@@ -32,7 +32,7 @@ from typing import Any, NamedTuple
 from file_dataset import _function
 
 if typing.TYPE_CHECKING:
-    from types import CodeType, FrameType
+    from types import FrameType
 
 # set until a worker process runs: a program that finds it was started in place of one
 STARTED = "FILE_DATASET_WORKER_OF"
@@ -117,11 +117,6 @@ def found(module: str, name: str) -> Any:  # noqa: ANN401  # any class
         return operator.attrgetter(name)(sys.modules[module])
     except (KeyError, AttributeError):
         raise LookupError(f"{module}.{name} is not loaded") from None
-
-
-def code(make: Callable[..., CodeType], arguments: tuple[Any, ...], filename: str) -> CodeType:
-    """Return what `make` makes, with the name of the file it was written in."""
-    return make(*arguments).replace(co_filename=filename)
 
 
 class _Pickler(pickle.Pickler):

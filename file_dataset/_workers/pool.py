@@ -23,8 +23,6 @@ from __future__ import annotations
 import atexit
 import codecs
 import contextlib
-import functools
-import io
 import logging
 import os
 import pickle
@@ -35,14 +33,13 @@ import subprocess
 import sys
 import threading
 import time
-import types
 import warnings
 import weakref
 from collections import deque
 from concurrent.futures import Future
 from typing import IO, TYPE_CHECKING, Any, Self, cast
 
-from file_dataset import _function
+from file_dataset import _pickling
 from file_dataset._errors import InvalidDatasetError
 from file_dataset._pool import start_thread
 from file_dataset._workers import child
@@ -105,26 +102,6 @@ def _stand_in(module: str, name: str, message: str) -> _StandInError:
     return cast("_StandInError", kind(message))
 
 
-def _dumps(fn: Callable[..., Any]) -> bytes:
-    with io.BytesIO() as file:
-        _pickler()(file).dump(fn)
-        return file.getvalue()
-
-
-@functools.cache
-def _pickler() -> Any:  # noqa: ANN401  # cloudpickle has no types
-    class Pickler(_function._pickler()):  # type: ignore[misc]  # noqa: SLF001  # the same, and file names
-        """cloudpickle makes one file name, "<dynamic-code>", of all: no traceback would say where."""
-
-        def reducer_override(self, value: Any) -> Any:  # noqa: ANN401  # pickle's protocol
-            if isinstance(value, types.CodeType):
-                make, arguments = self.dispatch_table[types.CodeType](value)
-                return child.code, (make, arguments, value.co_filename)
-            return super().reducer_override(value)
-
-    return Pickler
-
-
 def check_interpreter() -> None:
     """Refuse worker processes where `sys.executable` would run this program again and again, or a wait would hang.
 
@@ -179,7 +156,7 @@ class Workers:
         """
         env = dict(env or {})
         path = [os.path.abspath(part) for part in env.get("PYTHONPATH", "").split(os.pathsep) if part]  # noqa: PTH100  # text
-        setup = Setup(_dumps(fn), by_keyword, list(sys.argv), path, "PYTHONWARNINGS" not in env)
+        setup = Setup(_pickling.dumps_with_files(fn), by_keyword, list(sys.argv), path, "PYTHONWARNINGS" not in env)
         self._takes_row = takes_row
         self._pool = _Pool(setup, count, timeout_s, env)
         # at the end of the interpreter, `_end_all` does it in time
@@ -202,7 +179,7 @@ class Workers:
         payload = None
         if row is not None and self._takes_row:
             try:
-                payload = _function.dumps(dict(row))
+                payload = _pickling.dumps(dict(row))
             except Exception as exc:  # noqa: BLE001  # whatever a carried value's own pickling raises
                 future.set_exception(TypeError(f"the row cannot be sent to fn: {type(exc).__name__}: {exc}"))
                 return future

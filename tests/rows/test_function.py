@@ -1,38 +1,14 @@
-"""The user's fn: how it may look, what it promises, what its result must be, and that it travels."""
+"""How fn is called: with which of its parameters, in which way, and with its row."""
 
 from __future__ import annotations
 
 import functools
-import os
-import pickle
-import socket
-import subprocess
-import sys
-import textwrap
-import types
 from pathlib import Path
-from typing import NotRequired, Required, TypedDict
 
-import pandas as pd
 import pytest
 
-from file_dataset import InvalidDatasetError, RowError
+from file_dataset import InvalidDatasetError
 from file_dataset import _function as function
-from file_dataset._function import Contract
-
-# `.mha` is no identifier: the README's own way to write it
-Resampled = TypedDict("Resampled", {"output.mha": Path, "mask.mha": Path})
-Optional = TypedDict("Optional", {"a.txt": Path, "b.txt": Path}, total=False)
-
-
-class Named(TypedDict):
-    image: Path
-    mask: NotRequired[Path]
-
-
-class Inherited(Named, total=False):
-    log: Path
-    table: Required[Path]
 
 
 def forward(input_dir, output_dir):
@@ -40,7 +16,7 @@ def forward(input_dir, output_dir):
 
 
 def called(fn):
-    """Return what fn is told, called the way that its signature asks for."""
+    """Return what fn is given, called the way that its signature asks for."""
     style = function.check_signature(fn)
     row = {"id": "7"} if style.takes_row else None
     return function.call(fn, Path("/in"), Path("/out"), by_keyword=style.by_keyword, row=row)
@@ -277,73 +253,86 @@ def test_a_wrapper_with_names_of_its_own_is_called_by_position():
     assert called(timed_under_other_names(forward)) == {"input": Path("/in"), "output": Path("/out")}
 
 
+def any_keywords(**directories):
+    return directories
+
+
+def first_and_any_keywords(input_dir, **others):
+    return {"input_dir": input_dir, **others}
+
+
+@pytest.mark.parametrize("fn", [any_keywords, first_and_any_keywords])
+def test_a_function_of_any_keywords_is_called_by_keyword(fn):
+    assert called(fn) == {"input_dir": Path("/in"), "output_dir": Path("/out")}
+
+
 # --- the row
 
 
-def told(input_dir, output_dir, row):
+def given(input_dir, output_dir, row):
     return {"input": input_dir, "output": output_dir, "row": dict(row)}
 
 
-def told_by_keyword(input_dir, output_dir, *, row):
-    return told(input_dir, output_dir, row)
+def given_by_keyword(input_dir, output_dir, *, row):
+    return given(input_dir, output_dir, row)
 
 
-def told_or_not(input_dir, output_dir, row=None):
-    return told(input_dir, output_dir, row)
+def given_or_not(input_dir, output_dir, row=None):
+    return given(input_dir, output_dir, row)
 
 
-def told_under_other_names(source, target, row):
-    return told(source, target, row)
+def given_under_other_names(source, target, row):
+    return given(source, target, row)
 
 
-def told_by_keyword_under_other_names(source, target, *, row):
-    return told(source, target, row)
+def given_by_keyword_under_other_names(source, target, *, row):
+    return given(source, target, row)
 
 
-def told_first(row, output_dir, input_dir):
-    return told(input_dir, output_dir, row)
+def given_first(row, output_dir, input_dir):
+    return given(input_dir, output_dir, row)
 
 
-def told_among_others(input_dir, output_dir, row, **others):
-    return told(input_dir, output_dir, row) | others
+def given_among_others(input_dir, output_dir, row, **others):
+    return given(input_dir, output_dir, row) | others
 
 
-def told_with_a_scale(scale, input_dir, output_dir, row):
-    return told(input_dir, output_dir, row)
+def given_with_a_scale(scale, input_dir, output_dir, row):
+    return given(input_dir, output_dir, row)
 
 
-class Told:
+class Given:
     def __call__(self, input_dir, output_dir, row):
-        return told(input_dir, output_dir, row)
+        return given(input_dir, output_dir, row)
 
     def segment(self, input_dir, output_dir, row):
-        return told(input_dir, output_dir, row)
+        return given(input_dir, output_dir, row)
 
 
 TOLD = {
-    "third": told,
-    "by keyword": told_by_keyword,
-    "with a default": told_or_not,
-    "other names": told_under_other_names,
-    "other names, by keyword": told_by_keyword_under_other_names,
-    "first": told_first,
-    "among other keywords": told_among_others,
-    "partial": functools.partial(told_with_a_scale, 2),
-    "decorated": timed(told),
-    "decorated, other names": timed(told_under_other_names),
+    "third": given,
+    "by keyword": given_by_keyword,
+    "with a default": given_or_not,
+    "other names": given_under_other_names,
+    "other names, by keyword": given_by_keyword_under_other_names,
+    "first": given_first,
+    "among other keywords": given_among_others,
+    "partial": functools.partial(given_with_a_scale, 2),
+    "decorated": timed(given),
+    "decorated, other names": timed(given_under_other_names),
     "lambda": lambda i, o, row: {"input": i, "output": o, "row": row},
-    "callable instance": Told(),
-    "bound method": Told().segment,
+    "callable instance": Given(),
+    "bound method": Given().segment,
 }
 
 
 @pytest.mark.parametrize("fn", TOLD.values(), ids=TOLD)
-def test_a_function_that_names_a_row_is_told_its_row(fn):
+def test_a_function_that_names_a_row_is_given_its_row(fn):
     assert called(fn) == {"input": Path("/in"), "output": Path("/out"), "row": {"id": "7"}}
 
 
-def test_a_class_that_names_a_row_is_told_it_through_its_instance():
-    assert function.check_signature(Told) == function.Style(by_keyword=True, takes_row=True)
+def test_a_class_that_names_a_row_is_given_it_through_its_instance():
+    assert function.check_signature(Given) == function.Style(by_keyword=True, takes_row=True)
 
 
 def any_named_row(input_dir, output_dir, **row):
@@ -354,28 +343,28 @@ def rest_named_row(input_dir, output_dir, *row):
     return {"input": input_dir, "output": output_dir}
 
 
-def not_told(output_dir, input_dir):
+def not_given(output_dir, input_dir):
     return {"input": input_dir, "output": output_dir}
 
 
 NOT_TOLD = {
-    "no row": not_told,
+    "no row": not_given,
     "any keywords": with_any_arguments,
     "keywords that are called row": any_named_row,
     "the rest that is called row": rest_named_row,
     "another name": with_a_default,
-    "decorated without wraps": timed_without_wraps(told_or_not),
+    "decorated without wraps": timed_without_wraps(given_or_not),
     "positional only, with a default": lambda input_dir, output_dir, row=5, /: {"input": input_dir},
 }
 
 
 @pytest.mark.parametrize("fn", NOT_TOLD.values(), ids=NOT_TOLD)
-def test_a_function_that_names_no_row_is_not_told(fn):
+def test_a_function_that_names_no_row_is_not_given(fn):
     assert not function.check_signature(fn).takes_row
 
 
 def test_a_row_that_a_partial_brings_is_the_users_own():
-    assert called(functools.partial(told, row={"id": "mine"}))["row"] == {"id": "mine"}
+    assert called(functools.partial(given, row={"id": "mine"}))["row"] == {"id": "mine"}
 
 
 def test_a_row_that_can_be_given_by_position_only_is_refused():
@@ -389,597 +378,3 @@ def test_the_row_cannot_be_changed():
 
     with pytest.raises(TypeError, match="does not support item assignment"):
         called(change)
-
-
-# --- the contract
-
-
-def resample(input_dir, output_dir) -> Resampled:
-    return {"output.mha": output_dir / "output.mha", "mask.mha": output_dir / "mask.mha"}
-
-
-def optional(input_dir, output_dir) -> Optional:
-    return {}
-
-
-def named(input_dir, output_dir) -> Named:
-    return {}
-
-
-def inherited(input_dir, output_dir) -> Inherited:
-    return {}
-
-
-class Resampler:
-    def __call__(self, input_dir, output_dir) -> Resampled:
-        return {}
-
-    def resample(self, input_dir, output_dir) -> Resampled:
-        return {}
-
-
-RESAMPLED = Contract(("output.mha", "mask.mha"), frozenset({"output.mha", "mask.mha"}))
-PROMISES = {
-    "functional": (resample, RESAMPLED),
-    "total=False": (optional, Contract(("a.txt", "b.txt"), frozenset())),
-    "partial": (functools.partial(functools.partial(resample)), RESAMPLED),
-    "decorated": (timed(resample), RESAMPLED),
-    "partial of a decorated": (functools.partial(timed(resample)), RESAMPLED),
-    "class": (Resampler, RESAMPLED),
-    "instance": (Resampler(), RESAMPLED),
-    "bound method": (Resampler().resample, RESAMPLED),
-}
-
-
-@pytest.mark.parametrize(("fn", "contract"), PROMISES.values(), ids=PROMISES)
-def test_a_typed_dict_is_a_promise(fn, contract):
-    assert function.contract_of(fn, None) == contract
-
-
-def test_an_inherited_typed_dict_promises_the_names_of_both():
-    assert function.contract_of(inherited, None).names == ("image", "mask", "log", "table")
-
-
-@pytest.fixture
-def module(monkeypatch):
-    """A function that runs source as a module of its own, which this one's `from __future__` does not reach."""
-
-    def run(source, *, annotations_stay_text):
-        made = types.ModuleType("users_module")
-        monkeypatch.setitem(sys.modules, "users_module", made)
-        future = "from __future__ import annotations\n" if annotations_stay_text else ""
-        code = compile(future + textwrap.dedent(source), "users_module.py", "exec", dont_inherit=True)
-        exec(code, made.__dict__)  # noqa: S102  # the source is in this file
-        return made
-
-    return run
-
-
-TYPED = """
-    from pathlib import Path
-    from typing import NotRequired, Required, TypedDict
-
-    class Named(TypedDict):
-        image: Path
-        mask: NotRequired[Path]
-
-    class Loose(TypedDict, total=False):
-        image: Required[Path]
-        mask: Path
-
-    Functional = TypedDict("Functional", {"image": Path, "mask": NotRequired[Path]})
-
-    def named(input_dir: Path, output_dir: Path) -> Named: ...
-    def loose(input_dir: Path, output_dir: Path) -> Loose: ...
-    def functional(input_dir: Path, output_dir: Path) -> Functional: ...
-    def quoted(input_dir: "Path", output_dir: "Path") -> "Functional": ...
-"""
-
-
-@pytest.mark.parametrize("annotations_stay_text", [False, True], ids=["evaluated", "text"])
-@pytest.mark.parametrize("name", ["named", "loose", "functional", "quoted"])
-def test_a_name_that_is_not_required_may_be_missing(module, name, annotations_stay_text):
-    fn = getattr(module(TYPED, annotations_stay_text=annotations_stay_text), name)
-    assert function.contract_of(fn, None) == Contract(("image", "mask"), frozenset({"image"}))
-
-
-UNRESOLVABLE = """
-    from typing import TYPE_CHECKING, TypedDict
-
-    if TYPE_CHECKING:
-        from pathlib import Path
-        from somewhere import Elsewhere
-
-    Output = TypedDict("Output", {"out.txt": object})
-
-    def unknown_output(input_dir, output_dir) -> Elsewhere: ...
-    def unknown_input(input_dir: Path, output_dir: Path) -> Output: ...
-    def broken(input_dir, output_dir) -> 1 / 0: ...
-"""
-
-
-@pytest.mark.parametrize("name", ["unknown_output", "broken"])
-def test_an_annotation_that_cannot_be_evaluated_promises_nothing(module, name):
-    fn = getattr(module(UNRESOLVABLE, annotations_stay_text=True), name)
-    assert function.contract_of(fn, None) is None
-
-
-def test_a_promise_is_seen_when_only_the_parameters_cannot_be_evaluated(module):
-    fn = module(UNRESOLVABLE, annotations_stay_text=True).unknown_input
-    assert function.contract_of(fn, None) == Contract(("out.txt",), frozenset({"out.txt"}))
-
-
-def to_a_dict(input_dir, output_dir) -> dict[str, Path]:
-    return {}
-
-
-def to_nothing(input_dir, output_dir) -> None:
-    return None
-
-
-NO_PROMISE = {
-    "no annotation": forward, "dict": to_a_dict, "None": to_nothing, "lambda": GOOD["lambda"], "built-in": print,
-    "class without annotation": Model, "partial": functools.partial(forward),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("fn", NO_PROMISE.values(), ids=NO_PROMISE)
-def test_another_annotation_or_none_promises_nothing(fn):
-    assert function.contract_of(fn, None) is None
-
-
-def test_outputs_promise_their_names_in_order():
-    contract = function.contract_of(forward, ["b.txt", "a.txt"])
-    assert contract == Contract(("b.txt", "a.txt"), frozenset({"a.txt", "b.txt"}))
-
-
-def test_outputs_win_over_the_annotation():
-    assert function.contract_of(resample, ["a.txt"]).names == ("a.txt",)
-
-
-Unsafe = TypedDict("Unsafe", {"../out.txt": Path})
-
-
-class Empty(TypedDict):
-    pass
-
-
-class Reserved(TypedDict):
-    id: Path
-    error_stage: Path
-
-
-def to_empty(input_dir, output_dir) -> Empty:
-    return {}
-
-
-def to_unsafe(input_dir, output_dir) -> Unsafe:
-    return {}
-
-
-def to_reserved(input_dir, output_dir) -> Reserved:
-    return {}
-
-
-BAD_PROMISES = {
-    "one text": (forward, "out.txt", "outputs='out.txt' is one text: give a list, ['out.txt']"),
-    "no output": (forward, [], "fn promises no output: name at least one"),
-    "no output in the annotation": (to_empty, None, "fn promises no output: name at least one"),
-    "unsafe": (forward, ["../out.txt"], "file name '../out.txt' has the segment '..'"),
-    "unsafe in the annotation": (to_unsafe, None, "file name '../out.txt' has the segment '..'"),
-    "no text": (forward, [5], "file name 5 is a int"),
-    "twice": (forward, ["a", "a"], "file names ['a'] appear more than once"),
-    "twice but for case": (forward, ["a", "A"], "equal others but for case or accents"),
-    "below another": (forward, ["a", "a/b"], "are also directories"),
-    "reserved": (forward, ["id", "a", "error_file"], "outputs ['id', 'error_file'] have the names of columns"),
-    "reserved in the annotation": (to_reserved, None, "outputs ['id', 'error_stage'] have the names of columns"),
-}
-
-
-@pytest.mark.parametrize(("fn", "outputs", "said"), BAD_PROMISES.values(), ids=BAD_PROMISES)
-def test_a_promise_that_no_row_could_keep_is_refused(fn, outputs, said):
-    with pytest.raises(InvalidDatasetError) as refused:
-        function.contract_of(fn, outputs)
-    assert said in str(refused.value)
-
-
-# --- the result
-
-
-@pytest.fixture
-def out(tmp_path, monkeypatch):
-    """An output_dir in which fn left a few things; the working directory has others."""
-    path = tmp_path / "output"
-    path.mkdir()
-    (tmp_path / "input").mkdir()
-    (path / "a.txt").write_text("a")
-    (path / "b.txt").write_text("b")
-    (path / "directory").mkdir()
-    (path / "dangling").symlink_to(path / "gone")
-    (path / "link").symlink_to(path / "a.txt")
-    (tmp_path / "a.txt").write_text("last week's")
-    monkeypatch.chdir(tmp_path)
-    return path
-
-
-def checked(result, contract=None, carried=()):
-    """Check a result of the row whose directories are below the working directory; return paths."""
-    own = os.path.realpath(".")
-    dirs = function.RowDirs(f"{own}/input", f"{own}/output")
-    found = function.checked_outputs(result, row_id=7, contract=contract, carried=carried, dirs=dirs)
-    return {name: source and Path(source.path) for name, source in found.items()}
-
-
-def faults(result, contract=None, carried=()):
-    with pytest.raises(RowError) as failed:
-        checked(result, contract, carried)
-    return failed.value.failures
-
-
-def test_existing_files_are_a_result(out):
-    assert checked({"x.txt": out / "a.txt", "sub/y.txt": out / "b.txt"}) == {
-        "x.txt": out / "a.txt",
-        "sub/y.txt": out / "b.txt",
-    }
-
-
-def test_a_path_may_be_text(out):
-    assert checked({"x.txt": str(out / "a.txt")}) == {"x.txt": out / "a.txt"}
-
-
-@pytest.mark.parametrize("path", ["a.txt", Path("a.txt"), "./directory/../a.txt"], ids=["text", "path", "dots"])
-def test_a_relative_path_is_relative_to_output_dir(out, path):
-    """A file of that name in the working directory is somebody's of last week."""
-    assert checked({"x.txt": path}) == {"x.txt": out / "a.txt"}
-
-
-def test_a_relative_path_to_no_file_says_what_it_is_relative_to(out):
-    (fault,) = faults({"x.txt": "gone.txt"})
-    assert fault.message == ("output 'x.txt': gone.txt is no file in output_dir, which relative paths are relative to")
-
-
-def test_a_link_to_a_file_is_that_file(out):
-    assert checked({"x.txt": out / "link"}) == {"x.txt": out / "a.txt"}
-
-
-def test_a_file_of_input_dir_is_an_output(out):
-    path = out.parent / "input/in.txt"
-    path.write_text("in")
-    (out / "forwarded").symlink_to(path)
-    os.link(path, out / "linked")
-    assert checked(
-        {"x.txt": path, "y.txt": out / "forwarded", "z.txt": out / "linked", "w.txt": "../input/in.txt"}
-    ) == {
-        "x.txt": path,
-        "y.txt": path,
-        "z.txt": out / "linked",
-        "w.txt": path,
-    }
-
-
-def outside(out):
-    path = out.parent / "result.nii.gz"
-    path.write_text("of any row")
-    return path
-
-
-def linked_outside(out):
-    (out / "x.nii.gz").symlink_to(outside(out))
-    return out / "x.nii.gz"
-
-
-def below_a_linked_directory(out):
-    (out / "sub").symlink_to(outside(out).parent)
-    return out / "sub/result.nii.gz"
-
-
-def hard_linked_outside(out):
-    os.link(outside(out), out / "x.nii.gz")
-    return out / "x.nii.gz"
-
-
-def output_dir_replaced_by_a_link(out):
-    away = out.rename(out.parent / "elsewhere")
-    out.symlink_to(away)
-    return out / "a.txt"
-
-
-def climbed_out(out):
-    return out / ".." / outside(out).name
-
-
-def of_a_name_that_begins_alike(out):
-    (out.parent / "output2").mkdir()
-    (out.parent / "output2/a.txt").write_text("of row 2")
-    return out.parent / "output2/a.txt"
-
-
-OUTSIDE = [
-    outside, linked_outside, below_a_linked_directory, hard_linked_outside, output_dir_replaced_by_a_link, climbed_out,
-    of_a_name_that_begins_alike,
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("place", OUTSIDE, ids=lambda place: place.__name__)
-def test_a_file_outside_of_the_rows_directories_is_a_failure(out, place):
-    path = place(out)
-    (fault,) = faults({"x.nii.gz": path})
-    assert (fault.file, fault.type) == ("x.nii.gz", "ValueError")
-    assert fault.message.startswith(f"output 'x.nii.gz': {path} ")
-    assert "another row's fn may be writing there" in fault.message
-    assert "output_dir / 'x.nii.gz'" in fault.message
-
-
-def pipe(out):
-    os.mkfifo(out / "special")
-
-
-def unix_socket(out):
-    with socket.socket(socket.AF_UNIX) as made:
-        made.bind("output/special")  # the path of a socket is short (108 bytes, unix(7))
-
-
-@pytest.mark.parametrize("make", [pipe, unix_socket], ids=["pipe", "socket"])
-def test_what_is_no_regular_file_is_a_failure(out, make):
-    make(out)
-    (fault,) = faults({"x.txt": out / "special"})
-    assert "special is no regular file" in fault.message
-
-
-def test_an_s3_url_is_no_output(out):
-    (fault,) = faults({"x.txt": "s3://bucket/x.txt"})
-    said = "'s3://bucket/x.txt' is an S3 URL, and what is stored is a local file"
-    assert fault.message.startswith(f"output 'x.txt': {said}: download it first")
-
-
-def test_none_says_that_there_is_no_such_file(out):
-    assert checked({"x.txt": out / "a.txt", "y.txt": None}) == {"x.txt": out / "a.txt", "y.txt": None}
-
-
-def test_one_file_can_be_two_outputs(out):
-    assert checked({"x.txt": out / "a.txt", "y.txt": out / "a.txt"}).keys() == {"x.txt", "y.txt"}
-
-
-def test_any_mapping_is_a_result(out):
-    assert checked(types.MappingProxyType({"x.txt": out / "a.txt"})) == {"x.txt": out / "a.txt"}
-
-
-PROMISED = Contract(("a.txt", "b.txt"), frozenset({"a.txt"}))
-
-
-def test_what_was_promised_is_a_result(out):
-    assert checked({"a.txt": out / "a.txt", "b.txt": None}, PROMISED) == {"a.txt": out / "a.txt", "b.txt": None}
-
-
-def test_what_is_not_required_may_be_missing(out):
-    assert checked({"a.txt": out / "a.txt"}, PROMISED) == {"a.txt": out / "a.txt"}
-
-
-def test_promised_names_come_first_and_in_the_order_of_the_promise(out):
-    assert list(checked({"b.txt": out / "b.txt", "a.txt": out / "a.txt"}, PROMISED)) == ["a.txt", "b.txt"]
-
-
-WRONG = {
-    "None": (None, "fn returned None: return a mapping of file name to path"),
-    "list": ([Path("a.txt")], "fn returned a list: return a mapping"),
-    "path": (Path("a.txt"), "fn returned a PosixPath: return a mapping"),
-    "text": ("a.txt", "fn returned a str: return a mapping"),
-    "empty": ({}, "fn returned an empty mapping: return a mapping"),
-    "generator": ((x for x in ()), "fn returned a generator: return a mapping"),
-}
-
-
-@pytest.mark.parametrize(("result", "said"), WRONG.values(), ids=WRONG)
-def test_a_result_that_is_no_mapping_is_a_failure(result, said):
-    (fault,) = faults(result)
-    assert (fault.id, fault.stage, fault.file, fault.type) == (7, "fn", None, "TypeError")
-    assert fault.message.startswith(said)
-
-
-BAD_FILES = {
-    "missing": ("x.txt", "gone.txt", "FileNotFoundError", "gone.txt is no file"),
-    "directory": ("x.txt", "directory", "IsADirectoryError", "is a directory; a directory (a DICOM series"),
-    "dangling link": ("x.txt", "dangling", "FileNotFoundError", "dangling is no file (a link to nothing)"),
-    "a name too long": ("x.txt", "x" * 300, "OSError", "too long"),
-    "null byte": ("x.txt", "a\0b", "FileNotFoundError", "is no file"),
-    "name leaves": ("../x", "a.txt", "ValueError", "has the segment '..'"),
-    "name absolute": ("/x", "a.txt", "ValueError", "is absolute"),
-    "name empty": ("", "a.txt", "ValueError", "is empty"),
-    "id": ("id", "a.txt", "ValueError", "output 'id' has the name of another column"),
-    "error_stage": ("error_stage", "a.txt", "ValueError", "output 'error_stage' has the name of another column"),
-    "carried": ("label", "a.txt", "ValueError", "output 'label' has the name of another column"),
-}
-
-
-@pytest.mark.parametrize(("name", "file", "kind", "said"), BAD_FILES.values(), ids=BAD_FILES)
-def test_an_output_that_cannot_be_stored_is_a_failure(out, name, file, kind, said):
-    (fault,) = faults({name: out / file}, carried=("label",))
-    assert (fault.id, fault.stage, fault.file, fault.type) == (7, "fn", name, kind)
-    assert said in fault.message
-
-
-NO_PATHS = {"int": (5, "a int"), "bytes": (b"a.txt", "a bytes"), "bool": (True, "a bool"), "list": ([], "a list")}
-
-
-@pytest.mark.parametrize(("path", "said"), NO_PATHS.values(), ids=NO_PATHS)
-def test_an_output_that_is_no_path_is_a_failure(path, said):
-    (fault,) = faults({"x.txt": path})
-    assert (fault.file, fault.type, fault.message) == ("x.txt", "TypeError", f"output 'x.txt': {said} is no path")
-
-
-def test_a_name_that_is_no_text_is_a_failure(out):
-    (fault,) = faults({5: out / "a.txt"})
-    assert (fault.file, fault.type) == ("5", "ValueError")
-    assert "file name 5 is a int" in fault.message
-
-
-NAMES_TOGETHER = {
-    "case": (["x.txt", "X.txt"], "equal others but for case or accents"),
-    "file and directory": (["x", "x/y"], "are also directories"),
-}
-
-
-@pytest.mark.parametrize(("names", "said"), NAMES_TOGETHER.values(), ids=NAMES_TOGETHER)
-def test_outputs_that_cannot_lie_side_by_side_are_a_failure(out, names, said):
-    (fault,) = faults(dict.fromkeys(names, out / "a.txt"))
-    assert said in fault.message
-
-
-def test_a_promised_output_that_is_missing_is_a_failure(out):
-    (fault,) = faults({"b.txt": out / "b.txt"}, PROMISED)
-    assert (fault.file, fault.type) == ("a.txt", "KeyError")
-    assert fault.message == "output 'a.txt' was promised and is missing"
-
-
-def test_an_output_that_was_not_promised_is_a_failure(out):
-    (fault,) = faults({"a.txt": out / "a.txt", "c.txt": out / "b.txt"}, PROMISED)
-    assert (fault.file, fault.type) == ("c.txt", "KeyError")
-    assert fault.message == "output 'c.txt' was not promised"
-
-
-def test_two_faults_are_both_told(out):
-    told = faults({"x.txt": out / "gone.txt", "id": out / "a.txt"})
-    assert {fault.file for fault in told} == {"x.txt", "id"}
-
-
-def test_a_bad_file_and_a_broken_promise_are_both_told(out):
-    told = faults({"b.txt": out / "gone.txt"}, PROMISED)
-    assert {(fault.file, fault.type) for fault in told} == {("b.txt", "FileNotFoundError"), ("a.txt", "KeyError")}
-
-
-# --- travelling
-
-
-TRAVELLERS = {
-    "typed dict": "resample",
-    "typed dict class": "Segmenter().segment",
-    "lambda": "lambda input_dir, output_dir: resample(input_dir, output_dir)",
-    "closure": "counted(1)",
-    "partial": "functools.partial(resample)",
-    "class": "Segmenter",
-    "instance": "Segmenter()",
-    "decorated": "timed(resample)",
-}
-
-MAIN = """
-    import functools, pickle, sys
-    from pathlib import Path
-    from typing import Required, TypedDict
-
-    from file_dataset import Pipeline, _function
-
-    ResampledOutput = TypedDict(
-        'ResampledOutput',
-        {
-            "output.mha": Path,
-        }
-    )
-
-    class Segmented(TypedDict, total=False):
-        image: Required[Path]
-        mask: Path
-
-    def resample(input_dir: Path, output_dir: Path) -> ResampledOutput:
-        return ResampledOutput({"output.mha": output_dir / "output.mha"})
-
-    class Segmenter:
-        def __call__(self, input_dir: Path, output_dir: Path) -> ResampledOutput:
-            return resample(input_dir, output_dir)
-
-        def segment(self, input_dir: Path, output_dir: Path) -> Segmented:
-            return Segmented(image=output_dir / "output.mha")
-
-    def timed(fn):
-        @functools.wraps(fn)
-        def wrapper(*args, **kwargs):
-            return fn(*args, **kwargs)
-        return wrapper
-
-    def counted(start):
-        def counting(input_dir, output_dir) -> ResampledOutput:
-            return {"output.mha": output_dir / f"{start}.mha"}
-        return counting
-
-    for name, expression in eval(sys.argv[1]).items():
-        fn = eval(expression)
-        Path(name).write_bytes(_function.dumps(fn))
-        Path(f"{name}.pipeline").write_bytes(pickle.dumps(Pipeline(fn, write_options={"into_path": "/out"})))
-"""
-
-
-def send(place, *, annotations_stay_text):
-    """Run a script that pickles functions of its own and Pipelines of them; return where they are."""
-    future = "from __future__ import annotations\n" if annotations_stay_text else ""
-    (place / "script.py").write_text(future + textwrap.dedent(MAIN))
-    subprocess.run([sys.executable, "script.py", repr(TRAVELLERS)], cwd=place, check=True, timeout=200)
-    return place
-
-
-@pytest.fixture(scope="module")
-def sent(tmp_path_factory):
-    return send(tmp_path_factory.mktemp("script"), annotations_stay_text=False)
-
-
-@pytest.fixture(scope="module")
-def sent_as_text(tmp_path_factory):
-    return send(tmp_path_factory.mktemp("script"), annotations_stay_text=True)
-
-
-@pytest.mark.parametrize("script", ["sent", "sent_as_text"])
-@pytest.mark.parametrize("name", TRAVELLERS)
-def test_a_function_of_main_can_be_called_in_another_process(request, script, name):
-    fn = pickle.loads((request.getfixturevalue(script) / name).read_bytes())
-    (path,) = called(function.ready(fn)).values()
-    assert path.parent == Path("/out")
-
-
-PROMISED_NAMES = {
-    "typed dict": ["output.mha"], "typed dict class": ["image", "mask"], "closure": ["output.mha"],
-    "class": ["output.mha"], "decorated": ["output.mha"],
-}  # fmt: skip
-
-
-def promised(path):
-    """Return the columns that a Pipeline of another process gives the manifest of no rows."""
-    manifest = pickle.loads(path.read_bytes())(pd.DataFrame({"id": []}))
-    return manifest.columns.drop("id").tolist()
-
-
-@pytest.mark.parametrize(("name", "names"), PROMISED_NAMES.items(), ids=PROMISED_NAMES)
-def test_a_function_of_main_keeps_its_promise_in_another_process(sent, name, names):
-    assert promised(sent / f"{name}.pipeline") == names
-
-
-@pytest.mark.parametrize("name", ["typed dict class", "closure"])
-def test_annotations_that_stay_text_keep_their_promise_in_another_process(sent_as_text, name):
-    assert promised(sent_as_text / f"{name}.pipeline") == PROMISED_NAMES[name]
-
-
-def test_a_function_that_can_be_imported_is_sent_by_name():
-    fn = pickle.loads(function.dumps(textwrap.dedent))
-    assert fn is textwrap.dedent
-
-
-def test_a_typed_dict_that_can_be_imported_is_sent_by_name():
-    from file_dataset import WriteOptions
-
-    assert pickle.loads(function.dumps(WriteOptions)) is WriteOptions
-
-
-def test_a_typed_dict_made_in_a_function_is_sent_whole():
-    Local = TypedDict("Local", {"a.txt": Path, "b.txt": NotRequired[Path]})
-    again = pickle.loads(function.dumps(Local))
-    assert (again.__required_keys__, again.__optional_keys__) == ({"a.txt"}, {"b.txt"})
-
-
-def any_keywords(**directories):
-    return directories
-
-
-def first_and_any_keywords(input_dir, **others):
-    return {"input_dir": input_dir, **others}
-
-
-@pytest.mark.parametrize("fn", [any_keywords, first_and_any_keywords])
-def test_a_function_of_any_keywords_is_called_by_keyword(fn):
-    assert called(fn) == {"input_dir": Path("/in"), "output_dir": Path("/out")}

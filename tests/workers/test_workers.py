@@ -29,6 +29,7 @@ import pytest
 from helpers import until
 
 import file_dataset
+from file_dataset import _pickling
 from file_dataset._workers import child, pool
 from file_dataset._workers.pool import FnTimeoutError, WorkerDiedError, Workers, WorkerStartError
 
@@ -1024,7 +1025,7 @@ def test_fn_of_a_module_that_was_loaded_from_a_path_travels_by_value(call, tmp_p
 
 
 def test_fn_that_a_worker_can_import_travels_by_name():
-    assert len(pool._dumps(textwrap.dedent)) < 100
+    assert len(_pickling.dumps_with_files(textwrap.dedent)) < 100
 
 
 # Programs that are no plain Python
