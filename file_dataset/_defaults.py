@@ -288,3 +288,37 @@ def endpoint(session: Any) -> str | None:  # noqa: ANN401  # boto3 has no types
     url: str | None = provider.provide()
     _secrets.remember_url(url)
     return url
+
+
+def frozen(
+    session_kwargs: Mapping[str, Any], client_kwargs: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return both with what the default session, or the profile that is given, says of S3 written out.
+
+    Args:
+        session_kwargs: of `boto3.Session`.
+        client_kwargs: of its S3 client.
+
+    Raises:
+        PermissionError: credentials are named that cannot be had.
+    """
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    session = source(session_kwargs).session
+    try:
+        config = merged(settings(session), client_kwargs.get("config"))
+        is_plain = getattr(config, "ignore_configured_endpoint_urls", None)
+        url = None if is_plain else endpoint(session)
+        ca = ca_bundle(session)
+        credentials = session.get_credentials()
+        keys = None if credentials is None else checked(credentials)
+    except (BotoCoreError, ClientError) as exc:
+        raise lost(exc) from None
+    found = {"endpoint_url": url, "verify": ca and ca[0], **client_kwargs, "config": config}
+    client = {name: value for name, value in found.items() if value is not None or name in client_kwargs}
+    region = {"region_name": session.region_name} if session.region_name else {}
+    if keys is None:
+        return {**region, **session_kwargs}, client
+    # written out, the profile is done with; a worker may not have it
+    rest = {name: value for name, value in session_kwargs.items() if name != "profile_name"}
+    return {**region, **{name: value for name, value in zip(CREDENTIALS, keys, strict=True) if value}, **rest}, client

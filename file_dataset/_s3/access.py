@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from botocore import exceptions as boto
 
-from file_dataset import _defaults, _options, _secrets
+from file_dataset import _defaults, _options, _secrets, _sessions
 from file_dataset._errors import InvalidDatasetError, code_of, store_error
 from file_dataset._s3 import answers
 from file_dataset._s3.route import Router
@@ -63,14 +63,15 @@ class CurrentAccess:
 
     def _connected(self, options: Options, *, anew: bool = False) -> Access:
         source = self._source
+        kwargs = options.s3_client_kwargs or {}
         try:
             if source is not None:
                 session = _defaults.again(source.session) if anew else source.session
             else:
-                session = _options.new_session(options) if anew else options.session
-            client = _options.new_client(options, session, one_attempt=True)
-            _options.check_client(options, session, client)
-            count = _options.attempts(options, session)
+                session = _sessions.new_session(options.session_kwargs or {}) if anew else options.session
+            client = _sessions.new_client(kwargs, session, options.max_concurrency, one_attempt=True)
+            _sessions.check_client(kwargs, session, client)
+            count = _sessions.attempts(kwargs, session)
         except answers.LOST as exc:
             raise answers.os_error(exc) from None
         except (boto.BotoCoreError, ValueError) as exc:  # no request can ever be made: a region with a space in it, say
@@ -99,8 +100,8 @@ class CurrentAccess:
             if self._source is not None:
                 _defaults.forget(self._source)
             access = self._connected(_options.without_credentials(self._options), anew=True)
-            keys = _options.keys_of(access.session)
-            if keys is None or keys == _options.keys_of(expired.session):
+            keys = _sessions.keys_of(access.session)
+            if keys is None or keys == _sessions.keys_of(expired.session):
                 reason = "this process has none of its own" if keys is None else "this process's own are the same"
                 remedy = "renew them, or give workers a role, a profile or the AWS_* variables"
                 message = f"{error.strerror} (the credentials in use expired, and {reason}: {remedy})"
@@ -115,7 +116,7 @@ class CurrentAccess:
 
 
 def _asks_for_digests(options: Options, session: Any) -> bool:  # noqa: ANN401  # boto3 has no types
-    given = _options.config_of(options, session).response_checksum_validation
+    given = _sessions.config_of(options.s3_client_kwargs or {}, session).response_checksum_validation
     if given is None:
         given = session._session.get_config_variable("response_checksum_validation")  # noqa: SLF001
     return bool(given != "when_required")

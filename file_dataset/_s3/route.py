@@ -29,7 +29,7 @@ from botocore.exceptions import BotoCoreError
 from botocore.handlers import BUILTIN_HANDLERS
 from botocore.utils import get_environ_proxies
 
-from file_dataset import _options
+from file_dataset import _sessions
 from file_dataset._http.loop import Endpoint
 from file_dataset._s3.sigv4 import EMPTY_SHA256, Signer, quoted_path
 
@@ -144,7 +144,7 @@ class Router:
 
         Once per call of the user's: for each object it would cost 3 us of some 70.
         """
-        own = None if self._own is None else _options.client_of(self._own)
+        own = None if self._own is None else _sessions.client_of(self._own)
         events = self._client.meta.events._emitter  # noqa: SLF001  # botocore has no name for what is registered
         theirs = None if own is None else own.meta.events._emitter  # noqa: SLF001
         # a registration replaces the cache
@@ -184,7 +184,7 @@ class Router:
 
     def _emit_to_own(self, event_name: str, **kwargs: Any) -> Any:  # noqa: ANN401  # boto3 has no types
         """Have the handlers that the user registered on the `s3_client` of these options see our requests too."""
-        own = _options.client_of(self._own or "")
+        own = _sessions.client_of(self._own or "")
         if own is None:
             return None
         for handler in own.meta.events._emitter._handlers.prefix_search(event_name):  # noqa: SLF001
@@ -228,7 +228,7 @@ class Router:
         until, keys, signer = self._signers.get(route.scope, (0.0, None, None))
         if signer is not None and time.monotonic() < until:
             return signer
-        frozen = _options.frozen_keys(self._options, self._session)
+        frozen = _sessions.frozen_keys(self._options.s3_client_kwargs or {}, self._session)
         if signer is None or frozen != keys:
             region, service = route.scope
             signer = Signer(*frozen, region=region, service=service)
@@ -344,13 +344,13 @@ class Router:
                 tls,
                 _seconds(config.connect_timeout),
                 _seconds(config.read_timeout),
-                _options.keeps_alive(self._session, config),
+                _sessions.keeps_alive(self._session, config),
             )
         return self._endpoints[at]
 
     def _tls(self) -> ssl.SSLContext:
-        verify, by = _options.verify(self._options, self._session)
-        context = _options.context(verify if isinstance(verify, str) else None, by)
+        verify, by = _sessions.verify(self._options.s3_client_kwargs or {}, self._session)
+        context = _sessions.tls_context(verify if isinstance(verify, str) else None, by)
         if verify is False:
             context.check_hostname = False
             context.verify_mode = CERT_NONE

@@ -19,8 +19,8 @@ from botocore import UNSIGNED
 from botocore.config import Config
 
 import file_dataset
-from file_dataset import InvalidDatasetError, Options, _per_process
-from file_dataset._options import attempts, has_credentials, without_credentials
+from file_dataset import InvalidDatasetError, Options, _per_process, _sessions
+from file_dataset._options import has_credentials, without_credentials
 from file_dataset._secrets import without_userinfo
 
 SECRET = "Zs3cr3tZ"
@@ -370,7 +370,7 @@ ATTEMPTS = {
 @pytest.mark.parametrize(("config", "count"), ATTEMPTS.values(), ids=ATTEMPTS)
 def test_attempts_are_those_of_the_config_or_five(config, count):
     options = Options(None, {"config": config} if config else None)
-    assert attempts(options, options.session) == count
+    assert _sessions.attempts(options.s3_client_kwargs, options.session) == count
 
 
 # --- credentials in the options

@@ -1,9 +1,11 @@
 """The seed's function and what a user writes around it, for `mypy --strict` in `make lint`."""
 
 from pathlib import Path
-from typing import TypedDict
+from typing import TypedDict, assert_type
 
+import boto3
 import pandas as pd
+from mypy_boto3_s3 import S3Client
 
 import file_dataset
 
@@ -44,3 +46,10 @@ def use_ray(pipeline: file_dataset.Pipeline, frame: pd.DataFrame) -> int:
     result = file_dataset.ray.run_pipeline(pipeline, frame, batch_size=4, num_gpus=1, concurrency=(1, 2), actors=True)
     dataset = file_dataset.ray.blob_reader(frame, batch_size=4, options=file_dataset.Options.default(), carry=True)
     return result.dropped_rows + len(dataset.columns() or [])
+
+
+def use_boto3(options: file_dataset.Options) -> int:
+    """Use boto3's session and client of the options; boto3-stubs[s3] types them."""
+    assert_type(options.session, boto3.Session)
+    assert_type(options.s3_client, S3Client)
+    return options.s3_client.head_object(Bucket="my-bucket", Key="image.mha")["ContentLength"]
