@@ -15,9 +15,10 @@ import dagster as dg
 import file_dataset
 from file_dataset_dagster._dropped_rows import DropPolicy, OnExceeded, check_spec
 from file_dataset_dagster._inputs import INPUT, asset_key_of, input_of
-from file_dataset_dagster._materialize import PipelineFn, Settings, materialize
+from file_dataset_dagster._materialize import materialize
 from file_dataset_dagster._on_ray import ray_settings
 from file_dataset_dagster._partial_runs import PartialRun
+from file_dataset_dagster._settings import PipelineFn, Settings
 
 # arguments of dg.asset that have no meaning here, and what to do instead
 _REFUSED = {

@@ -49,7 +49,7 @@ def named(frame):
 
 
 def test_manifest_check_and_metadata_are_those_of_a_local_run(both, monkeypatch, instance):
-    monkeypatch.setattr("file_dataset_dagster._materialize._PROGRESS_S", 0)
+    monkeypatch.setattr("file_dataset_dagster._partition_run._PROGRESS_S", 0)
     result, stored = both()
     for of in ("manifest", "failures", "files"):
         pd.testing.assert_frame_equal(named(stored("there", of)), stored("here", of))

@@ -485,7 +485,7 @@ def test_a_function_of_a_file_that_dagster_loaded_goes_to_a_worker(run, local, r
 
 
 def test_progress_is_logged(run, local, raw_scans, monkeypatch, instance):
-    monkeypatch.setattr("file_dataset_dagster._materialize._PROGRESS_S", 0)
+    monkeypatch.setattr("file_dataset_dagster._partition_run._PROGRESS_S", 0)
     result = run([raw_scans, pipeline_asset(shout, input=raw_scans, name="loud")], local)
     assert "1 of 2 rows done, 0 dropped" in [entry.user_message for entry in instance.all_logs(result.run_id)]
 

@@ -1,0 +1,356 @@
+"""One partition of a run, or an asset without any: what it reads, the rows that run, and what may be stored.
+
+input -> rows to run -> Pipeline (here, or on Ray) -> merged with what is stored -> judged
+"""
+
+# no `from __future__ import annotations` here: Dagster reads the annotations of an asset's function
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import dagster as dg
+import pandas as pd
+
+import file_dataset
+from file_dataset_dagster import _on_ray
+from file_dataset_dagster._data_versions import contents_of, version_of_result
+from file_dataset_dagster._dropped_rows import (
+    DroppedRows,
+    check_of_failed_partition,
+)
+from file_dataset_dagster._event_log import data_version, failed_in_run, last_tags
+from file_dataset_dagster._inputs import INPUT, frame_of, keys_of_input
+from file_dataset_dagster._io_manager import ManifestIOManager
+from file_dataset_dagster._logs import lines_in
+from file_dataset_dagster._parquet import check_storable
+from file_dataset_dagster._partial_runs import PartialRun, check_outputs, rows_to_run
+from file_dataset_dagster._paths import fitting, segment
+from file_dataset_dagster._previews import previews
+from file_dataset_dagster._provenance import AfterPart, Origins, after_part, origins_of, other_rows
+from file_dataset_dagster._resource import FileDatasetResource
+from file_dataset_dagster._settings import Settings
+
+_PROGRESS_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """One partition, or an asset without any, whose manifest may be stored."""
+
+    result: file_dataset.PipelineResult
+    check: dg.AssetCheckResult
+    metadata: Mapping[str, Any]
+    version: dg.DataVersion
+    origins: Origins
+    tags: Mapping[str, str]  # of Dagster's provenance, where they are not those of this run
+
+
+class NotStoredError(Exception):
+    """One partition, or an asset without any, whose previous manifest stays. `cause` is what Dagster may see.
+
+    `stops`: the partitions after it would meet the same.
+    """
+
+    def __init__(  # noqa: PLR0913 (what dg.Failure takes, and what a range needs)
+        self,
+        description: str,
+        *,
+        metadata: Mapping[str, Any] | None = None,
+        check: dg.AssetCheckResult | None = None,
+        may_be_retried: bool = True,
+        stops: bool = False,
+        cause: BaseException | None = None,
+    ) -> None:
+        super().__init__(description)
+        self.description = f"{description.rstrip('.')}. The previous manifest, if any, stays"
+        self.metadata = metadata or {}
+        self.check = check
+        self.may_be_retried = may_be_retried
+        self.stops = stops
+        self.cause = cause
+
+
+class AssetRun:
+    """One run of the asset: its resources, and each of its partitions in turn."""
+
+    def __init__(self, context: dg.AssetExecutionContext, settings: Settings) -> None:
+        self.context = context
+        self.settings = settings
+        self.source = _resource(context, settings.resource_key)
+        key = settings.write_resource_key
+        self.target = self.source if key is None else _resource(context, key)
+        # not the key of the definition: loading assets under a key_prefix changes it
+        self.asset_key = context.asset_key
+        found = None if settings.io_manager_key is None else getattr(context.resources, settings.io_manager_key)
+        self.manifests = found if isinstance(found, ManifestIOManager) else None
+        self.root = self._root()
+        self.failed_upstream = self._failed_upstream()
+        self.wanted = PartialRun(**(context.op_execution_context.op_config or {}))
+        self.wanted.check()
+        if self.wanted.is_partial and self.manifests is None:
+            raise file_dataset.InvalidDatasetError(
+                f"run config asks for a part of the rows, and the IO manager of {self.asset_key.to_user_string()} is "
+                "no ManifestIOManager, whose stored manifest their rows could be merged into: run all rows"
+            )
+
+    def run(self, given: Any, partition_key: str | None) -> Finished:  # noqa: ANN401
+        keys = keys_of_input(self.context, partition_key)
+        if lost := [key for key in keys if str(key) in self.failed_upstream]:
+            more = f" (and {len(lost) - 1} more)" if len(lost) > 1 else ""
+            upstream = self.context.asset_key_for_input(INPUT).to_user_string()
+            raise NotStoredError(
+                f"partition {str(lost[0])!r}{more} of asset {upstream}, which it reads, failed in this run: what is "
+                "stored of that is of an earlier run",
+                check=None
+                if partition_key is not None
+                else check_of_failed_partition(self.asset_key, str(lost[0]), _FAILED_UPSTREAM),
+                may_be_retried=False,
+            )
+        frame = self._input(given, keys, partition_key)
+        return self._run_frame(frame, keys, None if partition_key is None else str(partition_key))
+
+    def _input(self, given: Any, keys: list[Any], partition_key: str | None) -> pd.DataFrame:  # noqa: ANN401
+        try:
+            return frame_of(self.context, given, keys, partition_key)
+        except file_dataset.InvalidDatasetError as exc:
+            said, cause = self._visible(exc)
+            raise NotStoredError(said, may_be_retried=False, cause=cause) from exc
+        except file_dataset.FileDatasetError as exc:
+            raise NotStoredError(str(exc), cause=exc) from exc  # what is missing is a partition, no id
+
+    def _visible(self, exc: file_dataset.FileDatasetError) -> tuple[str, BaseException | None]:
+        """What Dagster may see of an error, and whether it may see the error itself: both may name ids."""
+        if self.settings.policy.show_ids:
+            return str(exc), exc
+        return f"{type(exc).__name__} (show_ids=False: no details here)", None
+
+    def _run_frame(self, frame: pd.DataFrame, keys: list[Any], partition_key: str | None) -> Finished:
+        """Run the rows that are wanted, merge and judge them."""
+        started = time.monotonic()
+        policy = self.settings.policy
+        into_path = self.root
+        try:
+            if partition_key is not None:
+                into_path = fitting(f"{self.root}/{segment(partition_key)}", f"partition {partition_key!r}")
+            if self.manifests is not None:  # not after hours of rows
+                self.manifests.uri(self.asset_key, partition_key, of="rejected")
+                check_storable(frame)
+            if len(frame) < policy.min_rows and policy.on_exceeded == "fail":  # no row runs in vain
+                result, rows_run, after = self._nothing(frame, into_path), 0, AfterPart(Origins())
+            else:
+                result, rows_run, after = self._rows(frame, keys, partition_key, into_path)
+        except file_dataset.FileDatasetError as exc:
+            stopped = exc.result if isinstance(exc, file_dataset.RunStoppedError) else None
+            said, cause = self._visible(exc)
+            raise NotStoredError(
+                f"the pipeline stopped: {said}",
+                metadata={} if stopped is None else self._keep(stopped.failures, partition_key),
+                # the same frame and arguments are refused again, and fn raises again
+                may_be_retried=not isinstance(exc, file_dataset.InvalidDatasetError)
+                and not (stopped is not None and self._is_over_max_failures(stopped) and _is_all_at_fn(stopped)),
+                stops=stopped is not None and not self._is_over_max_failures(stopped),
+                cause=cause,
+            ) from exc
+        dropped = DroppedRows(result, policy, partition_key, is_unclear=after.is_unclear)
+        dropped = replace(dropped, changed_rows=max(0, len(after.changed) - dropped.not_run))
+        self.context.log.info("%s; %.1f s", dropped, time.monotonic() - started)
+        if dropped.fails_the_run:
+            kept = self._keep(result.failures, partition_key)
+            raise NotStoredError(
+                str(dropped),
+                metadata=kept,
+                check=dropped.check_result(self.asset_key, kept.get("failures_uri")),
+                may_be_retried=dropped.may_be_retried,
+            )
+        pictures: dict[str, Any] = {}
+        if self.settings.preview is not None:
+            pictures = previews(
+                result,
+                self.settings.preview,
+                self.target.get_options(),
+                self.context.log,
+                show_ids=policy.show_ids,
+            )
+        failures_uri = None
+        if self.manifests is not None:
+            failures_uri = self.manifests.uri(self.asset_key, partition_key, of="failures")
+        metadata = {
+            "input_rows": result.input_rows,
+            "dropped_rows": result.dropped_rows,
+            "stored_bytes": int(result.files["size_bytes"].sum()),
+            "files_without_digest": result.files_without_digest,
+            "seconds": round(time.monotonic() - started, 1),
+            "into_path": into_path,
+            **({"rows_run": rows_run} if self.wanted.is_partial else {}),
+            **pictures,
+        }
+        check = dropped.check_result(self.asset_key, failures_uri)
+        tags = self._kept_tags(after, partition_key)
+        return Finished(result, check, metadata, version_of_result(result), after.origins, tags)
+
+    def _nothing(self, frame: pd.DataFrame, into_path: str) -> file_dataset.PipelineResult:
+        """The result of a run over the frame that has not begun: its manifest has the columns that fn promises."""
+        pipeline = self.settings.pipeline(into_path, options=self.source.get_options(), progress=False)
+        return replace(pipeline.run(frame.head(0)), input=frame)
+
+    def _is_over_max_failures(self, stopped: file_dataset.PipelineResult) -> bool:
+        """Whether the run stopped for its own failed rows: the next partition may do better."""
+        most = self.settings.pipeline_args.get("max_failures")
+        share = self.settings.pipeline_args.get("max_failed_fraction")
+        dropped = stopped.dropped_rows
+        return bool(
+            (most is not None and dropped > most) or (share is not None and dropped > share * stopped.input_rows)
+        )
+
+    def _rows(
+        self, frame: pd.DataFrame, keys: list[Any], partition_key: str | None, into_path: str
+    ) -> tuple[file_dataset.PipelineResult, int, AfterPart]:
+        """Run the rows that are wanted; return the result of the whole input, how many ran, and of what it is."""
+        known, before, now = None, Origins(), self._origins(frame, keys)
+        if self.wanted.is_partial and self.manifests is not None and "id" in frame:
+            stored = self.manifests.stored(self.asset_key, partition_key)
+            if stored is not None:
+                known, before = stored.of_input(frame), stored.origins
+                check_outputs(stored.manifest, self._nothing(frame, into_path).manifest, "fn promises the outputs")
+        rows = rows_to_run(frame, self.wanted, known, set() if known is None else other_rows(now, before))
+        with lines_in(self.context.log, hides_ids=not self.settings.policy.show_ids):
+            result = self._pipeline_run(rows, partition_key, into_path)
+        if known is not None:
+            if len(result.manifest):
+                check_outputs(known.manifest, result.manifest, "the rows of this run have the outputs")
+            result = known.merge(result)
+        elif self.wanted.is_partial:
+            nothing = file_dataset.PipelineResult(
+                frame, result.manifest.head(0), result.failures.head(0), result.files.head(0)
+            )
+            result = nothing.merge(result)
+        ran = {str(row_id) for row_id in rows["id"].tolist()} if "id" in rows else set()
+        return result, len(rows), after_part(now, before, ran)
+
+    def _origins(self, frame: pd.DataFrame, keys: list[Any]) -> Origins:
+        """What the rows of the input are: their values, and the content of files that a pipeline upstream stored."""
+        if self.manifests is None or "id" not in frame:
+            return Origins()
+        upstream = self._upstream()
+        if upstream is None or len(keys) > _MOST_KEYS:
+            return origins_of(frame, {}, None, is_content_known=False)
+        versions = {
+            str(key or ""): version
+            for key in keys
+            if (version := data_version(self.context.instance, upstream, key)) is not None
+        }
+        contents: dict[str, str] = {}
+        is_known = False
+        try:
+            files = self.manifests.files_of(upstream, [None if key is None else str(key) for key in keys])
+            for one in files.values():
+                contents |= contents_of(one)
+            is_known = len(files) == len(keys) and len(contents) == sum(map(len, files.values()))
+            if self.wanted.is_partial and not files:
+                noted = self.manifests.versions_noted(upstream, [None if key is None else str(key) for key in keys])
+                is_known = {str(key or ""): version for key, version in noted.items()} == versions
+        except file_dataset.FileDatasetError as exc:
+            self.context.log.warning("what the files of %s are could not be read: %s", upstream, type(exc).__name__)
+        return origins_of(frame, contents, versions, is_content_known=is_known)
+
+    def _failed_upstream(self) -> set[str]:
+        """Partitions of what is read that failed in this run, in which others may have gone on."""
+        upstream = self._upstream()
+        if upstream is None or not self.context.get_step_execution_context().has_asset_partitions_for_input(INPUT):
+            return set()
+        definition = self.context.asset_partitions_def_for_input(INPUT)
+        step_key = self.context.get_step_execution_context().step.key
+        return failed_in_run(self.context.instance, self.context.run, step_key, upstream, definition)
+
+    def _upstream(self) -> dg.AssetKey | None:
+        """The asset that is read; None where a test calls this one directly."""
+        try:
+            self.context.get_step_execution_context()
+        except dg.DagsterError:
+            return None
+        upstream: dg.AssetKey = self.context.asset_key_for_input(INPUT)
+        return upstream
+
+    def _kept_tags(self, after: AfterPart, partition_key: str | None) -> dict[str, str]:
+        upstream = self._upstream() if after.left else None
+        if upstream is None:
+            return {}
+        previous = last_tags(self.context.instance, self.asset_key, partition_key)
+        return after.tags(previous, upstream.to_user_string())
+
+    def _pipeline_run(
+        self, rows: pd.DataFrame, partition_key: str | None, into_path: str
+    ) -> file_dataset.PipelineResult:
+        options = self.source.get_options()
+        target_options = None if self.target is self.source else self.target.get_options()
+        progress = _log_progress(self.context, partition_key)
+        _on_ray.make_portable(self.settings.fn)
+        pipeline = self.settings.pipeline(into_path, options=options, target_options=target_options, progress=progress)
+        if self.settings.ray is None:
+            return pipeline.run(rows)
+        return _on_ray.run_on_ray(pipeline, rows, self.settings.ray, self.context)
+
+    def store(self, done: Finished, partition_key: str) -> dict[str, Any]:
+        if self.manifests is None:
+            return {}
+        try:
+            return self.manifests.store_result(done.result, self.asset_key, partition_key, done.origins)
+        except file_dataset.FileDatasetError as exc:
+            said, cause = self._visible(exc)
+            raise NotStoredError(f"the manifest could not be stored: {said}", cause=cause) from exc
+
+    def _keep(self, failures: pd.DataFrame, partition_key: str | None) -> dict[str, str]:
+        """Store the failures of a run whose manifest is not stored; return where, as metadata."""
+        if self.manifests is None:
+            return {}
+        try:
+            return {"failures_uri": self.manifests.store_rejected(failures, self.asset_key, partition_key)}
+        except file_dataset.FileDatasetError as exc:
+            # what failed the run must be seen, not what then failed to be written down
+            self.context.log.warning("the failures could not be stored: %s", type(exc).__name__)
+            return {}
+
+    def _root(self) -> str:
+        """Where outputs go, below it those of each partition."""
+        if self.settings.into_path is not None:
+            return self.settings.into_path
+        if not self.target.base_path:
+            raise file_dataset.InvalidDatasetError(
+                "nowhere to write to: give pipeline_asset an into_path, or the FileDatasetResource a base_path"
+            )
+        return "/".join([self.target.base_path.rstrip("/"), "files", *map(segment, self.asset_key.path)])
+
+
+_FAILED_UPSTREAM = "this partition of the input failed in this run"
+_MOST_KEYS = 100  # partitions of one input whose data versions are looked up, one query each; a guess
+
+
+def _is_all_at_fn(result: file_dataset.PipelineResult) -> bool:
+    return bool(result.failures["error_stage"].eq("fn").all())
+
+
+def _resource(context: dg.AssetExecutionContext, key: str) -> FileDatasetResource:
+    resource = getattr(context.resources, key)
+    if not isinstance(resource, FileDatasetResource):
+        raise file_dataset.InvalidDatasetError(
+            f"resource {key!r} is a {type(resource).__name__}: give a FileDatasetResource (s3_resource=... takes an "
+            "S3Resource)"
+        )
+    return resource
+
+
+def _log_progress(
+    context: dg.AssetExecutionContext, partition_key: str | None
+) -> Callable[[file_dataset.Progress], None]:
+    last = time.monotonic()
+    where = "" if partition_key is None else f"partition {partition_key}: "
+
+    def log(progress: file_dataset.Progress) -> None:
+        nonlocal last
+        if time.monotonic() - last >= _PROGRESS_S:
+            last = time.monotonic()
+            context.log.info("%s%s", where, progress)
+
+    return log
