@@ -30,7 +30,7 @@ from file_dataset._errors import (
     mark_unanswered,
     store_error,
 )
-from file_dataset._http.loop import NO_TLS_REMEDY, NOT_TLS
+from file_dataset._http.dial import NO_TLS_REMEDY, NOT_TLS
 from file_dataset._secrets import without_userinfo
 from file_dataset._sink import ObjectInfo
 

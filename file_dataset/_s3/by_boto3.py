@@ -12,7 +12,7 @@ from botocore import exceptions as boto
 from s3transfer.utils import ReadFileChunk
 
 from file_dataset._errors import InvalidDatasetError, code_of, store_error
-from file_dataset._http.loop import SLOW_BYTES_S, stall_s
+from file_dataset._http.deadline import SLOW_BYTES_S, stall_s
 from file_dataset._local_file import CHUNK_BYTES
 from file_dataset._s3 import answers, extra_args
 from file_dataset._s3.answers import RAISED, REPLACED_CODES, WrongSpanError, replaced

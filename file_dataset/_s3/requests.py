@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from file_dataset import _digest
 from file_dataset._errors import code_of
-from file_dataset._http.loop import INLINE_BYTES, Exchange, FileBody
+from file_dataset._http.exchange import INLINE_BYTES, Exchange, FileBody
 from file_dataset._s3 import answers
 from file_dataset._s3.route import UnknownError
 from file_dataset._s3.sigv4 import UNSIGNED_PAYLOAD
@@ -23,7 +23,9 @@ from file_dataset._sink import ObjectInfo
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
-    from file_dataset._http.loop import Answer, Lane, Wire
+    from file_dataset._http.exchange import Answer
+    from file_dataset._http.lane import Lane
+    from file_dataset._http.loop import Loop
     from file_dataset._local_file import LocalFile
     from file_dataset._s3.route import Route
     from file_dataset._s3.sigv4 import Signer
@@ -301,7 +303,7 @@ class Sender:
 
     __slots__ = ("_wire", "check_digests", "lane", "usual_bytes")
 
-    def __init__(self, wire: Wire, lane: Lane, *, check_digests: bool) -> None:
+    def __init__(self, wire: Loop, lane: Lane, *, check_digests: bool) -> None:
         """Take the lane: the places in flight of this store."""
         self._wire, self.lane, self.check_digests = wire, lane, check_digests
         self.usual_bytes = 0.0  # of the last objects that were read

@@ -30,7 +30,7 @@ from botocore.handlers import BUILTIN_HANDLERS
 from botocore.utils import get_environ_proxies
 
 from file_dataset import _sessions
-from file_dataset._http.loop import Endpoint
+from file_dataset._http.exchange import Endpoint
 from file_dataset._s3.sigv4 import EMPTY_SHA256, Signer, quoted_path
 
 if TYPE_CHECKING:

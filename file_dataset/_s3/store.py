@@ -9,7 +9,8 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Any
 
-from file_dataset._http.loop import Lane, wires
+from file_dataset._http.lane import Lane
+from file_dataset._http.loop import loops
 from file_dataset._pool import Pool
 from file_dataset._s3 import answers
 from file_dataset._s3.access import CurrentAccess
@@ -49,7 +50,7 @@ class S3Store:
         width, is_boto3 = options.max_concurrency, options.engine == "boto3"
         self._current = CurrentAccess(options, source)
         pool = Pool(width, "file_dataset-s3")
-        wire, *others = wires()
+        wire, *others = loops()
         self._lane = lane = Lane(width, others)
         self.silence = Silence(lambda: lane.moves)
         self._sender = Sender(wire, lane, check_digests=options.check_digests)

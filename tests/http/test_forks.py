@@ -170,8 +170,8 @@ def test_a_child_writes_what_its_parent_can_read(transfers, server, tmp_path):
 
 
 def test_the_childs_loop_is_its_own(transfers):
-    parents = loop.wires()[0]
-    assert left(forked(lambda: read_small(transfers) and loop.wires()[0] is not parents)) == 0
+    parents = loop.loops()[0]
+    assert left(forked(lambda: read_small(transfers) and loop.loops()[0] is not parents)) == 0
 
 
 def _exit_by(read, options):
@@ -255,7 +255,7 @@ def test_a_child_closes_the_connections_that_it_inherits(server):
     """While it holds them, the server would not see the parent close its ends."""
     options = options_of(server)
     assert read_small(options)
-    parents = [connection.sock.fileno() for connection in loop.wires()[0].connections]
+    parents = [connection.sock.fileno() for connection in loop.loops()[0].connections]
     assert parents
 
     def closed():

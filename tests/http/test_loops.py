@@ -15,8 +15,8 @@ from servers.faults import SLOW_DOWN, Busy, FlipBit, IgnoreRange, Replace, Reset
 
 from file_dataset import _digest, _per_process
 from file_dataset._errors import code_of
-from file_dataset._http import loop
-from file_dataset._http.loop import _BUFFERS, _new_wires, wires
+from file_dataset._http import lane, loop
+from file_dataset._http.buffers import BUFFERS
 from file_dataset._local_file import LocalFile
 from file_dataset._s3 import requests
 from file_dataset._s3.store import S3Store
@@ -35,7 +35,7 @@ def loops(monkeypatch):
     monkeypatch.setattr(_per_process, "_shared", OrderedDict())
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(6)), raising=False)
     monkeypatch.setattr(requests, "_SPLIT_BYTES", 1 << 20)
-    made = wires()
+    made = loop.loops()
     yield made
     for each in made:
         if each._thread is None:  # nothing else closes it
@@ -62,10 +62,10 @@ def download(store, at, path=None):
 @pytest.mark.parametrize(("cores", "expected"), [(1, 1), (2, 1), (3, 1), (4, 2), (6, 3), (64, 4)])
 def test_there_is_a_loop_for_every_two_cores_and_never_more_than_four(monkeypatch, cores, expected):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
-    made = _new_wires()
+    made = loop._new_loops()
     assert len(made) == expected
     assert len({each.pool for each in made}) == 1
-    assert sum(each._unmade for each in made) <= _BUFFERS  # memory does not grow with the cores
+    assert sum(each.buffers._unmade for each in made) <= BUFFERS  # memory does not grow with the cores
     for each in made:
         each.abandon()
 
@@ -129,7 +129,7 @@ def test_all_loops_together_keep_to_max_concurrency(faults, loops):
 
 
 def test_a_store_that_says_slow_down_to_any_loop_gets_fewer_requests(faults, store, loops, monkeypatch):
-    monkeypatch.setattr(loop, "_THROTTLE_S", 0.0)
+    monkeypatch.setattr(lane, "_THROTTLE_S", 0.0)
     faults.put(URL, os.urandom(600_000))
     for _ in range(12):  # now they are shared out
         download(store, AT)
@@ -187,7 +187,7 @@ def test_a_forked_child_has_loops_of_its_own(faults, store, loops):
     if not child:
         status = 1
         with contextlib.suppress(BaseException):
-            mine = wires()
+            mine = loop.loops()
             fresh = S3Store(impatient_options(faults.endpoint_url))
             status = 0 if download(fresh, AT) == BODY and not set(mine) & set(loops) else 2
         os._exit(status)

@@ -35,8 +35,11 @@ from servers.scripted import Scripted, always, answer, answering, error, swallow
 import file_dataset
 from file_dataset import InvalidDatasetError, RowError, _digest, _per_process, _retry
 from file_dataset._errors import code_of
-from file_dataset._http import loop
-from file_dataset._http.loop import INLINE_BYTES, Endpoint, Exchange, Lane, Wire, wires
+from file_dataset._http import connection, deadline, lane, names
+from file_dataset._http.buffers import Buffers
+from file_dataset._http.exchange import INLINE_BYTES, Endpoint, Exchange
+from file_dataset._http.lane import Lane
+from file_dataset._http.loop import Loop, loops
 from file_dataset._local_file import LocalFile
 from file_dataset._s3 import requests
 from file_dataset._s3.store import S3Store
@@ -388,7 +391,7 @@ def test_a_reset_right_after_a_whole_record_is_told_and_no_stale_connection(monk
             if self.is_reset:
                 raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
             count = super().recv_into(buffer, *args)
-            self.is_reset = count == loop._RECORD_BYTES
+            self.is_reset = count == connection._RECORD_BYTES
             return count
 
     whole = answer(BODY[:40_000], etag='"1"')
@@ -397,7 +400,7 @@ def test_a_reset_right_after_a_whole_record_is_told_and_no_stale_connection(monk
         peer.request()
         peer.send(answer(b"body"))
         peer.request()
-        peer.send(whole[: loop._RECORD_BYTES])
+        peer.send(whole[: connection._RECORD_BYTES])
         peer.wait_until_the_client_leaves()
 
     monkeypatch.setattr(socket, "socket", Breaking)
@@ -410,7 +413,7 @@ def test_a_reset_right_after_a_whole_record_is_told_and_no_stale_connection(monk
 
 
 def test_an_idle_connection_is_closed_after_a_while(monkeypatch):
-    monkeypatch.setattr(loop, "_IDLE_S", 0.1)
+    monkeypatch.setattr(connection, "_IDLE_S", 0.1)
     left = threading.Event()
 
     def script(peer):
@@ -464,7 +467,7 @@ def test_an_answer_that_came_before_the_request_could_be_sent_is_told():
 
     with Scripted(script) as server:
         exchange = Late(Endpoint("127.0.0.1", server.port))
-        wires()[0].submit(Lane(1), exchange)
+        loops()[0].submit(Lane(1), exchange)
         assert exchange.future.result(10).status == 503
 
 
@@ -532,8 +535,8 @@ DRIPS = {
 @pytest.mark.parametrize(("pieces", "reason"), DRIPS.values(), ids=DRIPS)
 @pytest.mark.parametrize("in_memory", [True, False], ids=["memory", "file"])
 def test_what_drips_for_ever_ends(pieces, reason, in_memory, tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "SLOW_S", 0.6)
-    monkeypatch.setattr(loop, "_HEAD_TIMEOUTS", 0.05)  # of the 20 s of patience
+    monkeypatch.setattr(deadline, "SLOW_S", 0.6)
+    monkeypatch.setattr(deadline, "_HEAD_TIMEOUTS", 0.05)  # of the 20 s of patience
     with Scripted(drip(*pieces)) as server, pytest.raises((TimeoutError, ConnectionError), match=reason):
         one_attempt(server.url).download(AT, Sink(None if in_memory else tmp_path / "a.bin", threading.Event())).result(
             15
@@ -541,14 +544,14 @@ def test_what_drips_for_ever_ends(pieces, reason, in_memory, tmp_path, monkeypat
 
 
 def test_a_size_that_drips_ends(monkeypatch):
-    monkeypatch.setattr(loop, "SLOW_S", 0.6)
-    monkeypatch.setattr(loop, "_HEAD_TIMEOUTS", 0.05)
+    monkeypatch.setattr(deadline, "SLOW_S", 0.6)
+    monkeypatch.setattr(deadline, "_HEAD_TIMEOUTS", 0.05)
     with Scripted(drip(b"HTTP/1.1 200 OK\r\na: ", b"b")) as server, pytest.raises(TimeoutError, match="head"):
         one_attempt(server.url).info(AT).result(15)
 
 
 def test_a_server_that_reads_byte_by_byte_ends(source, monkeypatch):
-    monkeypatch.setattr(loop, "SLOW_S", 0.6)
+    monkeypatch.setattr(deadline, "SLOW_S", 0.6)
 
     def script(peer):
         while peer.sock.recv(1):
@@ -570,7 +573,7 @@ def test_a_flood_of_trailers_ends():
 
 
 def test_a_body_faster_than_the_least_speed_arrives(monkeypatch):
-    monkeypatch.setattr(loop, "SLOW_S", 0.3)
+    monkeypatch.setattr(deadline, "SLOW_S", 0.3)
     body = bytes(8000)
     framed = answer(body)
 
@@ -584,7 +587,7 @@ def test_a_body_faster_than_the_least_speed_arrives(monkeypatch):
 
 
 def test_a_read_timeout_of_none_bounds_nothing(monkeypatch):
-    monkeypatch.setattr(loop, "SLOW_S", 0.2)
+    monkeypatch.setattr(deadline, "SLOW_S", 0.2)
 
     def script(peer):
         peer.request()
@@ -595,7 +598,7 @@ def test_a_read_timeout_of_none_bounds_nothing(monkeypatch):
 
 
 def test_boto3s_body_that_drips_ends(monkeypatch):
-    monkeypatch.setattr(loop, "SLOW_S", 0.6)
+    monkeypatch.setattr(deadline, "SLOW_S", 0.6)
     pieces = [answer(bytes(100_000), etag='"x"')[:-100_000], b"b"]
     with Scripted(drip(*pieces)) as server, pytest.raises(TimeoutError, match="is a stall"):
         get(one_attempt(server.url, engine="boto3"))
@@ -668,7 +671,7 @@ class Asked(Exchange):
 def test_a_host_that_is_no_name_at_all_is_an_error():
     """IDNA's codec raises UnicodeError for an empty label, which is no OSError."""
     exchange = Asked(Endpoint("a..b", 9))
-    wires()[0].submit(Lane(1), exchange)
+    loops()[0].submit(Lane(1), exchange)
     with pytest.raises(OSError, match=r"a\.\.b"):
         exchange.future.result(10)
 
@@ -691,9 +694,9 @@ def resolved(monkeypatch):
         monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
         return asked
 
-    wires()[0]._names.clear()
+    loops()[0].names._known.clear()
     yield resolve
-    wires()[0]._names.clear()
+    loops()[0].names._known.clear()
 
 
 @pytest.mark.parametrize("addresses", [("::1", "127.0.0.1"), ("127.0.0.1", "::1")], ids=["::1 first", "::1 last"])
@@ -706,10 +709,10 @@ def test_an_address_that_refuses_gives_way_to_the_next(resolved, addresses):
 
 def test_connections_take_turns_among_the_addresses_of_a_name(resolved):
     """S3 answers with several, and each is a machine that can do more."""
-    endpoint, loop = Endpoint("store.example", 9), wires()[0]
+    endpoint, loop = Endpoint("store.example", 9), loops()[0]
     first, second = (socket.AF_INET, ("127.0.0.1", 9)), (socket.AF_INET, ("127.0.0.2", 9))
-    loop._names["store.example", 9] = time.monotonic() + 60, [first, second]
-    assert sorted(loop._addresses(endpoint)[0] for _ in range(4)) == [first, first, second, second]
+    loop.names._known["store.example", 9] = time.monotonic() + 60, [first, second]
+    assert sorted(loop.names.addresses(endpoint)[0] for _ in range(4)) == [first, first, second, second]
 
 
 def test_a_name_is_looked_up_once(resolved):
@@ -723,7 +726,7 @@ def test_a_name_is_looked_up_once(resolved):
 
 
 def test_a_name_is_looked_up_again_after_a_while(resolved, monkeypatch):
-    monkeypatch.setattr(loop, "_NAMES_S", 0.0)
+    monkeypatch.setattr(names, "_NAMES_S", 0.0)
     asked = resolved("127.0.0.1")
     with Scripted(answering(answer(b"body", connection="close"))) as server:
         store = one_attempt(f"http://localhost:{server.port}")
@@ -810,10 +813,10 @@ def test_a_small_object_over_tls_is_written_at_once(authority, tmp_path, monkeyp
 def test_a_connection_over_tls_is_used_again(tls_faults, authority):
     tls_faults.put(URL, BODY)
     store = S3Store(trusting(tls_faults.endpoint_url, str(authority.path)))
-    loops = len(wires())  # each has a connection of its own; large bodies go round them
-    for _ in range(loops + 2):
+    count = len(loops())  # each has a connection of its own; large bodies go round them
+    for _ in range(count + 2):
         assert get(store) == BODY
-    assert tls_faults.accepted <= loops
+    assert tls_faults.accepted <= count
 
 
 @pytest.mark.parametrize("verify", ["another CA", None], ids=["another CA", "the usual CAs"])
@@ -967,7 +970,7 @@ def test_an_idle_connection_keeps_nothing_of_what_it_brought(faults):
 
 
 def test_a_store_that_is_throttling_gets_fewer_requests_and_later_as_many_again(faults, monkeypatch):
-    monkeypatch.setattr(loop, "_THROTTLE_S", 0.02)
+    monkeypatch.setattr(lane, "_THROTTLE_S", 0.02)
     width, at_most = 32, 8
     store = S3Store(options_for(faults.endpoint_url, max_concurrency=width))
     for number in range(20):
@@ -1080,7 +1083,7 @@ def test_a_config_without_proxies_wins_over_the_environment(monkeypatch, caplog)
 def test_the_engine_boto3_sends_nothing_over_the_wire(faults, source, monkeypatch):
     used = []
     for name in ("submit", "call"):
-        monkeypatch.setattr(Wire, name, lambda *_, name=name: used.append(name))
+        monkeypatch.setattr(Loop, name, lambda *_, name=name: used.append(name))
     monkeypatch.setattr("file_dataset._s3.multipart._PART_BYTES", 5 << 20)
     monkeypatch.setattr("file_dataset._s3.multipart._MULTIPART_BYTES", 5 << 20)
     faults.put("s3://bucket/other", b"")
@@ -1096,8 +1099,8 @@ def test_the_wire_moves_what_it_can(faults, source, monkeypatch, caplog):
     """The opposite of the one above: or both could pass with boto3 alone."""
     caplog.set_level(logging.DEBUG, "file_dataset")
     sent = []
-    original = Wire.submit
-    monkeypatch.setattr(Wire, "submit", lambda self, lane, each: (sent.append(type(each)), original(self, lane, each)))
+    original = Loop.submit
+    monkeypatch.setattr(Loop, "submit", lambda self, lane, each: (sent.append(type(each)), original(self, lane, each)))
     faults.put("s3://bucket/other", b"")
     store = store_at(faults.endpoint_url)
     put(store, source)
@@ -1503,15 +1506,15 @@ def test_the_rest_of_a_small_body_that_is_shorter_than_announced_is_not_made_up(
 
 
 @pytest.fixture
-def own_wire(monkeypatch):
+def own_loop(monkeypatch):
     """A loop of the test's own, with two buffers for bodies that go to disk."""
-    loop = Wire(buffers=2)
-    monkeypatch.setattr(_per_process, "_shared", OrderedDict(wires=[loop]))
+    loop = Loop(buffers=2)
+    monkeypatch.setattr(_per_process, "_shared", OrderedDict(loops=[loop]))
     return loop
 
 
 @pytest.mark.parametrize("broken", [0, 16], ids=["whole", "broken off once"])
-def test_many_large_bodies_share_few_buffers(own_wire, faults, tmp_path, broken):
+def test_many_large_bodies_share_few_buffers(own_loop, faults, tmp_path, broken):
     faults.put(URL, BODY, checksum="CRC64NVME")
     faults.fail("GetObject", Truncate(after_bytes=1 << 20), times=broken)
     store = store_at(faults.endpoint_url)
@@ -1521,24 +1524,24 @@ def test_many_large_bodies_share_few_buffers(own_wire, faults, tmp_path, broken)
     for sink in sinks:
         sink.commit()
     assert all(path.read_bytes() == BODY for path in tmp_path.iterdir())
-    assert len(own_wire._buffers) == 2
-    assert not own_wire._unmade
+    assert len(own_loop.buffers._free) == 2
+    assert not own_loop.buffers._unmade
 
 
 def test_a_body_that_found_no_buffer_is_not_forgotten_when_all_come_back_at_that_moment(
-    own_wire, faults, tmp_path, monkeypatch
+    own_loop, faults, tmp_path, monkeypatch
 ):
     """Between "there is none" and "tell me when there is one" the pool can give back the last of them."""
     faults.put(URL, BODY)
-    original = Wire.buffer
+    original = Buffers.take
 
-    def buffer(self):
+    def take(self):
         found = original(self)
         if found is None:
-            assert until(lambda: len(self._buffers) == 2)
+            assert until(lambda: len(self._free) == 2)
         return found
 
-    monkeypatch.setattr(Wire, "buffer", buffer)
+    monkeypatch.setattr(Buffers, "take", take)
     assert into_file(store_at(faults.endpoint_url), tmp_path) == BODY
 
 
@@ -1586,7 +1589,7 @@ def test_an_exchange_that_is_cancelled_while_its_last_bytes_are_written_ends_onc
         gate, cancelled = threading.Event(), threading.Event()
         target, lane = Gated(len(body), gate), Lane(4)
         exchange = Fetched(Endpoint("127.0.0.1", server.port), target, cancelled)
-        loop = wires()[0]
+        loop = loops()[0]
         loop.submit(lane, exchange)
         connection = until(lambda: next((c for c in loop.connections if c.exchange is exchange), None))
         assert until(lambda: target.received == len(body) and connection._phase == connection._waiting)
@@ -1606,7 +1609,7 @@ def test_an_exchange_that_is_cancelled_while_its_last_bytes_are_written_ends_onc
 
 
 @pytest.mark.parametrize("free", [0, 2 << 20], ids=["from the first byte", "later"])
-def test_a_full_disk_is_told_and_the_connection_given_up(own_wire, faults, tmp_path, monkeypatch, free):
+def test_a_full_disk_is_told_and_the_connection_given_up(own_loop, faults, tmp_path, monkeypatch, free):
     faults.put(URL, BODY)
     pwrite = os.pwrite
 
@@ -1618,7 +1621,7 @@ def test_a_full_disk_is_told_and_the_connection_given_up(own_wire, faults, tmp_p
     monkeypatch.setattr("file_dataset._sink.os.pwrite", full)
     with pytest.raises(OSError, match=r"no space left on device: a\.bin is 3145728 bytes"):
         into_file(store_at(faults.endpoint_url), tmp_path)
-    assert until(lambda: not own_wire.connections)
+    assert until(lambda: not own_loop.connections)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -1645,7 +1648,7 @@ def test_an_error_of_an_exchanges_own_does_not_end_the_loop(caplog):
         endpoint, lane = Endpoint("127.0.0.1", server.port), Lane(1)
         for kind in (Broken, Asked):
             exchange = kind(endpoint)
-            wires()[0].submit(lane, exchange)
+            loops()[0].submit(lane, exchange)
             exchange.future.result(10)
         assert exchange.future.result().body == b"body"
     assert "could not be ended" in caplog.text

@@ -20,7 +20,7 @@ from servers.scripted import Scripted
 
 import file_dataset
 from file_dataset import FileDatasetError, _retry
-from file_dataset._http import loop
+from file_dataset._http import deadline
 
 BODY = bytes(range(256)) * 8
 CRC = b64encode(zlib.crc32(BODY).to_bytes(4, "big")).decode()
@@ -30,8 +30,8 @@ BOUND_S = 20
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch):
     monkeypatch.setattr(_retry, "BACKOFF_S", 0.001)
-    monkeypatch.setattr(loop, "SLOW_S", 0.5)
-    monkeypatch.setattr(loop, "_HEAD_TIMEOUTS", 1)
+    monkeypatch.setattr(deadline, "SLOW_S", 0.5)
+    monkeypatch.setattr(deadline, "_HEAD_TIMEOUTS", 1)
 
 
 # --- answers

@@ -18,7 +18,7 @@ from servers.scripted import Scripted, always, answer
 
 from file_dataset import InvalidDatasetError, Options, Pipeline, RowError, write_files
 from file_dataset._errors import code_of
-from file_dataset._http.loop import INLINE_BYTES
+from file_dataset._http.exchange import INLINE_BYTES
 from file_dataset._s3 import answers
 from file_dataset._sink import Sink
 

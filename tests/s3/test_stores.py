@@ -13,7 +13,7 @@ import pytest
 from helpers import options_for
 
 from file_dataset import Options, _retry
-from file_dataset._http.loop import INLINE_BYTES
+from file_dataset._http.exchange import INLINE_BYTES
 from file_dataset._local_file import LocalFile
 from file_dataset._pool import Pool
 from file_dataset._s3.multipart import part_bytes
