@@ -27,7 +27,7 @@ PROMISED = {
     ("file_dataset._errors", "Failure"),
     ("file_dataset._errors", "InvalidDatasetError"),
     ("file_dataset._errors", "RowError"),
-    ("file_dataset._function", "Contract"),
+    ("file_dataset._outputs", "Contract"),
     ("file_dataset._options", "_from_plain"),
     ("file_dataset._pipeline", "_from_pickle"),
     ("file_dataset._progress", "Progress"),
