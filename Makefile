@@ -12,10 +12,12 @@ UV      := $(shell command -v uv 2>/dev/null)
 venv     = $(if $(UV),uv venv --quiet --allow-existing --python "$(or $(PYTHON),>=3.11)" $(1),$(PYTHON) -m venv $(1) && \
              $(1)/bin/python -m pip install --quiet --upgrade 'pip>=25.1')
 install  = $(if $(UV),VIRTUAL_ENV=$(1) uv pip install --quiet,$(1)/bin/python -m pip install --quiet)
+newest   = --upgrade $(if $(UV),$(if $(PRE),--prerelease=allow),--upgrade-strategy eager $(if $(PRE),--pre))
+outdated = $(if $(UV),VIRTUAL_ENV=$(1) uv pip,$(1)/bin/python -m pip) list --outdated
 has_python = test -n "$(UV)$(PYTHON)" || { echo "Python 3.11 or newer is needed: install it, or make PYTHON=..."; exit 1; }
 
-.PHONY: help demo demo-ray ui test lint bench bench-quick bench-rows bench-ray bench-dagster test-all test-lowest soak \
-        screenshots format clean
+.PHONY: help demo demo-ray ui test lint bench bench-quick bench-rows bench-ray bench-dagster test-all test-lowest \
+        test-newest soak screenshots format clean
 
 help:            ## what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -86,8 +88,16 @@ test-lowest:     ## the tests on the lowest versions that pyproject.toml allows
 	$(call install,.venv-lowest) -e '.[all]' -e example_project --group dev -r .venv-lowest/lowest.txt
 	.venv-lowest/bin/python -m pytest -n auto --dist loadgroup -m "not slow" -p no:cacheprovider
 
+test-newest:     ## the tests on the newest versions of everything (PRE=1: releases to come, too)
+	@$(has_python)
+	@$(call venv,.venv-newest)
+	$(call install,.venv-newest) $(newest) -e '.[all]' -e example_project --group dev
+	@echo "newer, and held back by what something else allows:"
+	@$(call outdated,.venv-newest)
+	.venv-newest/bin/python -m pytest -n auto --dist loadgroup -m "not slow" -p no:cacheprovider
+
 soak: $(READY)   ## mixed work beside a store that breaks, and runs that are killed (MINUTES=15)
 	@$(RUN)/python tests/soak.py --minutes $(or $(MINUTES),15)
 
 clean:           ## remove what make made
-	rm -rf .venv .venv-bench .venv-lowest .demo build dist
+	rm -rf .venv .venv-bench .venv-lowest .venv-newest .demo build dist
