@@ -1,1 +1,1 @@
-"""S3 behind the seam: boto3 resolves and recovers, the wire moves."""
+"""S3 behind the seam: boto3 resolves and recovers, our own HTTP moves the bytes."""

@@ -11,7 +11,7 @@ from botocore import exceptions as boto
 
 from file_dataset import _defaults, _options, _secrets, _sessions
 from file_dataset._errors import InvalidDatasetError, code_of, store_error
-from file_dataset._s3 import answers
+from file_dataset._s3 import errors
 from file_dataset._s3.route import Router
 
 if TYPE_CHECKING:
@@ -72,8 +72,8 @@ class CurrentAccess:
             client = _sessions.new_client(kwargs, session, options.max_concurrency, one_attempt=True)
             _sessions.check_client(kwargs, session, client)
             count = _sessions.attempts(kwargs, session)
-        except answers.LOST as exc:
-            raise answers.os_error(exc) from None
+        except errors.LOST as exc:
+            raise errors.os_error(exc) from None
         except (boto.BotoCoreError, ValueError) as exc:  # no request can ever be made: a region with a space in it, say
             if isinstance(exc, InvalidDatasetError):
                 raise

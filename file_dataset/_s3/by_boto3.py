@@ -14,8 +14,8 @@ from s3transfer.utils import ReadFileChunk
 from file_dataset._errors import InvalidDatasetError, code_of, store_error
 from file_dataset._http.deadline import SLOW_BYTES_S, stall_s
 from file_dataset._local_file import CHUNK_BYTES
-from file_dataset._s3 import answers, extra_args
-from file_dataset._s3.answers import RAISED, REPLACED_CODES, WrongSpanError, replaced
+from file_dataset._s3 import errors, etags, extra_args, responses
+from file_dataset._s3.errors import RAISED, REPLACED_CODES, WrongSpanError, replaced
 from file_dataset._sink import ObjectInfo
 
 if TYPE_CHECKING:
@@ -61,9 +61,9 @@ class Boto3:
         body = answer["Body"]
         try:
             if (span_sent := answer.get("ContentRange")) is None:
-                info = answers.info_of(headers, check_digests=self._sender.check_digests)
+                info = responses.info_of(headers, check_digests=self._sender.check_digests)
                 part = sink.begin(info)
-            elif part is None or sink.info is None or span_sent != answers.span_of(part, sink.info.size_bytes):
+            elif part is None or sink.info is None or span_sent != responses.span_of(part, sink.info.size_bytes):
                 sink.restart()
                 sink.comes_in_parts = False
                 raise WrongSpanError(span_sent)
@@ -71,7 +71,7 @@ class Boto3:
                 part.write(chunk)
                 self._silence.moved()
         except RAISED as exc:
-            raise answers.os_error(exc) from answers.cause_of(exc)
+            raise errors.os_error(exc) from errors.cause_of(exc)
         finally:
             body.close()
 
@@ -79,7 +79,7 @@ class Boto3:
         """Return size, ETag and checksum of an object."""
         try:
             answer = self.call(access, "head_object", Bucket=at.bucket, Key=at.key)
-            return answers.head_of(_headers_of(answer))
+            return responses.head_of(_headers_of(answer))
         except OSError as exc:
             if code_of(exc) != "400":
                 raise
@@ -88,7 +88,7 @@ class Boto3:
         answer["Body"].close()
         headers = _headers_of(answer)
         # no checksum: that of a range need not be the whole object's
-        return ObjectInfo(answers.total_of(headers), answers.etag_of(headers))
+        return ObjectInfo(responses.total_of(headers), etags.etag_of(headers))
 
     def put(
         self,
@@ -102,8 +102,8 @@ class Boto3:
         size = source.size_bytes
         kwargs = {"Bucket": target.bucket, "Key": target.key, **extra_args.with_checksum(access.client, extra)}
         headers = _headers_of(self.send(access, "put_object", source, 0, size, cancelled, **kwargs))
-        answers.check_put(headers)
-        return ObjectInfo(size, answers.etag_of(headers), answers.crc_of(headers))
+        responses.check_put(headers)
+        return ObjectInfo(size, etags.etag_of(headers), etags.crc_of(headers))
 
     def send(  # noqa: PLR0913, PLR0917  # what a body is made of
         self,
@@ -150,8 +150,8 @@ class Boto3:
                     self._sender.lane.heard()
                 if isinstance(getattr(exc, "kwargs", {}).get("error"), RecursionError):
                     raise _redirected() from None
-                found = answers.os_error(exc, checksums=self._checksums(access, operation, kwargs))
-                raise found from answers.cause_of(exc)
+                found = errors.os_error(exc, checksums=self._checksums(access, operation, kwargs))
+                raise found from errors.cause_of(exc)
             except RecursionError:
                 raise _redirected() from None
             except InvalidDatasetError:  # a ValueError too

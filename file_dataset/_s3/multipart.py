@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
 from file_dataset._errors import code_of
-from file_dataset._s3 import answers, extra_args
+from file_dataset._s3 import etags, extra_args, responses
 from file_dataset._s3.operation import Operation, not_by_http
 from file_dataset._s3.requests import Body, Put
 from file_dataset._s3.route import UnknownError
@@ -81,7 +81,7 @@ class Multipart:
             kwargs = extra_args.with_checksum(access.client, extra)
             answer = self._boto3.call(access, "create_multipart_upload", **at, **kwargs)
             if not (upload_id := answer.get("UploadId")):
-                raise answers.no_success("CreateMultipartUpload", "UploadId")
+                raise responses.no_success("CreateMultipartUpload", "UploadId")
             return str(upload_id)
 
         upload_id = self._by_boto3(target, cancelled, create)
@@ -138,8 +138,8 @@ class Multipart:
         else:
             # some versions of Ceph answer a completion without the ETag; so does what is no S3
             if not answer.get("ETag") and (answer := self._joined(access, upload, parts)) is None:
-                raise answers.no_success("CompleteMultipartUpload", "ETag")
-        return ObjectInfo(upload.size, answers.plain_etag(answer.get("ETag")), answers.crc_of_answer(answer))
+                raise responses.no_success("CompleteMultipartUpload", "ETag")
+        return ObjectInfo(upload.size, etags.plain_etag(answer.get("ETag")), etags.crc_of_fields(answer))
 
     def _joined(self, access: Access, upload: _Upload, parts: Sequence[dict[str, Any]]) -> Mapping[str, Any] | None:
         """Return what a HEAD says of the object that these parts are; None: another one is there, or none."""
@@ -148,7 +148,7 @@ class Multipart:
             answer: Mapping[str, Any] = self._boto3.call(access, "head_object", Bucket=target.bucket, Key=target.key)
         except FileNotFoundError:
             return None
-        is_same = (answers.plain_etag(answer.get("ETag")) or "").lower() == answers.etag_of_parts(parts)
+        is_same = (etags.plain_etag(answer.get("ETag")) or "").lower() == etags.etag_of_parts(parts)
         return answer if is_same and answer["ContentLength"] == upload.size else None
 
     def _abort(self, upload: _Upload) -> None:
@@ -197,10 +197,10 @@ class Multipart:
 
 def _part_of_headers(headers: Mapping[str, str], body: Body) -> dict[str, Any]:
     del body
-    return _part(headers.get("etag"), answers.checksum_fields(headers))
+    return _part(headers.get("etag"), etags.checksum_fields(headers))
 
 
 def _part(etag: str | None, checksums: Mapping[str, str]) -> dict[str, Any]:
     if not etag:
-        raise answers.no_success("UploadPart", "ETag")
+        raise responses.no_success("UploadPart", "ETag")
     return {"ETag": etag, **checksums}

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar
 
 from file_dataset._errors import EXPIRED_CODES, code_of
 from file_dataset._retry import attempt
-from file_dataset._s3 import answers
-from file_dataset._s3.answers import RAISED
+from file_dataset._s3 import errors
+from file_dataset._s3.errors import RAISED
 from file_dataset._s3.requests import ElsewhereError
 from file_dataset._s3.route import UnknownError
 
@@ -139,4 +139,4 @@ class Operations:
         try:
             return access.router.route(bucket)
         except RAISED as exc:
-            raise answers.os_error(exc) from answers.cause_of(exc)
+            raise errors.os_error(exc) from errors.cause_of(exc)

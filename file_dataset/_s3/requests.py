@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from file_dataset import _digest
 from file_dataset._errors import code_of
 from file_dataset._http.exchange import INLINE_BYTES, Exchange, FileBody
-from file_dataset._s3 import answers
+from file_dataset._s3 import errors, responses
 from file_dataset._s3.route import UnknownError
 from file_dataset._s3.sigv4 import UNSIGNED_PAYLOAD
 from file_dataset._sink import ObjectInfo
@@ -111,7 +111,7 @@ class Request(Exchange, Generic[T]):
         """Answer the Future with the result, or with what is wrong."""
         try:
             if isinstance(error, ssl.SSLError):
-                error = answers.os_error(error)
+                error = errors.os_error(error)
             if error is not None:
                 raise error  # noqa: TRY301  # one place maps every error
             assert answer is not None  # noqa: S101  # one of the two
@@ -134,7 +134,7 @@ def _refused(answer: Answer, checksums: str | None) -> OSError | UnknownError:
         return ElsewhereError(f"status {answer.status}")
     if answer.status < 300:  # noqa: PLR2004
         return UnknownError(f"status {answer.status}")
-    error = answers.error_of(answer.status, answer.headers, answer.body, checksums=checksums)
+    error = errors.error_of(answer.status, answer.headers, answer.body, checksums=checksums)
     if code_of(error) == "400":  # a HEAD's answer has no body to say why; boto3's way is to ask by a GET
         return UnknownError("status 400 without a reason")
     if code_of(error) in _ELSEWHERE_CODES:
@@ -166,7 +166,7 @@ class Head(Request[ObjectInfo]):
 
     def result(self, answer: Answer) -> ObjectInfo:
         """Return what the headers say."""
-        return answers.head_of(answer.headers)
+        return responses.head_of(answer.headers)
 
 
 class Get(Request[ObjectInfo]):
@@ -225,7 +225,7 @@ class Get(Request[ObjectInfo]):
         """Return the part that the body fills."""
         sink, part = self._sink, self._part
         if answer.status == 200 and part is None:  # noqa: PLR2004
-            info = answers.info_of(answer.headers, check_digests=self._sender.check_digests)
+            info = responses.info_of(answer.headers, check_digests=self._sender.check_digests)
             part = sink.begin(info)
             self._sender.saw(info.size_bytes)
             if info.size_bytes > _SPLIT_BYTES and sink.comes_in_parts:
@@ -234,8 +234,8 @@ class Get(Request[ObjectInfo]):
         if answer.status not in (200, 206):
             return None
         span = answer.headers.get("content-range")
-        if part is None or sink.info is None or span != answers.span_of(part, sink.info.size_bytes):
-            raise answers.WrongSpanError(span)
+        if part is None or sink.info is None or span != responses.span_of(part, sink.info.size_bytes):
+            raise errors.WrongSpanError(span)
         return part
 
     def _split(self, info: ObjectInfo) -> None:
@@ -290,9 +290,9 @@ class Get(Request[ObjectInfo]):
 
     def _whole_error(self) -> BaseException | None:
         error = self._error
-        if isinstance(error, OSError) and self._sink.parts and code_of(error) in answers.REPLACED_CODES:
-            return answers.replaced(error, self._sink)
-        if isinstance(error, answers.WrongSpanError):
+        if isinstance(error, OSError) and self._sink.parts and code_of(error) in errors.REPLACED_CODES:
+            return errors.replaced(error, self._sink)
+        if isinstance(error, errors.WrongSpanError):
             self._sink.restart()
             self._sink.comes_in_parts = False  # this store knows no ranges
         return error
@@ -475,5 +475,5 @@ class Put(Request[T]):
 
     def result(self, answer: Answer) -> T:
         """Return what the headers of the answer say."""
-        answers.check_stored(answer.headers, answer.body)
+        responses.check_stored(answer.headers, answer.body)
         return self._read(answer.headers, self._body)

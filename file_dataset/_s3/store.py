@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from file_dataset._http.lane import Lane
 from file_dataset._http.loop import loops
 from file_dataset._pool import Pool
-from file_dataset._s3 import answers
+from file_dataset._s3 import etags, responses
 from file_dataset._s3.access import CurrentAccess
 from file_dataset._s3.by_boto3 import Boto3
 from file_dataset._s3.extra_args import algorithm, has_checksum
@@ -132,5 +132,5 @@ class S3Store:
 
 
 def _stored(headers: Mapping[str, str], body: Body) -> ObjectInfo:
-    answers.check_put(headers)
-    return ObjectInfo(body.length, answers.etag_of(headers), answers.crc_of(headers))
+    responses.check_put(headers)
+    return ObjectInfo(body.length, etags.etag_of(headers), etags.crc_of(headers))

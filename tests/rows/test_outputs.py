@@ -19,7 +19,7 @@ from servers.scripted import Scripted, always, answer
 from file_dataset import InvalidDatasetError, Options, Pipeline, RowError, write_files
 from file_dataset._errors import code_of
 from file_dataset._http.exchange import INLINE_BYTES
-from file_dataset._s3 import answers
+from file_dataset._s3 import responses
 from file_dataset._sink import Sink
 
 STORED = "s3://bucket/out/1/a.bin"
@@ -498,13 +498,13 @@ def test_200_with_a_body_and_no_etag_stored_nothing(engine, source, body, framin
 
 def test_an_error_in_a_namespace_is_one_beside_an_etag_too():
     with pytest.raises(ConnectionError):
-        answers.check_stored({"etag": '"x"'}, NO_STORES_ANSWER["an error in a namespace"])
+        responses.check_stored({"etag": '"x"'}, NO_STORES_ANSWER["an error in a namespace"])
 
 
 def test_white_space_before_an_error_hides_nothing_of_it():
     body = b"  \r\n<?xml version='1.0'?><Error><Code>SlowDown</Code></Error>"
     with pytest.raises(ConnectionError) as caught:
-        answers.check_stored({}, body)
+        responses.check_stored({}, body)
     assert code_of(caught.value) == "SlowDown"
 
 

@@ -1,4 +1,4 @@
-"""What the headers of an answer say, and whether it can be true: lengths, versions, digests, refusals."""
+"""What the headers of a response hold, and whether it can be true: lengths, versions, digests, refusals."""
 
 from __future__ import annotations
 

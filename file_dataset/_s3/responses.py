@@ -1,0 +1,111 @@
+"""How a response of S3 is read: lengths, ranges, what it has of an object, and whether it is a success."""
+
+from __future__ import annotations
+
+import re
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+from xml.etree import ElementTree as ET
+
+from file_dataset._errors import store_error
+from file_dataset._s3.errors import error_of
+from file_dataset._s3.etags import crc_of, digest_of, etag_of
+from file_dataset._sink import ObjectInfo
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from file_dataset._sink import Part
+
+_COUNT = re.compile("[0-9]{1,18}")
+
+
+def info_of(headers: Mapping[str, str], *, check_digests: bool) -> ObjectInfo:
+    """Return what the headers of a whole object hold of it.
+
+    Raises:
+        OSError: they have no length.
+    """
+    digest = digest_of(headers) if check_digests else None
+    return ObjectInfo(length_of(headers), etag_of(headers), digest, headers.get("etag"))
+
+
+def head_of(headers: Mapping[str, str]) -> ObjectInfo:
+    """Return what a HEAD has of an object; its digest is the CRC of the whole, where the store keeps one.
+
+    Raises:
+        OSError: they have no length.
+    """
+    return ObjectInfo(length_of(headers), etag_of(headers), crc_of(headers))
+
+
+def length_of(headers: Mapping[str, str]) -> int:
+    """Return `Content-Length`.
+
+    Raises:
+        OSError: there is none, or it is no length.
+    """
+    length = headers.get("content-length")
+    if length is None:
+        raise store_error(
+            OSError, "the store sent no Content-Length: nothing could tell a whole body from a broken one"
+        )
+    return _count(length, "Content-Length")
+
+
+def total_of(headers: Mapping[str, str]) -> int:
+    """Return the size of the whole object of which a range was requested.
+
+    Raises:
+        OSError: the headers do not have it.
+    """
+    if (span := headers.get("content-range")) is None:  # the range was ignored
+        return length_of(headers)
+    return _count(span.rpartition("/")[2], "Content-Range")
+
+
+def _count(text: str, name: str) -> int:
+    # int() would take "+5", "1_0" and other digits than these; 18 of them fit 64 bits
+    if not _COUNT.fullmatch(text):
+        raise store_error(ConnectionError, f"the store sent a {name} that is no number of bytes: {text[:60]!r}")
+    return int(text)
+
+
+def span_of(part: Part, size_bytes: int) -> str:
+    """Return the `Content-Range` of what a part still lacks."""
+    return f"bytes {part.start + part.received}-{part.stop - 1}/{size_bytes}"
+
+
+def check_stored(headers: Mapping[str, str], body: bytes) -> None:
+    """See that a response of status 200 to a write is no error; as botocore does, whatever the code.
+
+    Raises:
+        ConnectionError: its body is an error's, or no XML.
+    """
+    if not body:
+        return
+    body = body.strip()  # white space goes out while a store works, also before the declaration
+    try:
+        name = ET.fromstring(body).tag  # noqa: S314  # at most 1 MiB, by what botocore reads it with
+        is_error = name.rpartition("}")[2] == "Error"  # in whatever namespace
+    except ET.ParseError:
+        is_error = True
+    if is_error:
+        # a status that means "try again"
+        raise error_of(HTTPStatus.INTERNAL_SERVER_ERROR, headers, body)
+
+
+def check_put(headers: Mapping[str, str]) -> None:
+    """See that a response to PutObject is a store's, which has no body: a proxy's page of 200 stored nothing.
+
+    Raises:
+        ConnectionError: there is a body and no ETag.
+    """
+    has_body = headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
+    if has_body and "etag" not in headers:
+        raise no_success("PutObject", "ETag")
+
+
+def no_success(operation: str, lack: str) -> OSError:
+    """Return the error of a response of status 200 that lacks what every such response has."""
+    return store_error(ConnectionError, f"the store answered {operation} with 200 and no {lack}: nothing was stored")
