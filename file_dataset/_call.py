@@ -118,7 +118,7 @@ def of_worker(row: FileRow, called: Future[object]) -> object:
         RowError: fn raised; or its worker died, or was ended for its timeout.
         RunStoppedError: no worker can start.
     """
-    from file_dataset._workers.pool import FnTimeoutError, WorkerDiedError, WorkerStartError
+    from file_dataset._workers.process import FnTimeoutError, WorkerDiedError, WorkerStartError
 
     try:
         return called.result()

@@ -72,7 +72,7 @@ class FailureLog:
 
 
 def _is_remote(error: BaseException | None) -> bool:
-    return type(error).__name__ == "RemoteTraceback"  # by name: `_workers.pool` is loaded where there are workers
+    return type(error).__name__ == "RemoteTraceback"  # by name: `_workers.fn_errors` is loaded where there are workers
 
 
 def _line_of(error: BaseException | None) -> str:

@@ -191,9 +191,9 @@ class Pipeline:
             progress=progress,
         )
         if self._settings.worker_count:
-            from file_dataset._workers import pool
+            from file_dataset._workers.interpreter import check_interpreter
 
-            pool.check_interpreter()
+            check_interpreter()
         if worker_env is not None and not self._settings.worker_count:
             raise InvalidDatasetError(
                 "worker_env is the environment of worker processes, and there are none: give workers=1, or set "

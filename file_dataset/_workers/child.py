@@ -1,9 +1,6 @@
-"""What runs in a worker process, and the messages between it and its parent: see `pool`, which starts it.
+"""What runs in a worker process: fn is loaded and called, what it returns, raises, logs and warns of is sent.
 
 Nothing is imported that `import file_dataset` does not import: a process is ready to load fn after about 0.1 s.
-
-A message is 8 bytes that hold its length, and the pickle of a tuple of built-in values and of the tuples below; what fn
-was given, returned or raised is a pickle inside it, because it can be one that the other side cannot load.
 """
 
 from __future__ import annotations
@@ -14,12 +11,10 @@ import faulthandler
 import fcntl
 import io
 import logging
-import operator
 import os
 import pickle
 import signal
 import socket
-import struct
 import sys
 import threading
 import traceback
@@ -27,96 +22,16 @@ import typing
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from file_dataset import _function
+from file_dataset._workers.messages import STARTED, found, packed, unpacked
+from file_dataset._workers.surroundings import Adopting
 
 if typing.TYPE_CHECKING:
     from types import FrameType
 
-# set until a worker process runs: a program that finds it was started in place of one
-STARTED = "FILE_DATASET_WORKER_OF"
-_HEADER = struct.Struct("!Q")
-
-
-class Setup(NamedTuple):
-    """What a worker gets once: fn, pickled, how it is called, the parent's `sys.argv`, and what `env` says of it."""
-
-    fn: bytes
-    by_keyword: bool
-    argv: list[str]
-    path: list[str]  # before the parent's
-    adopts_filters: bool
-
-
-class Surroundings(NamedTuple):
-    """What fn would meet in its parent, as it is when a row is submitted."""
-
-    cwd: str | None
-    path: list[str]
-    levels: dict[str | None, int]  # of loggers that have their own; None: the root
-    disabled: int
-    filters: list[tuple[str, Any, tuple[str, str], Any, int]]  # warnings', the category as module and name
-
-    @classmethod
-    def here(cls) -> Surroundings:
-        """Return those of this process."""
-        cwd = None
-        with contextlib.suppress(OSError):  # it was removed
-            cwd = os.getcwd()  # noqa: PTH109  # text, as chdir takes it
-        root = logging.getLogger()
-        own = [(name, logger) for name, logger in list(root.manager.loggerDict.items()) if getattr(logger, "level", 0)]
-        return cls(
-            cwd,
-            [part for part in sys.path if isinstance(part, str)],
-            {None: root.level} | {name: logger.level for name, logger in own if isinstance(logger, logging.Logger)},
-            root.manager.disable,
-            [
-                (action, message, (category.__module__, category.__qualname__), module, line)
-                # several categories in one filter are not what any function of `warnings` makes
-                for action, message, category, module, line in list(warnings.filters)
-                if isinstance(category, type)
-            ],
-        )
-
-
-class Call(NamedTuple):
-    """One row for fn; `row` is pickled, None where fn takes none; `surroundings` None where they are as they were."""
-
-    input_dir: str
-    output_dir: str
-    row: bytes | None
-    surroundings: Surroundings | None
-
-
-def packed(*message: object) -> bytes:
-    """Return a message as it travels."""
-    payload = pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
-    return _HEADER.pack(len(payload)) + payload
-
-
-def unpacked(arrived: bytearray) -> list[tuple[Any, ...]]:
-    """Take the whole messages off the front of what has arrived."""
-    messages = []
-    while len(arrived) >= _HEADER.size:
-        end = _HEADER.size + _HEADER.unpack_from(arrived)[0]
-        if len(arrived) < end:
-            break
-        messages.append(pickle.loads(arrived[_HEADER.size : end]))  # noqa: S301  # parent and child, of one user
-        del arrived[:end]
-    return messages
-
-
-def found(module: str, name: str) -> Any:  # noqa: ANN401  # any class
-    """Return the class of that name in a module that is loaded.
-
-    Raises:
-        LookupError: there is none.
-    """
-    try:
-        return operator.attrgetter(name)(sys.modules[module])
-    except (KeyError, AttributeError):
-        raise LookupError(f"{module}.{name} is not loaded") from None
+    from file_dataset._workers.messages import Call, Setup
 
 
 class _Pickler(pickle.Pickler):
@@ -182,7 +97,7 @@ def main(link_fd: int, life_fd: int) -> None:
     setup: Setup
     setup, surroundings = first
     sys.argv[:] = setup.argv
-    adopt = _Adopting(setup)
+    adopt = Adopting(setup.path, adopts_filters=setup.adopts_filters)
     adopt(surroundings)
     try:
         doing = "fn could not be loaded"
@@ -270,12 +185,16 @@ def _text_of(error: BaseException) -> str:
 
 def _traceback_of(error: BaseException) -> str:
     trace = error.__traceback__
-    while trace is not None and trace.tb_frame.f_globals is globals():  # the user's frames alone
+    while trace is not None and _is_ours(trace.tb_frame):  # the user's frames alone
         trace = trace.tb_next
     try:
         return "".join(traceback.format_exception(type(error), error, trace))
     except Exception:  # noqa: BLE001  # memory, or the user's own exception
         return f"{type(error).__name__}\n"
+
+
+def _is_ours(frame: FrameType) -> bool:
+    return str(frame.f_globals.get("__name__")).startswith("file_dataset.")
 
 
 def _end_with_parent(fd: int) -> None:
@@ -368,53 +287,6 @@ def _module_at(filename: str, line: int) -> str | None:
         frame = frame.f_back
     name = None if frame is None else frame.f_globals.get("__name__")
     return name if isinstance(name, str) else None
-
-
-class _Adopting:
-    """Makes this process like the parent, as far as fn can tell."""
-
-    def __init__(self, setup: Setup) -> None:
-        self._setup = setup
-        self._home: str | None = None
-        self._named: set[str | None] = set()
-
-    def go_home(self) -> None:
-        if self._home is not None:
-            with contextlib.suppress(OSError):  # gone meanwhile, as it is for the parent
-                os.chdir(self._home)
-
-    def __call__(self, new: Surroundings) -> None:
-        self._home = new.cwd
-        sys.path[:] = self._setup.path + new.path
-        for name in self._named - set(new.levels):
-            logging.getLogger(name).setLevel(logging.NOTSET)
-        for name, level in new.levels.items():
-            logging.getLogger(name).setLevel(level)
-        self._named = set(new.levels)
-        logging.disable(new.disabled)
-        if not self._setup.adopts_filters:
-            return
-        warnings.resetwarnings()
-        warnings.filters[:] = [  # type: ignore[index]  # typed as a sequence; its documented use is this list
-            (action, message, _category(*names), module, line) for action, message, names, module, line in new.filters
-        ]
-
-
-class _ByName(type):
-    """The type of a warning category that need not be loaded: importing it can take seconds."""
-
-    names: tuple[str, str]
-
-    def __subclasscheck__(cls, kind: type) -> bool:
-        return cls.names in [(base.__module__, base.__qualname__) for base in kind.__mro__]
-
-
-def _category(module: str, name: str) -> type[Warning]:
-    if module == "builtins":
-        return typing.cast("type[Warning]", found(module, name))
-    made = _ByName(name, (Warning,), {"__module__": module})
-    made.names = (module, name)
-    return typing.cast("type[Warning]", made)
 
 
 def _flusher() -> Callable[[], None]:

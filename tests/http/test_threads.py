@@ -15,8 +15,8 @@ import file_dataset
 from file_dataset import FileDatasetError, _per_process
 from file_dataset._pool import Pool
 from file_dataset._s3 import multipart
-from file_dataset._workers import pool
-from file_dataset._workers.pool import Workers, WorkerStartError
+from file_dataset._workers.pool import Workers
+from file_dataset._workers.process import WorkerProcess, WorkerStartError
 
 SMALL, LARGE = b"small", bytes(range(256)) * (24 << 10)  # 6 MiB: two parts
 # of each pool and loop of the library
@@ -208,7 +208,7 @@ def test_rows_that_wait_for_a_worker_whose_thread_fails_have_an_error(tmp_path, 
         submit = functools.partial(workers.submit, tmp_path, tmp_path, None)
         assert ended(lambda: submit().result()) == "ran"
         with monkeypatch.context() as patch:
-            patch.setattr(pool._Process, "pump", broken)  # noqa: SLF001  # in the thread that rests
+            patch.setattr(WorkerProcess, "pump", broken)  # in the thread that rests
             workers.rest()
             for _ in range(2):
                 assert isinstance(ended(lambda: submit().result()), WorkerStartError | OSError)

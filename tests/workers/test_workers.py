@@ -30,8 +30,9 @@ from helpers import until
 
 import file_dataset
 from file_dataset import _pickling
-from file_dataset._workers import child, pool
-from file_dataset._workers.pool import FnTimeoutError, WorkerDiedError, Workers, WorkerStartError
+from file_dataset._workers import messages, process
+from file_dataset._workers.pool import Workers
+from file_dataset._workers.process import FnTimeoutError, WorkerDiedError, WorkerStartError
 
 _SOON_S = 40  # for what takes well under a second on a machine that does nothing else
 _FDS = 10_000  # above every descriptor of these tests: a worker has its line under the number of its parent
@@ -171,7 +172,7 @@ def test_an_exception_comes_back_as_itself_with_the_traceback_of_the_worker(call
     # the file and line that raise, though fn travelled by value, and none of ours
     assert f'File "{__file__}", line ' in caplog.text
     assert "in segment\n    raise error" in caplog.text
-    assert "_workers/child" not in caplog.text
+    assert "file_dataset/_" not in caplog.text
 
 
 def _unpicklable():
@@ -503,7 +504,7 @@ def test_a_worker_that_dies_between_two_rows_costs_none(start, tmp_path):
 def test_a_worker_that_dies_at_the_moment_its_row_is_sent_costs_that_row(start, tmp_path, monkeypatch):
     workers = start(lambda _in, _out: os.getpid())
     before = workers.submit(tmp_path, tmp_path, None).result(_SOON_S)
-    monkeypatch.setattr(pool._Process, "look", lambda _: None)  # it was alive then
+    monkeypatch.setattr(process.WorkerProcess, "look", lambda _: None)  # it was alive then
     assert until(lambda: workers._pool.idle)
     (worker,) = workers._pool.workers
     monkeypatch.setattr(worker, "_rest", lambda: os.read(worker._woken, 1))  # and its end is not seen
@@ -729,7 +730,6 @@ def test_a_watching_thread_kills_the_group_where_the_kernel_does_not(tmp_path):
         f"""
         import fcntl, subprocess, time
         from file_dataset._workers import child
-        from file_dataset._workers import pool
         del fcntl.F_SETSIG
         child._end_with_parent({ends})
         subprocess.Popen(["sleep", "1000"])
@@ -789,7 +789,7 @@ def test_an_interpreter_that_says_nothing_is_a_start_error(call, monkeypatch, tm
     fake.write_text("#!/bin/sh\nexec sleep 1000\n")
     fake.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(fake))
-    monkeypatch.setattr(pool, "_HELLO_S", 0.5)
+    monkeypatch.setattr(process, "_HELLO_S", 0.5)
     with pytest.raises(WorkerStartError, match=r"no worker process can start: .*/python did not in 0\.5 s"):
         call(lambda _in, _out: None)
 
@@ -798,7 +798,8 @@ def test_without_descriptors_no_worker_starts_and_with_them_one_does(tmp_path):
     text = """
         import os, resource
         from pathlib import Path
-        from file_dataset._workers.pool import Workers, WorkerStartError
+        from file_dataset._workers.pool import Workers
+        from file_dataset._workers.process import WorkerStartError
 
         def called():
             with Workers(lambda i, o: "ran", count=1, by_keyword=False, takes_row=False) as workers:
@@ -1080,7 +1081,8 @@ def test_a_program_that_is_started_in_place_of_a_worker_starts_none(tmp_path):
 
 def test_fn_can_have_workers_of_its_own(call):
     def fn(input_dir, output_dir):
-        from file_dataset._workers.pool import Workers, check_interpreter
+        from file_dataset._workers.interpreter import check_interpreter
+        from file_dataset._workers.pool import Workers
 
         check_interpreter()
         with Workers(lambda _in, _out: "inner", count=1, by_keyword=False, takes_row=False) as workers:
@@ -1104,7 +1106,8 @@ def test_workers_run_under_gevent_while_other_greenlets_do(tmp_path):
         import os, sys, time
         from pathlib import Path
         import gevent
-        from file_dataset._workers.pool import FnTimeoutError, WorkerDiedError, Workers, WorkerStartError
+        from file_dataset._workers.pool import Workers
+        from file_dataset._workers.process import FnTimeoutError, WorkerDiedError, WorkerStartError
 
         ticks = []
 
@@ -1266,7 +1269,7 @@ def test_a_process_that_fn_forks_and_forgets_says_nothing(start, tmp_path):
 
 
 def test_a_fork_of_the_worker_does_not_hold_the_line(start, tmp_path, monkeypatch):
-    monkeypatch.setattr(pool, "_LOOK_S", 1000.0)  # so that the line alone can tell
+    monkeypatch.setattr(process, "_LOOK_S", 1000.0)  # so that the line alone can tell
 
     def fn(_in, _out):
         if os.fork() == 0:
@@ -1513,11 +1516,11 @@ def test_a_filter_by_module_sees_the_module_that_warned(tmp_path):
 
 
 def test_whole_messages_are_taken_and_parts_left():
-    data = child.packed("a", 1) + child.packed("b")
+    data = messages.packed("a", 1) + messages.packed("b")
     arrived = bytearray()
     seen = []
     for byte in data:
         arrived.append(byte)
-        seen += child.unpacked(arrived)
+        seen += messages.unpacked(arrived)
     assert seen == [("a", 1), ("b",)]
     assert not arrived
