@@ -41,11 +41,12 @@ ui: $(READY)     ## the demo, and Dagster's web UI on it (PORT=3000)
 test: $(READY)   ## the tests (a few minutes)
 	$(RUN)/python -m pytest -n auto --dist loadgroup -m "not slow" --cov --cov-report=term:skip-covered
 
-lint: $(READY)   ## ruff, mypy --strict, the import contracts
+lint: $(READY)   ## ruff, mypy --strict, the import contracts, the length of classes and modules
 	$(RUN)/ruff check .
 	$(RUN)/ruff format --check .
 	$(RUN)/mypy
 	$(RUN)/lint-imports
+	$(RUN)/python tests/sizes.py file_dataset file_dataset_dagster example_project/src
 
 bench:           ## what it costs, beside boto3, awscrt, obstore, s5cmd, s3fs, pyarrow and cp (half an hour)
 	@$(has_python)
