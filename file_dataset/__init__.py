@@ -52,4 +52,4 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), "ray"})
+    return sorted([*__all__, "__version__", "ray"])

@@ -6,3 +6,7 @@ from file_dataset._ray.blobs import blob_reader
 from file_dataset._ray.run import run_pipeline
 
 __all__ = ["blob_reader", "run_pipeline"]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -29,6 +29,11 @@ def test_all_is_sorted_and_is_what_is_there(package):
     assert set(package.__all__) == found - {"annotations"}  # of `from __future__`
 
 
+def test_dir_is_what_is_public():
+    assert dir(file_dataset) == sorted([*file_dataset.__all__, "__version__", "ray"])
+    assert dir(file_dataset.ray) == file_dataset.ray.__all__
+
+
 @pytest.mark.parametrize("package", [file_dataset, file_dataset_dagster])
 def test_every_public_name_has_help(package):
     undocumented = [
