@@ -274,10 +274,7 @@ def check_ids(frame: pd.DataFrame, *, needs_id: bool = True, local: bool) -> lis
     if ID not in frame.columns:
         if not needs_id:
             return None
-        index = " It is the index: frame.reset_index() makes it a column." if ID in frame.index.names else ""
-        other = [name for name in frame.columns if name.casefold() == ID]
-        index = f" There is {other[0]!r}: frame.rename(columns={{{other[0]!r}: 'id'}})." if other else index
-        raise InvalidDatasetError(f"the frame has no column 'id', which names each row's outputs.{index}")
+        raise _no_ids(frame)
     column = frame[ID]
     if column.isna().any():
         where = column.index[column.isna()][:_SHOWN].tolist()
@@ -299,6 +296,25 @@ def check_ids(frame: pd.DataFrame, *, needs_id: bool = True, local: bool) -> lis
     if local:
         _check_collisions(texts)
     return ids
+
+
+def check_directories(rows: Rows) -> None:
+    """Check that every row of a frame can have a directory of a local disk, named by its id.
+
+    Raises:
+        InvalidDatasetError: there are no ids, or they differ by case or accents alone.
+    """
+    assert rows.frame is not None, "a row has no directory of its own"  # noqa: S101
+    if rows.ids is None:
+        raise _no_ids(rows.frame)
+    _check_collisions(list(map(str, rows.ids)))
+
+
+def _no_ids(frame: pd.DataFrame) -> InvalidDatasetError:
+    index = " It is the index: frame.reset_index() makes it a column." if ID in frame.index.names else ""
+    other = [name for name in frame.columns if name.casefold() == ID]
+    index = f" There is {other[0]!r}: frame.rename(columns={{{other[0]!r}: 'id'}})." if other else index
+    return InvalidDatasetError(f"the frame has no column 'id', which names each row's outputs.{index}")
 
 
 def _check_collisions(texts: list[str]) -> None:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from file_dataset import _frame, _options, _plan, _stores, _transfer
@@ -66,14 +66,18 @@ def reader(
         rows = _frame.rows_of_mapping(_mapping(source), file_columns)
     else:
         rows = _frame.rows_of_frame(source, file_columns, needs_id=False)
-    return Reader(replace(rows, local_paths=_options.takes_local_paths(options)), options, source)
+    return reader_of(replace(rows, local_paths=_options.takes_local_paths(options)), options)
+
+
+def reader_of(rows: Rows, options: Options | None) -> Reader:
+    """Return a reader of rows that were checked."""
+    return object.__new__(Reader)._of(rows, options)  # noqa: SLF001  # the class has no constructor to call
 
 
 def _mapping(source: Any) -> Mapping[str, object]:  # noqa: ANN401  # a mapping, or a row of a frame as pandas gives it
     return dict(source.items()) if hasattr(source, "items") else source
 
 
-@dataclass(frozen=True, repr=False, eq=False, match_args=False)
 class Reader:
     """What `reader(...)` returns: a checked row or frame that can be read more than once.
 
@@ -85,9 +89,16 @@ class Reader:
         [b'hello']
     """
 
-    _rows: Rows
-    _options: Options | None
-    _source: Any
+    __slots__ = ("__weakref__", "_options", "_rows")
+
+    def __init__(self) -> None:
+        """Refuse: `reader(...)` makes readers."""
+        raise TypeError("a Reader is not made by its class: call file_dataset.reader(...)")
+
+    def _of(self, rows: Rows, options: Options | None) -> Reader:
+        self._rows = rows
+        self._options = options
+        return self
 
     def into_temp_dir(self, *, dir: str | os.PathLike[str] | None = None) -> TempDir:  # noqa: A002  # tempfile's name
         """Copy every file into a new temp dir, now, and return it.
@@ -108,7 +119,7 @@ class Reader:
         """
         is_frame = self._rows.frame is not None
         if is_frame:
-            _frame.rows_of_frame(self._source, list(self._rows.file_columns), needs_id=True, local=True)
+            _frame.check_directories(self._rows)
         _plan.check_file_names(list(self._rows.file_columns), local=True)
         if dir is not None and not isinstance(dir, str | os.PathLike):
             raise InvalidDatasetError(f"dir={dir!r}: give the path of a directory")

@@ -17,7 +17,7 @@ from file_dataset._errors import CREDENTIAL_CODES, InvalidDatasetError, RowError
 from file_dataset._options import Options
 from file_dataset._ray import compat
 from file_dataset._ray.compat import Batch, BatchDatasource
-from file_dataset._reader import Reader, id_type
+from file_dataset._reader import id_type, reader_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -190,7 +190,7 @@ def _bytes_per_row(first: _Part, ids: list[Any] | None, options: Options, on_fai
         cells = {name: [column[at] for at in positions] for name, column in first.cells.items()}
         rows = _rows([None if ids is None else ids[at] for at in positions], cells, options)
         try:
-            columns = Reader(rows, options, None).into_size_table().to_pydict()
+            columns = reader_of(rows, options).into_size_table().to_pydict()
         except (RowError, InvalidDatasetError) as exc:
             is_refused = isinstance(exc, RowError) and any(one.code in CREDENTIAL_CODES for one in exc.failures)
             if on_failure == "raise" or is_refused:
@@ -240,7 +240,7 @@ def _table(cells: dict[str, list[Any]], plain: pa.Table, count: int, what: _What
         failures: Sequence[Failure] = [] if what.on_failure == "raise" else _failures_of_cells(rows)
         if not failures:
             try:
-                blobs = Reader(rows, what.options, None).into_blob_table(large=what.large)
+                blobs = reader_of(rows, what.options).into_blob_table(large=what.large)
             except RowError as exc:
                 failures = exc.failures
                 named = RowError([dataclasses.replace(one, id=ids[_position(one)]) for one in failures])

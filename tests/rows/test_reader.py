@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
+import pickle
+import pydoc
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -88,6 +92,16 @@ def test_a_reader_is_itself_alone_and_can_be_a_key(tmp_path):
     assert one != other
 
 
+def test_a_reader_is_made_by_reader_alone(tmp_path):
+    assert not inspect.signature(file_dataset.Reader).parameters
+    assert not re.search("_rows|_options", pydoc.render_doc(file_dataset.Reader, renderer=pydoc.plaintext))
+    with pytest.raises(TypeError, match=r"call file_dataset\.reader\(\.\.\.\)"):
+        file_dataset.Reader()
+    made = file_dataset.reader({"a.txt": tmp_path / "a.txt"})
+    assert type(made) is file_dataset.Reader
+    assert repr(made) == repr(pickle.loads(pickle.dumps(made))) == "Reader(1 rows, files ['a.txt'])"
+
+
 def test_a_failed_read_leaves_no_temp_dir(tmp_path, bucket, options):
     with pytest.raises(RowError):
         file_dataset.reader({"a.txt": bucket.url("none")}, options=options).into_temp_dir(dir=tmp_path)
@@ -97,6 +111,13 @@ def test_a_failed_read_leaves_no_temp_dir(tmp_path, bucket, options):
 def test_a_frame_into_a_temp_dir_needs_ids(frame, options):
     with pytest.raises(InvalidDatasetError, match="no column 'id'"):
         file_dataset.reader(frame.drop(columns="id"), options=options).into_temp_dir()
+
+
+def test_a_frame_is_checked_once_so_that_its_ids_are_those_that_it_had(frame, options):
+    reader = file_dataset.reader(frame, options=options)
+    frame["id"] = ""
+    with reader.into_temp_dir() as temp:
+        assert {path.name for path in temp.iterdir()} == {"1", "2", "3"}
 
 
 def test_ids_that_share_a_directory_on_some_disks_are_refused(frame, options):
