@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 CREDENTIALS = ("aws_access_key_id", "aws_secret_access_key", "aws_session_token")
 
 # sessions, and stores of `options=None`: an environment that changed seldom comes back. A guess; a client has 7 MiB.
-KEPT = 3
+CAPACITY = 3
 
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY")
 # read once per session: only a new session sees rotated keys and a changed environment
@@ -67,7 +67,7 @@ def source(given: Mapping[str, Any]) -> Source:
     # the session is held by what is kept under the key, so that no other can get its id
     text = repr((_environment(), id(default), sorted(given.items())))
     key = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-    return _per_process.recent(("default", key), lambda: _made(key, default, dict(given)), kept=KEPT)
+    return _per_process.recent(("default", key), lambda: _made(key, default, dict(given)), capacity=CAPACITY)
 
 
 def forget(found: Source) -> None:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_KEPT = 24  # a guess: sessions, clients and stores of eight options
+_CAPACITY = 24  # a guess: sessions, clients and stores of eight options
 
 _shared: OrderedDict[Hashable, Any] = OrderedDict()
 _recent: OrderedDict[tuple[Hashable, ...], Any] = OrderedDict()
@@ -27,7 +27,7 @@ def shared(key: Hashable, make: Callable[[], T]) -> T:
     return _made(_shared, key, make)
 
 
-def recent(key: tuple[Hashable, ...], make: Callable[[], T], *, kept: int = _KEPT) -> T:
+def recent(key: tuple[Hashable, ...], make: Callable[[], T], *, capacity: int = _CAPACITY) -> T:
     """Return this process's instance for `key` like `shared`, and keep only those that were asked for last.
 
     Credentials that rotate make new keys for as long as a process lives.
@@ -35,16 +35,16 @@ def recent(key: tuple[Hashable, ...], make: Callable[[], T], *, kept: int = _KEP
     Args:
         key: a kind, and which one of it.
         make: makes it.
-        kept: so many of this kind.
+        capacity: so many of this kind.
     """
     made = _made(_recent, key, make)
     with _lock:
         _recent[key] = made
         _recent.move_to_end(key)
         alike = [other for other in _recent if other[0] == key[0]]
-        for other in alike[:-kept]:
+        for other in alike[:-capacity]:
             del _recent[other]
-        while len(_recent) > _KEPT:
+        while len(_recent) > _CAPACITY:
             _recent.popitem(last=False)
     return made
 

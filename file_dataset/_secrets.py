@@ -23,7 +23,7 @@ MASK = "***"
 # Shorter values are toys ("SK", "test"): to mask them would mask letters of bucket names and words of messages. AWS's
 # secret keys have 40 characters, and MinIO takes none under 8.
 LEAST_CHARS = 8
-_KEPT = 200  # values: those of some hundred rotations; a guess
+_CAPACITY = 200  # values: those of some hundred rotations; a guess
 _LOGGERS = ("file_dataset", "file_dataset_dagster")
 
 _known: OrderedDict[str, tuple[str, ...]] = OrderedDict()  # value -> the forms in which it may stand in a text
@@ -40,7 +40,7 @@ def remember(values: Iterable[object]) -> None:
             if value not in _known:
                 _known[value] = _forms(value)
             _known.move_to_end(value)
-            while len(_known) > _KEPT:
+            while len(_known) > _CAPACITY:
                 _known.popitem(last=False)
     if found:
         _mask_logs()

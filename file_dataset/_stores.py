@@ -61,7 +61,7 @@ class Stores:
         return url
 
     @property
-    def asked_endpoint(self) -> str | None:
+    def request_endpoint(self) -> str | None:
         """Where requests of this process went, AWS too; else where they would go, as far as options say it."""
         return (None if self._s3 is None else self._s3[1].endpoint) or self.endpoint
 
@@ -87,7 +87,7 @@ class Stores:
             if options is None:
                 source = _defaults.source({})
                 key = "s3 of None", source.key
-                store = _per_process.recent(key, lambda: S3Store(Options(), source), kept=_defaults.KEPT)
+                store = _per_process.recent(key, lambda: S3Store(Options(), source), capacity=_defaults.CAPACITY)
             else:
                 store = _per_process.recent(("s3", _options.identity(options)), lambda: S3Store(options))
             store.begin_call()

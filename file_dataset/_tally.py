@@ -152,8 +152,8 @@ class Tally:
             return
         self.is_over_limit = True
         firsts = [self.failed[position][0] for position in self._own]
-        told = list(self._own)[0 if self._settings.on_failure == "raise" else -1]
-        message = _verdict.too_many(self._settings, self._total, firsts, error or RowError(self.failed[told]))
+        chosen = list(self._own)[0 if self._settings.on_failure == "raise" else -1]
+        message = _verdict.too_many(self._settings, self._total, firsts, error or RowError(self.failed[chosen]))
         raise RunStoppedError(_verdict.with_hint(message, self.hint())) from error
 
     def hint(self) -> str | None:
@@ -163,7 +163,7 @@ class Tally:
         stage = _verdict.stage_with_nothing((self.failed[at][0], is_all) for at, is_all in self._own.items())
         if stage is None:
             return None
-        endpoint = (self._source if stage == "download" else self._target).asked_endpoint
+        endpoint = (self._source if stage == "download" else self._target).request_endpoint
         return _verdict.endpoint_question(endpoint) if endpoint else None
 
     def misses_all(self, position: int) -> bool:

@@ -423,12 +423,12 @@ def _wait(
     _check(cancelled)
     if future.done():
         return
-    kept = silence()
-    with kept.waits():
+    watch = silence()
+    with watch.waits():
         while not future.done():
             wait([future], timeout=_POLL_S)
             _check(cancelled)
-            kept.look(awaited)
+            watch.look(awaited)
 
 
 def _check(cancelled: threading.Event) -> None:

@@ -81,8 +81,8 @@ def failed_in_run(
     if not planned:
         return set()
     if isinstance(definition, dg.TimeWindowPartitionsDefinition | dg.MultiPartitionsDefinition):
-        asked = definition.get_partition_keys_in_range(dg.PartitionKeyRange(start, end))
+        in_range = definition.get_partition_keys_in_range(dg.PartitionKeyRange(start, end))
     else:
         listed = list(definition.get_partition_keys(dynamic_partitions_store=instance))
-        asked = listed[listed.index(start) : listed.index(end) + 1]
-    return {str(key) for key in asked} - done
+        in_range = listed[listed.index(start) : listed.index(end) + 1]
+    return {str(key) for key in in_range} - done

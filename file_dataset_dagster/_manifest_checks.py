@@ -134,14 +134,14 @@ def _result(
         if rows:
             metadata[name] = table(pd.DataFrame(rows))
     kinds = ", ".join(f"{counts[kind]} {kind}" for kind in ("missing", "changed") if counts[kind])
-    said = f"{wrong} of {len(files)} files {f'are not as they were stored ({kinds})' if wrong else 'are wrong'}"
+    description = f"{wrong} of {len(files)} files {f'are not as they were stored ({kinds})' if wrong else 'are wrong'}"
     if unknown:
         first = next(fault.finding for _, fault in faults if fault.kind == "not readable")
-        said += f"; {unknown} could not be checked, the first: {first}"
+        description += f"; {unknown} could not be checked, the first: {first}"
     return dg.AssetCheckResult(
         passed=not faults,
         severity=dg.AssetCheckSeverity.ERROR if wrong else dg.AssetCheckSeverity.WARN,
-        description=said,
+        description=description,
         metadata=metadata,
     )
 
@@ -149,10 +149,12 @@ def _result(
 def _missing(stored: Mapping[str, Any], found: _Found) -> _Fault | None:
     kind, code = found["error_type"], found["error_code"]
     if kind is not None:
-        said = found["error_message"] if code is None else f"S3 says {code}"
+        finding = found["error_message"] if code is None else f"S3 says {code}"
         if kind in _NO_FILE:
-            return _Fault("missing", said)
-        return _Fault("not readable", f"{said} ({kind})" if code is None else f"{said} ({found['error_message']})")
+            return _Fault("missing", finding)
+        return _Fault(
+            "not readable", f"{finding} ({kind})" if code is None else f"{finding} ({found['error_message']})"
+        )
     if found["size_bytes"] != stored["size_bytes"]:
         return _Fault("changed", f"{found['size_bytes']} bytes, {stored['size_bytes']} were stored")
     return None

@@ -50,8 +50,8 @@ def ray_settings(
     if runner == "ray":
         return RaySettings(resource_key, given | ({} if workers is None else {"workers": workers}))
     if given or resource_key is not None:
-        said = ", ".join([*given, *(["ray_resource_key"] if resource_key else [])])
-        raise file_dataset.InvalidDatasetError(f"{said}: for runner='ray' only")
+        names = ", ".join([*given, *(["ray_resource_key"] if resource_key else [])])
+        raise file_dataset.InvalidDatasetError(f"{names}: for runner='ray' only")
     return None
 
 

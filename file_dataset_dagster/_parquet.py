@@ -72,8 +72,8 @@ def check_storable(frame: pd.DataFrame) -> None:
     Raises:
         file_dataset.InvalidDatasetError: naming the columns.
     """
-    kept = [place for place in range(frame.shape[1]) if not _has_paths(frame.iloc[:, place])]
-    to_parquet(frame.iloc[:, kept].reset_index(drop=True))  # manifests have an index of their own
+    columns = [place for place in range(frame.shape[1]) if not _has_paths(frame.iloc[:, place])]
+    to_parquet(frame.iloc[:, columns].reset_index(drop=True))  # manifests have an index of their own
 
 
 def from_parquet(content: pa.Buffer, uri: str, columns: Sequence[str] | None = None) -> pd.DataFrame:
@@ -190,8 +190,8 @@ _AGAIN = "materialize the asset again"
 
 
 def _damaged(uri: str, why: object) -> file_dataset.InvalidDatasetError:
-    said = _line(why) if isinstance(why, BaseException) else why
-    return file_dataset.InvalidDatasetError(f"{uri} is damaged ({said}); {_AGAIN}")
+    reason = _line(why) if isinstance(why, BaseException) else why
+    return file_dataset.InvalidDatasetError(f"{uri} is damaged ({reason}); {_AGAIN}")
 
 
 def _line(exc: BaseException) -> str:

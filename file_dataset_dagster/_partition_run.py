@@ -115,8 +115,8 @@ class AssetRun:
         try:
             return frame_of(self.context, given, keys, partition_key)
         except file_dataset.InvalidDatasetError as exc:
-            said, cause = self._visible(exc)
-            raise NotStoredError(said, may_be_retried=False, cause=cause) from exc
+            message, cause = self._visible(exc)
+            raise NotStoredError(message, may_be_retried=False, cause=cause) from exc
         except file_dataset.FileDatasetError as exc:
             raise NotStoredError(str(exc), cause=exc) from exc  # what is missing is a partition, no id
 
@@ -143,25 +143,25 @@ class AssetRun:
                 result, rows_run, after = self._rows(frame, keys, partition_key, into_path)
         except file_dataset.FileDatasetError as exc:
             stopped = exc.result if isinstance(exc, file_dataset.RunStoppedError) else None
-            said, cause = self._visible(exc)
+            message, cause = self._visible(exc)
             raise NotStoredError(
-                f"the pipeline stopped: {said}",
+                f"the pipeline stopped: {message}",
                 metadata={} if stopped is None else self._keep(stopped.failures, partition_key),
                 # the same frame and arguments are refused again, and fn raises again
                 may_be_retried=not isinstance(exc, file_dataset.InvalidDatasetError)
-                and not (stopped is not None and self._is_over_max_failures(stopped) and _is_all_at_fn(stopped)),
-                stops=stopped is not None and not self._is_over_max_failures(stopped),
+                and not (stopped is not None and self._exceeds_max_failures(stopped) and _is_all_at_fn(stopped)),
+                stops=stopped is not None and not self._exceeds_max_failures(stopped),
                 cause=cause,
             ) from exc
         dropped = DroppedRows(result, policy, partition_key, is_unclear=after.is_unclear)
         dropped = replace(dropped, changed_rows=max(0, len(after.changed) - dropped.not_run))
         self.context.log.info("%s; %.1f s", dropped, time.monotonic() - started)
         if dropped.fails_the_run:
-            kept = self._keep(result.failures, partition_key)
+            failures_metadata = self._keep(result.failures, partition_key)
             raise NotStoredError(
                 str(dropped),
-                metadata=kept,
-                check=dropped.check_result(self.asset_key, kept.get("failures_uri")),
+                metadata=failures_metadata,
+                check=dropped.check_result(self.asset_key, failures_metadata.get("failures_uri")),
                 may_be_retried=dropped.may_be_retried,
             )
         pictures: dict[str, Any] = {}
@@ -187,7 +187,7 @@ class AssetRun:
             **pictures,
         }
         check = dropped.check_result(self.asset_key, failures_uri)
-        tags = self._kept_tags(after, partition_key)
+        tags = self._carried_tags(after, partition_key)
         return Finished(result, check, metadata, version_of_result(result), after.origins, tags)
 
     def _nothing(self, frame: pd.DataFrame, into_path: str) -> file_dataset.PipelineResult:
@@ -195,7 +195,7 @@ class AssetRun:
         pipeline = self.settings.pipeline(into_path, options=self.source.get_options(), progress=False)
         return replace(pipeline.run(frame.head(0)), input=frame)
 
-    def _is_over_max_failures(self, stopped: file_dataset.PipelineResult) -> bool:
+    def _exceeds_max_failures(self, stopped: file_dataset.PipelineResult) -> bool:
         """Whether the run stopped for its own failed rows: the next partition may do better."""
         most = self.settings.pipeline_args.get("max_failures")
         share = self.settings.pipeline_args.get("max_failed_fraction")
@@ -273,7 +273,7 @@ class AssetRun:
         upstream: dg.AssetKey = self.context.asset_key_for_input(INPUT)
         return upstream
 
-    def _kept_tags(self, after: AfterPart, partition_key: str | None) -> dict[str, str]:
+    def _carried_tags(self, after: AfterPart, partition_key: str | None) -> dict[str, str]:
         upstream = self._upstream() if after.left else None
         if upstream is None:
             return {}
@@ -298,8 +298,8 @@ class AssetRun:
         try:
             return self.manifests.store_result(done.result, self.asset_key, partition_key, done.origins)
         except file_dataset.FileDatasetError as exc:
-            said, cause = self._visible(exc)
-            raise NotStoredError(f"the manifest could not be stored: {said}", cause=cause) from exc
+            message, cause = self._visible(exc)
+            raise NotStoredError(f"the manifest could not be stored: {message}", cause=cause) from exc
 
     def _keep(self, failures: pd.DataFrame, partition_key: str | None) -> dict[str, str]:
         """Store the failures of a run whose manifest is not stored; return where, as metadata."""

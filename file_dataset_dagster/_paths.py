@@ -29,12 +29,12 @@ def segment(text: str) -> str:
     encoded = _encoded(text)
     if len(encoded) <= _ENCODED_BYTES:
         return encoded or "%"
-    kept = _with_letters(text)
-    if len(kept.encode()) <= _LETTERS_BYTES:
-        return kept
+    readable = _with_letters(text)
+    if len(readable.encode()) <= _LETTERS_BYTES:
+        return readable
     digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
     # no other form has a % before a ~
-    return kept.encode()[: _LETTERS_BYTES - len(digest) - 2].decode("utf-8", "ignore") + "%~" + digest
+    return readable.encode()[: _LETTERS_BYTES - len(digest) - 2].decode("utf-8", "ignore") + "%~" + digest
 
 
 def fitting(place: str, of: str) -> str:

@@ -116,8 +116,8 @@ class AfterPart:
         if previous is None:
             return dict(zip(own, ("not all rows", "NULL"), strict=True)) if self.is_behind else {}
         # rows that did not run were also made with the code and the other inputs of then
-        kept = {name: value for name, value in previous.items() if name == _CODE or name.startswith(_TAGS)}
-        return {name: value for name, value in kept.items() if self.is_behind or name not in own}
+        carried = {name: value for name, value in previous.items() if name == _CODE or name.startswith(_TAGS)}
+        return {name: value for name, value in carried.items() if self.is_behind or name not in own}
 
 
 def after_part(now: Origins, before: Origins, ran: set[str]) -> AfterPart:

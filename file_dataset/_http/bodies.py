@@ -218,12 +218,12 @@ class IntoMemory(Body):
 
     def receive(self, sock: socket.socket) -> tuple[int, int]:
         """Receive into its place."""
-        asked = self.left
-        count = sock.recv_into(self._room[len(self._room) - asked :])
+        requested = self.left
+        count = sock.recv_into(self._room[len(self._room) - requested :])
         if count == 0:
             raise self._broke_off()
-        self.left = asked - count
-        return count, asked
+        self.left = requested - count
+        return count, requested
 
     def finish(self) -> None:
         """Hand the whole over."""
@@ -252,14 +252,14 @@ class LargeIntoMemory(Body):
 
     def receive(self, sock: socket.socket) -> tuple[int, int]:
         """Receive into its place."""
-        room, asked = self._room, min(self.left, BUFFER_BYTES)
-        count = sock.recv_into(room[:asked])
+        room, requested = self._room, min(self.left, BUFFER_BYTES)
+        count = sock.recv_into(room[:requested])
         if count == 0:
             raise self._broke_off()
         self.left -= count
         self.writer.feed(room[:count], None)
         self._room = room[count:]
-        return count, asked
+        return count, requested
 
 
 class IntoTarget(Body):
@@ -273,14 +273,14 @@ class IntoTarget(Body):
 
     def receive(self, sock: socket.socket) -> tuple[int, int]:
         """Receive into the scratch, and write."""
-        asked = min(self.left, SCRATCH_BYTES)
-        view = self._view[:asked]
+        requested = min(self.left, SCRATCH_BYTES)
+        view = self._view[:requested]
         count = sock.recv_into(view)
         if count == 0:
             raise self._broke_off()
         self._target.write(view[:count])
         self.left -= count
-        return count, asked
+        return count, requested
 
 
 class LargeIntoTarget(Body):
@@ -305,16 +305,16 @@ class LargeIntoTarget(Body):
         buffer = self._buffers.take()
         if buffer is None:
             raise NoBufferError
-        asked = min(self.left, BUFFER_BYTES)
+        requested = min(self.left, BUFFER_BYTES)
         count = 0
         try:
-            count = self._fill(sock, memoryview(buffer)[:asked])
+            count = self._fill(sock, memoryview(buffer)[:requested])
         finally:
             if not count:
                 self._buffers.give_back(buffer)
         self.writer.feed(memoryview(buffer)[:count], buffer)
         self.left -= count
-        return count, asked
+        return count, requested
 
     def _fill(self, sock: socket.socket, view: memoryview) -> int:
         """Receive as much as is there, so that the pool is called for many bytes at a time."""

@@ -128,10 +128,10 @@ class Connection:
         is_plain = self._is_plain
         while turn > 0:
             if self._body is None:
-                count, asked = self._receive_head(), SCRATCH_BYTES
+                count, requested = self._receive_head(), SCRATCH_BYTES
             else:
                 try:
-                    count, asked = self._body.receive(self.sock)
+                    count, requested = self._body.receive(self.sock)
                 except NoBufferError:
                     self._pause()
                     return
@@ -139,7 +139,7 @@ class Connection:
             if self._body is not None and self._body.left == 0:
                 self._end_body(self._body)
                 return
-            if count < asked and is_plain:
+            if count < requested and is_plain:
                 return
             turn -= count
         if not is_plain:  # what is decrypted already would wake no selector
@@ -152,7 +152,7 @@ class Connection:
             raise ConnectionResetError(errno.ECONNRESET, "the server closed the connection without an answer")
         if not self._is_answered:
             self._is_answered = True
-            self.lane.heard()
+            self.lane.response_began()
         if count == _RECORD_BYTES:  # more is on its way: what is small comes whole
             try:  # noqa: SIM105  # suppress() costs more than what it would save a reader
                 count += self.sock.recv_into(buffers.view[count:])

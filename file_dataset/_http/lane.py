@@ -63,7 +63,7 @@ class Lane:
         self._throttled_at = -_THROTTLE_S
         self.answers = 0  # that began to arrive; of threads that count at once one may be lost
 
-    def heard(self) -> None:
+    def response_began(self) -> None:
         """Count an answer that began to arrive, whatever it says."""
         self.answers += 1
 
@@ -121,9 +121,9 @@ class OffloadedLane(Lane):
         self._home = home
         self._loop.submit(self, exchange)
 
-    def heard(self) -> None:
+    def response_began(self) -> None:
         """Count an answer of the lane's."""
-        self._lane.heard()
+        self._lane.response_began()
 
     def throttled(self) -> None:
         """Halve the lane's window."""

@@ -112,7 +112,7 @@ class Loop:
         if self._thread is None:
             with self._lock:
                 if self._thread is None:
-                    self._thread = start_thread("file_dataset-wire", self._run)
+                    self._thread = start_thread("file_dataset-http", self._run)
 
     def _wake(self) -> None:
         if self._is_asleep:

@@ -119,9 +119,9 @@ def blob_reader(  # noqa: PLR0913  # each is a choice of the user's
             bytes_per_row * batch_size / 2**30,
         )
     rows_at_once = max(1, int(_HELD_BYTES // bytes_per_row)) if bytes_per_row else batch_size
-    what = _What(options, on_failure, large, min(rows_at_once, batch_size), schema)
+    settings = _ReadSettings(options, on_failure, large, min(rows_at_once, batch_size), schema)
     batches = [
-        Batch(_reading(part, what), None if on_failure == "drop" else part.count, int(bytes_per_row * part.count))
+        Batch(_reading(part, settings), None if on_failure == "drop" else part.count, int(bytes_per_row * part.count))
         for part in parts
     ]
     source = BatchDatasource("Blobs", batches, schema)
@@ -201,7 +201,7 @@ def _bytes_per_row(first: _Part, ids: list[Any] | None, options: Options, on_fai
 
 
 @dataclass(frozen=True)
-class _What:
+class _ReadSettings:
     """What is the same for every batch."""
 
     options: Options
@@ -211,62 +211,62 @@ class _What:
     schema: pa.Schema
 
 
-def _reading(part: _Part, what: _What) -> Callable[[], Iterator[pa.Table]]:
+def _reading(part: _Part, settings: _ReadSettings) -> Callable[[], Iterator[pa.Table]]:
     # a closure over the part alone: Ray pickles it for its task
-    return lambda: read_blobs(part, what)
+    return lambda: read_blobs(part, settings)
 
 
-def read_blobs(part: _Part, what: _What) -> Iterator[pa.Table]:
+def read_blobs(part: _Part, settings: _ReadSettings) -> Iterator[pa.Table]:
     """Yield the rows of a batch, some at a time."""
     with pa.ipc.open_stream(part.plain) as stream:
         plain = stream.read_all()
     if not part.count:
-        yield what.schema.empty_table()
-    for start in range(0, part.count, what.rows_at_once):
-        end = min(start + what.rows_at_once, part.count)
+        yield settings.schema.empty_table()
+    for start in range(0, part.count, settings.rows_at_once):
+        end = min(start + settings.rows_at_once, part.count)
         cells = {name: column[start:end] for name, column in part.cells.items()}
-        yield _table(cells, plain.slice(start, end - start), end - start, what)
+        yield _table(cells, plain.slice(start, end - start), end - start, settings)
 
 
-def _table(cells: dict[str, list[Any]], plain: pa.Table, count: int, what: _What) -> pa.Table:
+def _table(cells: dict[str, list[Any]], plain: pa.Table, count: int, settings: _ReadSettings) -> pa.Table:
     """Read these rows; where files fail, their rows are dropped or recorded, and the others read again without them."""
     ids = plain[_frame.ID].to_pylist() if _frame.ID in plain.column_names else [None] * count
     failed: dict[int, Failure] = {}
-    kept = list(range(count))
+    remaining = list(range(count))
     blobs = None
     while blobs is None:
         # positions name the rows, which may have no ids
-        rows = _rows(kept, cells, what.options)
-        failures: Sequence[Failure] = [] if what.on_failure == "raise" else _failures_of_cells(rows)
+        rows = _rows(remaining, cells, settings.options)
+        failures: Sequence[Failure] = [] if settings.on_failure == "raise" else _failures_of_cells(rows)
         if not failures:
             try:
-                blobs = reader_of(rows, what.options).into_blob_table(large=what.large)
+                blobs = reader_of(rows, settings.options).into_blob_table(large=settings.large)
             except RowError as exc:
                 failures = exc.failures
                 named = RowError([dataclasses.replace(one, id=ids[_position(one)]) for one in failures])
-                if what.on_failure == "raise" or any(one.code in CREDENTIAL_CODES for one in failures):
+                if settings.on_failure == "raise" or any(one.code in CREDENTIAL_CODES for one in failures):
                     raise named from exc.__cause__
         if failures:
             logger.warning("%s", RowError([dataclasses.replace(one, id=ids[_position(one)]) for one in failures]))
             for one in failures:
                 failed.setdefault(_position(one), one)
-            if what.on_failure == "drop":
-                keeps = [position not in failed for position in kept]
+            if settings.on_failure == "drop":
+                keeps = [position not in failed for position in remaining]
                 cells = {name: list(itertools.compress(column, keeps)) for name, column in cells.items()}
-                kept = list(itertools.compress(kept, keeps))
+                remaining = list(itertools.compress(remaining, keeps))
             else:
                 cells = {
                     name: [None if position in failed else cell for position, cell in enumerate(column)]
                     for name, column in cells.items()
                 }
     columns = {name: blobs[name] for name in cells}
-    taken = plain if len(kept) == count else plain.take(pa.array(kept, pa.int64()))
+    taken = plain if len(remaining) == count else plain.take(pa.array(remaining, pa.int64()))
     columns |= zip(taken.column_names, taken.columns, strict=True)
-    if what.on_failure == "record":
+    if settings.on_failure == "record":
         for name in _frame.ERROR_COLUMNS:
             field = name.removeprefix("error_")
             columns[name] = pa.array([getattr(failed.get(at), field, None) for at in range(count)], pa.string())
-    return pa.Table.from_arrays([columns[name] for name in what.schema.names], schema=what.schema)
+    return pa.Table.from_arrays([columns[name] for name in settings.schema.names], schema=settings.schema)
 
 
 def _rows(ids: list[Any], cells: Mapping[str, list[Any]], options: Options) -> Rows:

@@ -147,7 +147,7 @@ class Boto3:
                 answer = getattr(access.client, operation)(**kwargs)
             except RAISED as exc:
                 if isinstance(exc, boto.ClientError):
-                    self._sender.lane.heard()
+                    self._sender.lane.response_began()
                 if isinstance(getattr(exc, "kwargs", {}).get("error"), RecursionError):
                     raise _redirected() from None
                 found = errors.os_error(exc, checksums=self._checksums(access, operation, kwargs))
@@ -160,7 +160,7 @@ class Boto3:
                 raise store_error(ConnectionError, f"the answer cannot be read: {exc}") from None
             finally:
                 self._silence.moved()
-            self._sender.lane.heard()
+            self._sender.lane.response_began()
             return answer
 
     def _checksums(self, access: Access, operation: str, kwargs: Mapping[str, Any]) -> str | None:

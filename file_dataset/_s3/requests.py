@@ -301,16 +301,16 @@ class Get(Request[ObjectInfo]):
 class Sender:
     """Sends the requests of one store, and knows what they have in common."""
 
-    __slots__ = ("_wire", "check_digests", "lane", "usual_bytes")
+    __slots__ = ("_loop", "check_digests", "lane", "usual_bytes")
 
-    def __init__(self, wire: Loop, lane: Lane, *, check_digests: bool) -> None:
+    def __init__(self, loop: Loop, lane: Lane, *, check_digests: bool) -> None:
         """Take the lane: the places in flight of this store."""
-        self._wire, self.lane, self.check_digests = wire, lane, check_digests
+        self._loop, self.lane, self.check_digests = loop, lane, check_digests
         self.usual_bytes = 0.0  # of the last objects that were read
 
     def send(self, request: Exchange) -> None:
         """Queue a request."""
-        self._wire.submit(self.lane, request)
+        self._loop.submit(self.lane, request)
 
     def get(  # noqa: PLR0913  # what a GET is made of
         self,
@@ -333,7 +333,7 @@ class Sender:
     def put(self, put: Put[Any]) -> None:
         """Send a PUT. A large one is hashed first, off the loop, where its head says something of the bytes."""
         if put.is_large and put.must_hash:
-            self._wire.pool.submit(self._hash_and_send, put)
+            self._loop.pool.submit(self._hash_and_send, put)
         else:
             self.send(put)
 
@@ -348,12 +348,12 @@ class Sender:
     def place(self) -> Iterator[None]:
         """Count a request of boto3's among those in flight."""
         place: Future[None] = Future()
-        self._wire.submit(self.lane, place)
+        self._loop.submit(self.lane, place)
         place.result()
         try:
             yield
         finally:
-            self._wire.release(self.lane)
+            self._loop.release(self.lane)
 
     def saw(self, size_bytes: int) -> None:
         """Take note of the size of an object that is read: the next may be alike. A loop's may be lost to another's."""

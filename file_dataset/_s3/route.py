@@ -273,20 +273,20 @@ class Router:
         scope = _scope(headers.get("authorization"))
         if scope is not None and scope[1] != "s3":
             raise UnknownError(f"the service {scope[1]}")
-        kept = {name: value for name, value in headers.items() if name not in _OWN_HEADERS}
-        if strange := [name for name in kept if name.startswith(_STRANGE_HEADERS)]:
+        shared = {name: value for name, value in headers.items() if name not in _OWN_HEADERS}
+        if strange := [name for name in shared if name.startswith(_STRANGE_HEADERS)]:
             raise UnknownError(f"headers {strange}")
         signs = (config.s3 or {}).get("payload_signing_enabled")
         # a scheme's own port is neither sent nor signed, as botocore has it
         usual = {"http": ":80", "https": ":443"}[url.scheme]
-        kept["host"] = url.netloc.rpartition("@")[2].removesuffix(usual).lower()
+        shared["host"] = url.netloc.rpartition("@")[2].removesuffix(usual).lower()
         return Route(
             self._endpoint(
                 url.scheme, url.hostname or "", (443 if url.scheme == "https" else 80) if url.port is None else url.port
             ),
             url.path[: -len(_PROBE_KEY)],
-            {name: value for name, value in kept.items() if name != "x-amz-checksum-mode"},
-            kept,
+            {name: value for name, value in shared.items() if name != "x-amz-checksum-mode"},
+            shared,
             scope,
             url.scheme == "http" if signs is None else bool(signs),
             headers.get("x-amz-content-sha256", EMPTY_SHA256),
@@ -303,14 +303,14 @@ class Router:
         headers = _text(request.headers)
         if urlsplit(request.url).query:
             raise UnknownError("parameters in the URL")
-        kept = {
+        shared = {
             name: value
             for name, value in headers.items()
             if name not in _OWN_HEADERS and name != "user-agent" and not name.startswith("x-amz-checksum-")
         }
-        if strange := [name for name in kept if name.startswith(_STRANGE_HEADERS)]:
+        if strange := [name for name in shared if name.startswith(_STRANGE_HEADERS)]:
             raise UnknownError(f"headers {strange}")
-        return kept
+        return shared
 
     def _probe(self, operation: str, **kwargs: Any) -> Any:  # noqa: ANN401  # boto3 has no types
         with self._lock:

@@ -35,7 +35,7 @@ class Signer:
         self._access_key, self._secret_key, self._token = access_key, secret_key, token
         self._region, self._service = region, service
         self._now: tuple[int, str, str, bytes] = (-1, "", "", b"")
-        self._kept: _Signable | None = None
+        self._cached: _Signable | None = None
 
     def __repr__(self) -> str:
         """Show no secret."""
@@ -56,14 +56,14 @@ class Signer:
             now: seconds since the epoch; None: now.
         """
         second = int(time.time() if now is None else now)
-        kept = self._kept
-        if kept is None or kept.second != second or kept.headers is not headers or kept.payload is not payload:
-            kept = self._kept = self._signable(second, headers, payload)
-        canonical = f"{method}\n{path}\n{query}\n{kept.canonical}"
-        to_sign = f"{kept.to_sign}{sha256(canonical.encode()).hexdigest()}"
-        signature = hmac.digest(kept.key, to_sign.encode(), "sha256").hex()
+        cached = self._cached
+        if cached is None or cached.second != second or cached.headers is not headers or cached.payload is not payload:
+            cached = self._cached = self._signable(second, headers, payload)
+        canonical = f"{method}\n{path}\n{query}\n{cached.canonical}"
+        to_sign = f"{cached.to_sign}{sha256(canonical.encode()).hexdigest()}"
+        signature = hmac.digest(cached.key, to_sign.encode(), "sha256").hex()
         target = f"{path}?{query}" if query else path
-        return f"{method} {target} HTTP/1.1\r\n{kept.lines}{signature}\r\n\r\n"
+        return f"{method} {target} HTTP/1.1\r\n{cached.lines}{signature}\r\n\r\n"
 
     def _signable(self, second: int, headers: Mapping[str, str], payload: str) -> _Signable:
         stamp, scope, key = self._of(second)

@@ -50,10 +50,10 @@ class S3Store:
         width, is_boto3 = options.max_concurrency, options.engine == "boto3"
         self._current = CurrentAccess(options, source)
         pool = Pool(width, "file_dataset-s3")
-        wire, *others = loops()
+        loop, *others = loops()
         self._lane = lane = Lane(width, others)
         self.silence = Silence(lambda: lane.moves)
-        self._sender = Sender(wire, lane, check_digests=options.check_digests)
+        self._sender = Sender(loop, lane, check_digests=options.check_digests)
         self._boto3 = Boto3(self._sender, self.silence, is_alone=is_boto3)
         self._operations = Operations(self._current, pool, is_boto3=is_boto3)
         self._multipart = Multipart(self._operations, self._boto3, self._sender, pool, width)

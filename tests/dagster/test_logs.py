@@ -115,7 +115,7 @@ SILENCE = "no answer from http://127.0.0.1:9 for 10 s: GET s3://b/lost"
 
 def silent(input_dir, output_dir):
     """Meanwhile the loop of the transfers tells of a store that does not answer."""
-    in_thread(lambda: logging.getLogger("file_dataset._http.loop").warning(SILENCE), name="file_dataset-wire-0")
+    in_thread(lambda: logging.getLogger("file_dataset._http.loop").warning(SILENCE), name="file_dataset-http-0")
     return forward(input_dir, output_dir)
 
 

@@ -898,7 +898,7 @@ def test_a_body_that_breaks_off_over_tls_is_continued(authority, end):
 
 
 def wire_threads():
-    return [thread for thread in threading.enumerate() if thread.name == "file_dataset-wire"]
+    return [thread for thread in threading.enumerate() if thread.name == "file_dataset-http"]
 
 
 def test_max_concurrency_counts_what_boto3_sends_too(faults, tmp_path):

@@ -281,7 +281,7 @@ def tell_resources(input_dir, output_dir):
 
 
 def tell_loops(input_dir, output_dir):
-    loops = [thread for thread in threading.enumerate() if thread.name == "file_dataset-wire"]
+    loops = [thread for thread in threading.enumerate() if thread.name == "file_dataset-http"]
     (output_dir / "loops.json").write_text(json.dumps([os.getpid(), len(loops)]))
     return {"loops.json": output_dir / "loops.json"}
 
