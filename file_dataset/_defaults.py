@@ -27,7 +27,7 @@ CAPACITY = 3
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY")
 # read once per session: only a new session sees rotated keys and a changed environment
 _READ_ONCE = ("env", "shared-credentials-file", "config-file")
-# of botocore's session variables those that say how S3 is asked, by the names that `Config` has for them
+# of botocore's session variables those that set how S3 is requested, by the names that `Config` has for them
 _SETTINGS = (
     "auth_scheme_preference", "defaults_mode", "ignore_configured_endpoint_urls", "request_checksum_calculation",
     "response_checksum_validation", "sigv4a_signing_region_set", "tcp_keepalive", "use_dualstack_endpoint",
@@ -123,7 +123,7 @@ def _made(key: str, default: Any, given: dict[str, Any]) -> Source:  # noqa: ANN
 
 
 def lost(error: Exception) -> OSError:
-    """Return the error that says which credentials cannot be had, and the remedy."""
+    """Return the error that names which credentials cannot be had, and the remedy."""
     from botocore.exceptions import ProfileNotFound
 
     with contextlib.suppress(OSError, ValueError):  # what a role was asked for with, and the answer may repeat
@@ -147,7 +147,7 @@ def _profiles() -> list[str]:
 
 
 def _profile(session: Any) -> str | None:  # noqa: ANN401  # boto3 has no types
-    # the property says "default" for none
+    # the property is "default" for none
     profile: str | None = session._session.get_config_variable("profile")  # noqa: SLF001
     return profile
 
@@ -191,7 +191,7 @@ def fault_of(name: str, value: object) -> str | None:
 
 
 def settings(session: Any) -> Any:  # noqa: ANN401  # botocore has no types
-    """Return a `Config` of what the session's profile, environment and default client config say of S3; None: nothing.
+    """Return a `Config` of what the session's profile, environment and default client config set of S3; None: nothing.
 
     Its values are those that botocore would use for a client of this session; its own defaults are left out.
     """
@@ -239,7 +239,7 @@ def _s3_names() -> frozenset[str]:
 
 
 def is_set(session: Any, name: str) -> bool:  # noqa: ANN401  # boto3 has no types
-    """Tell whether environment or profile turn a setting on."""
+    """Return whether environment or profile turn a setting on."""
     return bool(_set_value(session._session, name))  # noqa: SLF001
 
 
@@ -293,7 +293,7 @@ def endpoint(session: Any) -> str | None:  # noqa: ANN401  # boto3 has no types
 def frozen(
     session_kwargs: Mapping[str, Any], client_kwargs: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return both with what the default session, or the profile that is given, says of S3 written out.
+    """Return both with what the default session, or the profile that is given, sets of S3 written out.
 
     Args:
         session_kwargs: of `boto3.Session`.

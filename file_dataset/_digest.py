@@ -82,7 +82,7 @@ def hasher(algorithm: str) -> Hasher:
 
 
 def can_join(algorithm: str) -> bool:
-    """Tell whether digests of parts give that of the whole: CRCs where awscrt is new enough, MD5 never."""
+    """Return whether digests of parts give that of the whole: CRCs where awscrt is new enough, MD5 never."""
     return _combine(algorithm) is not None
 
 

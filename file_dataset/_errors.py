@@ -193,17 +193,17 @@ def is_unanswered(error: BaseException | None) -> bool:
 
 
 def is_transient(error: BaseException) -> bool:
-    """Tell whether another attempt may help: broken, slow, throttled or damaged, never a refusal."""
+    """Return whether another attempt may help: broken, slow, throttled or damaged, never a refusal."""
     return isinstance(error, ConnectionError | TimeoutError)
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """Tell whether the local disk, or the user's share of it, is full."""
+    """Return whether the local disk, or the user's share of it, is full."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def is_fatal(error: BaseException) -> bool:
-    """Tell whether every later row would fail alike: the disk is full, or the store refuses these credentials."""
+    """Return whether every later row would fail alike: the disk is full, or the store refuses these credentials."""
     return is_disk_full(error) or code_of(error) in CREDENTIAL_CODES
 
 

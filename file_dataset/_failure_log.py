@@ -51,12 +51,12 @@ class FailureLog:
             return
         count.logged += 1
         self._logged += 1
-        # of a worker's error the traceback is text, and this process's own says nothing of fn
+        # of a worker's error the traceback is text, and this process's own has no line of fn
         is_remote = cause is not None and _is_remote(cause.__cause__)
         self._logger.warning("%s", error, exc_info=(type(cause), cause, None) if cause and is_remote else cause)
 
     def close(self) -> None:
-        """Log how many more failed, kind by kind; a log that goes on says it again when they are ten times as many."""
+        """Log how many more failed, kind by kind; a log that goes on repeats it when they are ten times as many."""
         due = [count for count in self._counts.values() if count.more >= count.next_at]
         due.sort(key=lambda count: -count.more)
         for count in due:

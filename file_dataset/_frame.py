@@ -242,7 +242,7 @@ def _file_columns(
 
 
 def _names_files(name: str, values: list[Any]) -> bool:
-    """Tell whether a column names files, by its name and any of its values: a guess that `file_columns` overrides."""
+    """Return whether a column names files, by its name and any of its values: a guess that `file_columns` overrides."""
     kinds = set(map(type, values)) - {type(None)}
     if any(issubclass(kind, PurePath) for kind in kinds):
         return True

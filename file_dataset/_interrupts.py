@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from file_dataset._result import PipelineResult
 
-# SIGTERM raises like Ctrl-C where a program says so, as Dagster does
+# SIGTERM raises like Ctrl-C where a program has it so, as Dagster does
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 

@@ -61,7 +61,7 @@ class LocalFile:
         return self.identity[2]
 
     def is_at(self, path: str) -> bool:
-        """Tell whether `path` is a name of this file."""
+        """Return whether `path` is a name of this file."""
         try:
             found = os.lstat(path)
         except OSError:
@@ -167,7 +167,7 @@ def _difference(was: tuple[int, ...], now: tuple[int, ...]) -> str:
 
 
 def _has_bytes(path: str) -> bool:
-    """Tell whether a file that says it is empty has bytes, as those of /proc have."""
+    """Return whether a file whose size is given as 0 has bytes, as those of /proc have."""
     fd = os.open(path, _FLAGS)
     try:
         return bool(os.read(fd, 1))

@@ -102,12 +102,12 @@ class Options:
         engine: Engine = "auto",
         local_paths: bool = True,
     ) -> Options:
-        """Return options with all that boto3's default session, or a named profile, says of S3, frozen.
+        """Return options with all that boto3's default session, or a named profile, sets of S3, frozen.
 
         That is: credentials, region, endpoint, CA bundle, retries and the other S3 settings of profile and environment,
         as they are at the call. So the process that starts a job hands its own access to workers that have none. What
         is given is merged over it, a `Config` value by value. Without credentials here, the options hold none: local
-        paths still work, and the first use of S3 says what is missing.
+        paths still work, and the first use of S3 raises for what is missing.
 
         Raises:
             PermissionError: the default session names credentials that it cannot get: an unknown profile, say.
@@ -138,7 +138,7 @@ class Options:
         return _from_plain, _plain(self)
 
     def __eq__(self, other: object) -> bool:
-        """Tell whether both reach the same store in the same way."""
+        """Return whether both reach the same store in the same way."""
         return isinstance(other, Options) and identity(self) == identity(other)
 
     def __hash__(self) -> int:
@@ -177,7 +177,7 @@ def _ordered(value: Any) -> Any:  # noqa: ANN401  # plain data
 
 
 def has_credentials(options: Options) -> bool:
-    """Tell whether credentials are part of the options, rather than looked up by the process that uses them."""
+    """Return whether credentials are part of the options, rather than looked up by the process that uses them."""
     return any(name in kwargs for kwargs in _kwargs(options) for name in CREDENTIALS)
 
 
@@ -191,14 +191,14 @@ def check(options: object) -> None:
     """Refuse what is not None and no `Options`.
 
     Raises:
-        InvalidDatasetError: saying what it is.
+        InvalidDatasetError: naming what it is.
     """
     if options is not None and not isinstance(options, Options):
         raise InvalidDatasetError(f"options is a {type(options).__name__}: give file_dataset.Options")
 
 
 def takes_local_paths(options: Options | None) -> bool:
-    """Tell whether locations may be local."""
+    """Return whether locations may be local."""
     return options is None or options.local_paths
 
 

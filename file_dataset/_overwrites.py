@@ -25,7 +25,7 @@ def inputs_at_risk(rows: Rows, prefix: Location, is_one_store: Callable[[], bool
     Args:
         rows: the frame.
         prefix: where outputs go.
-        is_one_store: tells whether the inputs' store is that of the outputs: the same URL in another is another object.
+        is_one_store: whether the inputs' store is that of the outputs: the same URL in another is another object.
     """
     cells = [cell for column in rows.cells.values() for cell in column if cell is not None]
     if isinstance(prefix, _urls.ObjectUrl):

@@ -41,7 +41,7 @@ Report: TypeAlias = "Callable[[Progress], object] | bool | None"
 
 @contextlib.contextmanager
 def reporting(progress: Report, total: int) -> Iterator[Callable[[Progress], object]]:
-    """Yield the function to tell each step to."""
+    """Yield the function that reports each step."""
     if callable(progress):
         yield progress
     elif progress is False:

@@ -125,7 +125,7 @@ class Reader:
             raise InvalidDatasetError(f"dir={dir!r}: give the path of a directory")
         temp = TempDir(dir)
         try:
-            into = str(temp._made.path)  # noqa: SLF001  # `path` would say that the caller has it
+            into = str(temp._made.path)  # noqa: SLF001  # `path` would mark it as the caller's
             _transfer.fill(self._transfers(into, is_frame=is_frame), _stores.Stores(self._options))
         except BaseException:
             temp.cleanup()
@@ -184,7 +184,7 @@ class Reader:
         return self._table({name: pa.array(column, pa.int64()) for name, column in sizes.items()}, count)
 
     def into_info_table(self) -> pa.Table:
-        """Return what the store says of every file, or why it says nothing: one HEAD per file, no download.
+        """Return what the store has of every file, or why that is unknown: one HEAD per file, no download.
 
         A file that is missing, refused or no location is a line with an error, and never an exception.
 

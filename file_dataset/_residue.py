@@ -102,7 +102,7 @@ def hold(path: Path) -> Lock | None:
 
 
 def _take(fd: int, path: str | Path) -> bool:
-    """Take the lock of a directory; tell whether it was free, and the directory is there still."""
+    """Take the lock of a directory; return whether it was free, and the directory is there still."""
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return os.path.samestat(os.fstat(fd), os.lstat(path))

@@ -281,7 +281,7 @@ _NOTE = (
 
 
 def attach(error: BaseException, result: PipelineResult | None) -> None:
-    """Have what stopped a run carry the run's result, with a note that says where it is."""
+    """Have what stopped a run carry the run's result, with a note that names where it is."""
     if result is None:
         return
     error.result = result  # type: ignore[attr-defined]  # an attribute of ours on any exception

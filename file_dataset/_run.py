@@ -272,7 +272,7 @@ class Run:
             begun: list[Future[Any]] = [*(future for _, future in self.ahead), *self.uploads.values()]
             self._wait(begun)
             for position, upload in self.uploads.items():
-                # stored before it heard: then it is
+                # stored before it could be cancelled: then it counts
                 if isinstance(outcome := _outcome(upload), Stored):
                     self.tally.put(position, outcome)
         finally:
@@ -282,7 +282,7 @@ class Run:
             self.pool = None
 
     def _wait(self, begun: Sequence[Future[Any]]) -> None:
-        """Wait for transfers to give up; another interrupt says that there is no time for that."""
+        """Wait for transfers to give up; another interrupt means that there is no time for that."""
         end = time.monotonic() + _GRACE_S
         while begun and not self.interrupts.is_urgent and (left_s := end - time.monotonic()) > 0:
             begun = list(wait(begun, timeout=min(left_s, _LOOK_S)).not_done)

@@ -71,7 +71,7 @@ def without_userinfo(text: str) -> str:
 
 
 def scrub(error: BaseException) -> None:
-    """Mask what an exception, its causes and its contexts say, in place: a traceback shows them all."""
+    """Mask the text of an exception, its causes and its contexts, in place: a traceback shows them all."""
     seen: set[int] = set()
     todo: list[BaseException | None] = [error]
     while todo:
@@ -112,7 +112,7 @@ def _forms(value: str) -> tuple[str, ...]:
 
 
 class _Masking(logging.Filter):
-    """Masks what a line of this library's logs says, and the traceback with it."""
+    """Masks the text of a line of this library's logs, and the traceback with it."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         try:

@@ -122,7 +122,7 @@ def attempts(client_kwargs: Kwargs, session: Session) -> int:
 
 
 def keeps_alive(session: Session, config: Any) -> bool:  # noqa: ANN401  # the stubs know none of its values
-    """Tell whether connections use TCP keepalive, which botocore does not write into a client's `Config`."""
+    """Return whether connections use TCP keepalive, which botocore does not write into a client's `Config`."""
     return bool(config.tcp_keepalive or _defaults.is_set(session, "tcp_keepalive"))
 
 

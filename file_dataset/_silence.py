@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# After so long without a byte a warning says what is waited for; then after twice as long, and so on. Guesses.
+# After so long without a byte a warning names what is waited for; then after twice as long, and so on. Guesses.
 SILENCE_S = 10.0
 _LOOK_S = 0.5
 

@@ -37,7 +37,7 @@ _numbers = itertools.count()
 
 @dataclass(frozen=True, slots=True)
 class ObjectInfo:
-    """What a store says of one object.
+    """What a store has of one object.
 
     `etag` has no quotes, and is None where it pins no bytes; `sent_etag` is what the store sent. `digest` is that of
     the whole body, None where the store offers none.
@@ -50,7 +50,7 @@ class ObjectInfo:
 
     @property
     def pin(self) -> str | None:
-        """What `If-Match` says: the ETag as it came, for some stores compare it with an ETag without quotes."""
+        """What `If-Match` sends: the ETag as it came, for some stores compare it with an ETag without quotes."""
         return self.etag and (self.sent_etag or f'"{self.etag}"')
 
 
@@ -58,7 +58,7 @@ class Sink:
     """Where the bytes of one object go: a file that gets its name when it is whole, or memory.
 
     A sink belongs to one transfer. It is filled by one part from the first byte to the last, or by several side by side
-    (`split`). What a part has, and the ETag in `info`, tell the next attempt where the last one broke off.
+    (`split`). What a part has, and the ETag in `info`, show the next attempt where the last one broke off.
     """
 
     __slots__ = (
@@ -339,7 +339,7 @@ class Part:
         return self.stop - self.start - self.received
 
     def room(self) -> memoryview | None:
-        """Return where in memory the bytes to come go, and `arrived` says that they are there; None: to a file."""
+        """Return where in memory the bytes to come go, and `arrived` reports that they are there; None: to a file."""
         if not self.sink.is_memory:
             return None
         return memoryview(self.sink.data)[self.start + self.received : self.stop]

@@ -44,7 +44,7 @@ class Stores:
 
     @property
     def has_answered(self) -> bool:
-        """Whether S3 has answered anything since this asked first, also other callers in this process."""
+        """Whether S3 has answered anything since this first used it, also other callers in this process."""
         return self._s3 is not None and self._s3[1].answers > self._answers_before
 
     @property
@@ -62,16 +62,16 @@ class Stores:
 
     @property
     def request_endpoint(self) -> str | None:
-        """Where requests of this process went, AWS too; else where they would go, as far as options say it."""
+        """Where requests of this process went, AWS too; else where they would go, as far as options have it."""
         return (None if self._s3 is None else self._s3[1].endpoint) or self.endpoint
 
     def check(self) -> None:
         """Refuse options that no request can work with: a CA file that is not there, say. No request is made.
 
-        Credentials may be fetched; the first request says which cannot be had.
+        Credentials may be fetched; the first request raises for what cannot be had.
 
         Raises:
-            InvalidDatasetError: saying what, and where it was named.
+            InvalidDatasetError: naming what, and where it was given.
         """
         with contextlib.suppress(OSError):
             self.s3.connect()

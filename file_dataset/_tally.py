@@ -1,4 +1,4 @@
-"""What became of a run's rows so far: outcomes are put in, it stops the run where one says so, and makes the result.
+"""What became of a run's rows so far: outcomes are put in, it stops the run where one must, and makes the result.
 
 A run has one, and so has the driver of a run on Ray, whose tasks have one each.
 """
@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A row that is stored whole: what the manifest and the files say of it."""
+    """A row that is stored whole: what the manifest and the files record of it."""
 
     outputs: Mapping[str, str | None]
     files: tuple[_frame.StoredFile, ...]
@@ -39,7 +39,7 @@ class Stored:
 class Failed:
     """A row that failed.
 
-    `is_refused`: the target took none of its outputs, and said why in a way that no later row would escape. `is_all`:
+    `is_refused`: the target took none of its outputs, for a reason that no later row would escape. `is_all`:
     none of its inputs could be downloaded. `is_recorded`: the failure is an earlier Pipeline's.
     """
 
@@ -75,7 +75,7 @@ class Tally:
             total: rows of the input.
             stores: those of the inputs and of the outputs.
             log: where failed rows are logged; None: nowhere, others have done it.
-            why_full: says what a full disk means for the row at a position.
+            why_full: explains what a full disk means for the row at a position.
             is_part: this is one of many runs of this process, as for Ray: a store that answered another one is up.
             has_first_row: whether the input's first row is among these, whose refused upload stops the run.
         """
@@ -110,7 +110,7 @@ class Tally:
                 self._first_upload = min(self._first_upload, position)
 
     def may_stop(self, position: int, failed: Failed) -> bool:
-        """Tell whether the outcome of this row, which may not be put yet, can stop the run whatever the others are."""
+        """Whether the outcome of this row, which may not be put yet, can stop the run whatever the others are."""
         return _verdict.is_doomed(failed.error) or (failed.is_refused and position <= self._first_upload)
 
     def judge(self, position: int, failed: Failed) -> None:
@@ -143,7 +143,7 @@ class Tally:
         """Stop the run when more rows have failed than may.
 
         Args:
-            error: why the last of them failed; None: as its failures say.
+            error: why the last of them failed; None: as its failures have it.
 
         Raises:
             RunStoppedError: they are too many.
@@ -157,7 +157,7 @@ class Tally:
         raise RunStoppedError(_verdict.with_hint(message, self.hint())) from error
 
     def hint(self) -> str | None:
-        """Return a question about the endpoint where the store has nothing that any row asked for; None elsewhere."""
+        """Return a question about the endpoint where the store has nothing that any row reads; None elsewhere."""
         if self.stored:
             return None
         stage = _verdict.stage_with_nothing((self.failed[at][0], is_all) for at, is_all in self._own.items())
@@ -167,7 +167,7 @@ class Tally:
         return _verdict.endpoint_question(endpoint) if endpoint else None
 
     def misses_all(self, position: int) -> bool:
-        """Tell whether none of a row's inputs could be downloaded."""
+        """Return whether none of a row's inputs could be downloaded."""
         return self._own.get(position, False)
 
     def fail_rest(self, rows: _frame.Rows, message: str) -> None:

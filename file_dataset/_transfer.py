@@ -193,12 +193,12 @@ def sizes(wanted: Iterable[Wanted], stores: Stores) -> Iterator[tuple[Wanted, in
 def infos(
     wanted: Iterable[Wanted], stores: Stores, missing: list[tuple[Wanted, Failure]]
 ) -> Iterator[tuple[Wanted, ObjectInfo]]:
-    """Yield what the stores say of every file, in order; one HEAD each.
+    """Yield what the stores have of every file, in order; one HEAD each.
 
     Args:
         wanted: the files.
         stores: the stores that have them.
-        missing: takes the others, with the reason, when all have been asked for.
+        missing: takes the others, with the reason, when all have been requested.
 
     Raises:
         RowError: the store refuses these credentials, or there are none: nothing is known of any file.
@@ -343,7 +343,7 @@ def _each(  # noqa: PLR0913, PLR0917  # what to do, what to report, when to stop
     failed: list[tuple[F, OSError]] = []
     yield from _tried(files, start, place, failed, stores, cancelled, grace_s=grace_s)
     if failed:
-        # the first of those that say most of the rows to come
+        # the first of those that predict most of the rows to come
         errors = sorted((error for _, error in failed), key=lambda error: not is_unanswered(error))
         raise RowError([failure(file, error) for file, error in failed]) from next(filter(is_fatal, errors), errors[0])
 

@@ -1,7 +1,7 @@
 """Locations, file names and ids: the only place where a URL is split or a name is judged safe.
 
 Names out of the data become directories on disk and prefixes in a bucket. What is not safe there is refused here, with
-a sentence that says why; nothing is ever cleaned up, unquoted or shortened behind the user's back.
+a sentence that gives the reason; nothing is ever cleaned up, unquoted or shortened behind the user's back.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ Location: TypeAlias = "ObjectUrl | Path"
 
 
 def is_null(value: object) -> bool:
-    """Tell whether a cell says "no such file": None, NaN, `pandas.NA`, `pandas.NaT`."""
+    """Return whether a cell stands for "no such file": None, NaN, `pandas.NA`, `pandas.NaT`."""
     if value is None or type(value).__name__ in {"NAType", "NaTType"}:
         return True
     return isinstance(value, float) and value != value  # noqa: PLR0124  # NaN is the one number unequal to itself

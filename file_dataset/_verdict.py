@@ -69,7 +69,7 @@ def too_many(settings: Settings, total: int, firsts: Sequence[Failure], error: R
 
 
 def is_doomed(error: BaseException) -> bool:
-    """Tell whether every later row would fail alike."""
+    """Return whether every later row would fail alike."""
     return error.__cause__ is not None and is_fatal(error.__cause__)
 
 
@@ -79,7 +79,7 @@ def doomed(error: RowError) -> str:
 
 
 def is_refusal(error: RowError, uploads: int) -> bool:
-    """Tell whether the target took none of a row's outputs, and said why in a way that no later row would escape."""
+    """Return whether the target took none of a row's outputs, for a reason that no later row would escape."""
     return len(error.failures) == uploads and all(failure.code in _REFUSED_TARGET for failure in error.failures)
 
 
@@ -111,7 +111,7 @@ def no_space(settings: Settings, place: Path, free_bytes: int, input_bytes: str,
 
 
 def stage_with_nothing(failed: Iterable[tuple[Failure, bool]]) -> Stage | None:
-    """Return the stage at which a store had nothing of what any row asked for; None: there was something else.
+    """Return the stage at which a store had nothing of what any row reads; None: there was something else.
 
     One missing key is a missing key: it takes two rows, or a bucket that is not there.
 
@@ -129,7 +129,7 @@ def stage_with_nothing(failed: Iterable[tuple[Failure, bool]]) -> Stage | None:
 
 
 def endpoint_question(endpoint: str) -> str:
-    """Return what to check where a store has nothing of what any row asked for."""
+    """Return what to check where a store has nothing of what any row reads."""
     return f"The endpoint that was asked was {without_userinfo(endpoint)}: is it the right one?"
 
 

@@ -1,4 +1,4 @@
-"""What Dagster's event log says of assets: data versions, tags, and the partitions that failed in a run."""
+"""What Dagster's event log records of assets: data versions, tags, and the partitions that failed in a run."""
 
 from __future__ import annotations
 

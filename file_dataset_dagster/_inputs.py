@@ -78,7 +78,7 @@ def frame_of(
     Args:
         context: of the run.
         given: what the IO manager loaded.
-        keys: as `keys_of_input` says.
+        keys: as of `keys_of_input`.
         partition_key: one of the run's; None: the asset has no partitions.
 
     Raises:

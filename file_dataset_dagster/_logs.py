@@ -86,7 +86,7 @@ _ACTIVE_LOCK = threading.Lock()
 
 
 class _Router(logging.Filter):
-    """Hands lines to the runs that they are of; says whether the process's own handlers may see them."""
+    """Hands lines to the runs that they are of; decides whether the process's own handlers may see them."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         run = _CURRENT.get()

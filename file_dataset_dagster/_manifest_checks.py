@@ -45,7 +45,7 @@ def build_manifest_checks(
 
     A file that is missing or changed fails the check as ERROR. One that cannot be looked at (access denied, throttled,
     no answer) is not known to be wrong: where there are only such files, the check fails as WARN. Both have a table of
-    at most 20 files, `wrong` and `not_readable`; its column `finding` says what the store has.
+    at most 20 files, `wrong` and `not_readable`; its column `finding` is what the store has.
     S3 answers 403 for a missing file too where the credentials lack `s3:ListBucket`.
 
     Args:
@@ -169,12 +169,12 @@ def _changed(stored: Mapping[str, Any], found: _Found) -> _Fault | None:
 
 
 def _algorithm(digest: str) -> str:
-    """The name before the colon of a checksum, nothing of an ETag: two algorithms say nothing of each other."""
+    """The name before the colon of a checksum, nothing of an ETag: two algorithms cannot be compared."""
     return digest.partition(":")[0] if ":" in digest else ""
 
 
 def _look(files: pd.DataFrame, options: file_dataset.Options) -> list[dict[str, Any]]:
-    """What the store says of each file, in the order of `files`."""
+    """What the store has of each file, in the order of `files`."""
     if files.empty:
         return []
     named = pd.DataFrame({"id": range(len(files)), "location": files["location"].tolist()})

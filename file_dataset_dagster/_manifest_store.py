@@ -43,7 +43,7 @@ class ManifestStore:
     """The manifests below one base path, and what lies beside them.
 
     Attributes:
-        base_path: s3://bucket/prefix or a local directory; checked when a location is asked for.
+        base_path: s3://bucket/prefix or a local directory; checked when a location is requested.
         get_options: by which S3 is reached; called when something is stored or loaded.
     """
 
@@ -226,7 +226,7 @@ class ManifestStore:
         )
 
     def endpoint_note(self, uri: str) -> str:
-        """The endpoint, for what S3 does not have: a wrong one says nothing else."""
+        """The endpoint, for what S3 does not have: a wrong one shows by nothing else."""
         if not uri.startswith("s3://"):
             return ""
         return f"; {self.get_options().s3_client.meta.endpoint_url} was asked"

@@ -32,7 +32,7 @@ _GAP = b"file_dataset.sha256:"
 _DIGEST_BYTES = hashlib.sha256().digest_size
 _FOOTER_END = 8  # its length in 4 bytes, and "PAR1" (https://parquet.apache.org/docs/file-format/)
 _JSON_TYPES = {"string", "integer", "floating", "boolean", "empty"}  # as pandas infers them
-# of these, == on lists of one type each says whether they are the same; NaN aside, which only looks different
+# of these, == on lists of one type each finds whether they are the same; NaN aside, which only looks different
 _PLAIN_TYPES = {str, int, float, bool, bytes, type(None), dt.date, dt.timedelta}
 _NULLS: dict[str, Any] = {"nan": float("nan"), "NA": pd.NA, "NaT": pd.NaT}
 _REMEDY = (

@@ -125,7 +125,7 @@ def pipeline_asset(  # noqa: PLR0913 (each is a choice of the user's)
     """Return an asset that runs `fn(input_dir, output_dir)` on each row of another asset's manifest.
 
     A decorator, or a factory: `resampled = pipeline_asset(resample, name="resampled", input=raw_scans)`, which leaves
-    `resample` a plain function. The asset's value is its manifest; its check `no_dropped_rows` says which rows are
+    `resample` a plain function. The asset's value is its manifest; its check `no_dropped_rows` lists which rows are
     missing from it and why.
 
     Args:
@@ -144,9 +144,9 @@ def pipeline_asset(  # noqa: PLR0913 (each is a choice of the user's)
         ray_resource_key: a resource that connects Ray: any `RayResource` of dagster-ray.
         max_dropped_fraction: acceptable dropped rows per input row, 0.0 to 1.0. None: any number, but never all.
         on_exceeded: "fail": the run fails and the previous manifest stays; "block": the manifest is stored, downstream
-            does not run; "check": the check says so, nothing more. Whatever it is, a run that drops every row of a
+            does not run; "check": the check reports it, nothing more. Whatever it is, a run that drops every row of a
             non-empty input fails.
-        min_rows: fewer rows of the input are an error of the check, and `on_exceeded` says what it does: an empty
+        min_rows: fewer rows of the input are an error of the check, and `on_exceeded` sets what it does: an empty
             listing is then no success. 0: an empty input is normal.
         on_partition_failure: what a run over a range does when partitions failed. "fail": it fails at its end, and
             what is downstream does not run. "continue": it ends well, and what is downstream in the same run goes on

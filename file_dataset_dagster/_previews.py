@@ -39,7 +39,7 @@ def previews(
         preview: `preview(output_dir)` returns a PNG of at most 1 MiB.
         options: how the outputs' store is reached.
         log: where a failure is reported.
-        show_ids: whether ids, and what failures say, may be shown.
+        show_ids: whether ids, and the messages of failures, may be shown.
     """
     outputs = list(result.manifest.columns[: result.manifest.columns.get_loc("id")])
     head = result.manifest[["id", *outputs]].head(ROWS)

@@ -90,7 +90,7 @@ class AfterPart:
         origins: of all rows; rows that did not run keep theirs.
         left: ids of rows that did not run.
         changed: those of them that are known not to be as they were, or that have never run.
-        is_unclear: the input has a new data version, and nothing says which rows it is about.
+        is_unclear: the input has a new data version, and nothing records which rows it is about.
     """
 
     origins: Origins

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_ANSWER_BYTES = 1 << 20  # of a body that no target takes, an error's XML say
+_ANSWER_BYTES = 1 << 20  # of a body that no target takes, such as an error's XML
 
 
 class BodyLoop(Protocol):
@@ -140,7 +140,7 @@ class IntoAnswer(Body):
             loop: whose scratch it passes through.
             answer: gets the body.
             left: its length; below 0: see `parser`.
-            parser: says when it is whole, and what of the bytes belongs to it; None where the length is known.
+            parser: finds its end, and which of the bytes belong to it; None where the length is known.
             rest: what came with the head.
         """
         self._answer, self.left, self._parser, self._view = answer, left, parser, loop.buffers.view

@@ -105,7 +105,7 @@ class Connection:
             self._send(self._out)
 
     def _idling(self, _: int) -> None:
-        self.close()  # the server closed it, or says what was not asked for
+        self.close()  # the server closed it, or sends what was not requested
 
     def _send(self, out: Sending) -> None:
         before = out.left

@@ -1,4 +1,4 @@
-"""One request over HTTP and what becomes of its answer, as the loop sees it; subclasses say what is sent and taken."""
+"""One request over HTTP and what becomes of its answer, as the loop sees it; subclasses set what is sent and taken."""
 
 from __future__ import annotations
 

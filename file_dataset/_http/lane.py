@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from file_dataset._http.exchange import Endpoint, Exchange
 
-_THROTTLE_S = 1.0  # the requests that were in flight when the store first said "slow down" say the same
+_THROTTLE_S = 1.0  # the requests that were in flight at the store's first "slow down" are answered so too
 
 
 class LaneLoop(Protocol):
@@ -43,7 +43,7 @@ class IdleConnection(Protocol):
 
 
 class Lane:
-    """Requests to one store: at most `limit` in flight; fewer after the store said that they are too many."""
+    """Requests to one store: at most `limit` in flight; fewer after the store answered that they are too many."""
 
     def __init__(self, limit: int, others: Sequence[LaneLoop] = ()) -> None:
         """Start with all of them allowed.
@@ -64,7 +64,7 @@ class Lane:
         self.answers = 0  # that began to arrive; of threads that count at once one may be lost
 
     def response_began(self) -> None:
-        """Count an answer that began to arrive, whatever it says."""
+        """Count a response that began to arrive, an error too."""
         self.answers += 1
 
     def free(self) -> int:
@@ -122,7 +122,7 @@ class OffloadedLane(Lane):
         self._loop.submit(self, exchange)
 
     def response_began(self) -> None:
-        """Count an answer of the lane's."""
+        """Count a response of the lane's."""
         self._lane.response_began()
 
     def throttled(self) -> None:

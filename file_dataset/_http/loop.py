@@ -79,7 +79,7 @@ class Loop:
     # from any thread
 
     def submit(self, lane: Lane, exchange: Exchange | Future[None]) -> None:
-        """Queue an exchange; or a Future, that is answered when it is its turn and counts until `release`.
+        """Queue an exchange; or a Future, that is resolved when it is its turn and counts until `release`.
 
         Raises:
             OSError: the loop's thread could not be started; nothing is queued.

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 _HEAD_BYTES = 64 << 10  # of an answer; S3's are about 500 bytes
 _INFORMATIONAL = 100  # answers of status 1xx before the one that counts; a guess far above any
-_ALERT = b"\x15\x03"  # how a TLS record begins that says what is wrong
+_ALERT = b"\x15\x03"  # how a TLS record begins that names an error
 
 
 class ResponseParser:
@@ -97,7 +97,7 @@ class HeadReader:
     def _parsed(
         self, endpoint: Endpoint, data: bytes | memoryview, raw: bytes | bytearray
     ) -> tuple[ResponseParser, memoryview] | None:
-        """Return what the first head in the data says, and what follows it; `raw` begins with the data."""
+        """Return the first head in the data, parsed, and what follows it; `raw` begins with the data."""
         end = raw.find(b"\r\n\r\n", 0, len(data))
         if end < 0:
             if raw.startswith(_ALERT, 0, len(data)):

@@ -81,7 +81,7 @@ class RunBatch:
                 # one node's network may be down: the driver decides whether the whole run stops
                 tally.fail_rest(rows, stopped)
                 ends = [end("down", stopped)]
-            elif not tally.is_over_limit:  # how many may fail of the whole input is for the driver to say
+            elif not tally.is_over_limit:  # how many may fail of the whole input is for the driver to decide
                 ends = [end("stopped", stopped)]
         elif (down := tally.down()) is not None:
             failure = tally.failed[min(tally.failed)][0]
@@ -125,7 +125,7 @@ class Survey:
         self._pipeline = pipeline
 
     def __call__(self, batch: pd.DataFrame) -> pa.Table:
-        """Return one row per row: its id as text; the first has what is said of the batch."""
+        """Return one row per row: its id as text; the first has what is recorded of the batch."""
         try:
             prepared = self._pipeline._prepare(batch)  # noqa: SLF001  # one package
             rows = prepared.rows

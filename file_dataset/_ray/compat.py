@@ -36,7 +36,7 @@ def connect() -> None:
 
 
 def is_client() -> bool:
-    """Tell whether this process talks to its cluster through Ray Client (`ray://`), where Ray Data cannot run."""
+    """Return whether this process talks to its cluster through Ray Client (`ray://`), where Ray Data cannot run."""
     client: Any = ray.util.client.ray
     return bool(client.is_connected())
 
@@ -155,7 +155,7 @@ def bounded(concurrency: int | None, takes: Mapping[str, Any]) -> int | None:
 
 
 def pool(concurrency: int | tuple[int, int] | None, takes: Mapping[str, Any], *, of_actors: bool) -> dict[str, Any]:
-    """Return the arguments of `map_batches` that say how many tasks or actors there are at a time.
+    """Return the arguments of `map_batches` that set how many tasks or actors there are at a time.
 
     Args:
         concurrency: so many; of actors also `(least, most)`; None: as many as there is room for.

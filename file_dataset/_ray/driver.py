@@ -200,7 +200,7 @@ class _Ledger:
         self._judge(end, has_run=has_run)
 
     def _judge(self, end: Mapping[str, str | None], *, has_run: bool) -> None:
-        """Stop where a batch says so, and where too many rows have failed."""
+        """Stop where a batch requires it, and where too many rows have failed."""
         if (message := end.get("refused")) is not None:
             raise InvalidDatasetError(message)
         if (message := end.get("stopped")) is not None:

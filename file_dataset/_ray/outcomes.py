@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from file_dataset._tally import Outcome, Tally
 
 _TEXT = pa.string()
-# One row per row of the batch; where the batch stopped early, a last one that has no id and says why.
+# One row per row of the batch; where the batch stopped early, a last one that has no id and the reason.
 OUTCOMES = pa.schema(
     {
         "id": _TEXT,  # as text
@@ -39,7 +39,7 @@ OUTCOMES = pa.schema(
         "down": _TEXT,  # the store has answered no request of this process; the driver knows of the others
     }
 )
-# One row per row of a Dataset; the first one of a block has what is said of the block.
+# One row per row of a Dataset; the first one of a block has what is recorded of the block.
 SURVEYED = pa.schema({"id": _TEXT, "file_columns": pa.list_(_TEXT), "inputs": pa.list_(_TEXT), "refused": _TEXT})
 # before the names of a Dataset's own columns, which may be any
 GIVEN = "given "
@@ -88,7 +88,7 @@ def table_of(tally: Tally, rows: _frame.Rows, *, gives_rows: bool) -> pa.Table:
 
 
 def outcome_of(record: Mapping[str, Any], position: int, row_id: RowId) -> Outcome:
-    """Return what a record says of the row at a position."""
+    """Return what a record has of the row at a position."""
     if record["failures"]:
         error = RowError([Failure(row_id, **failure) for failure in record["failures"]])
         return Failed(error, is_all=record["is_all"], is_recorded=record["is_recorded"])

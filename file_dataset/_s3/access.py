@@ -44,7 +44,7 @@ class CurrentAccess:
         """
         self._options, self._source = options, source
         self._lock = threading.Lock()
-        self.held: Access | None = None  # None: nothing was asked for yet
+        self.held: Access | None = None  # None: there was no request yet
         self._has_fallen_back = False
 
     def get(self) -> Access:

@@ -1,4 +1,4 @@
-"""Requests made by boto3's client, one attempt each: GET, HEAD, PUT and all others. `route` says what is left to it."""
+"""Requests made by boto3's client, one attempt each: GET, HEAD, PUT and all others. `route` sets what is left to it."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class Boto3:
         except OSError as exc:
             if code_of(exc) != "400":
                 raise
-        # a HEAD's answer has no body to say why it is refused; one byte's GET says it, or has the size
+        # a HEAD's response has no body with the reason; that of a GET of one byte has it, or the size
         answer = self.call(access, "get_object", Bucket=at.bucket, Key=at.key, Range="bytes=0-0")
         answer["Body"].close()
         headers = _headers_of(answer)
@@ -132,7 +132,7 @@ class Boto3:
                 try:
                     return self.call(access, operation, Body=body, ContentLength=length, **kwargs)
                 except OSError:
-                    source.check(file.fileno())  # then that broke it off, and botocore says it otherwise
+                    source.check(file.fileno())  # then that broke it off, and botocore's error is another
                     raise
 
     def call(self, access: Access, operation: str, **kwargs: Any) -> Any:  # noqa: ANN401  # boto3 has no types

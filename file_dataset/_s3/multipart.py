@@ -142,7 +142,7 @@ class Multipart:
         return ObjectInfo(upload.size, etags.plain_etag(answer.get("ETag")), etags.crc_of_fields(answer))
 
     def _joined(self, access: Access, upload: _Upload, parts: Sequence[dict[str, Any]]) -> Mapping[str, Any] | None:
-        """Return what a HEAD says of the object that these parts are; None: another one is there, or none."""
+        """Return what a HEAD has of the object that these parts are; None: another one is there, or none."""
         target = upload.target
         try:
             answer: Mapping[str, Any] = self._boto3.call(access, "head_object", Bucket=target.bucket, Key=target.key)

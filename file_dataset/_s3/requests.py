@@ -38,7 +38,7 @@ T = TypeVar("T")
 # connection some 85 MB/s (https://docs.aws.amazon.com/AmazonS3/latest/userguide/optimizing-performance-guidelines.html).
 _SPLIT_BYTES = 16 << 20
 
-_USUAL_OF = 8  # objects that tell how large the next will be; a guess
+_USUAL_OF = 8  # objects from which the size of the next is estimated; a guess
 
 # S3 answers so when another endpoint or region has the bucket; botocore knows how to find it
 _ELSEWHERE_CODES = frozenset({
@@ -135,7 +135,7 @@ def _refused(answer: Answer, checksums: str | None) -> OSError | UnknownError:
     if answer.status < 300:  # noqa: PLR2004
         return UnknownError(f"status {answer.status}")
     error = errors.error_of(answer.status, answer.headers, answer.body, checksums=checksums)
-    if code_of(error) == "400":  # a HEAD's answer has no body to say why; boto3's way is to ask by a GET
+    if code_of(error) == "400":  # a HEAD's response has no body with the reason; boto3's way is to ask by a GET
         return UnknownError("status 400 without a reason")
     if code_of(error) in _ELSEWHERE_CODES:
         return ElsewhereError(str(error.strerror))
@@ -165,7 +165,7 @@ class Head(Request[ObjectInfo]):
         return self.head("HEAD", self.route.read_headers)
 
     def result(self, answer: Answer) -> ObjectInfo:
-        """Return what the headers say."""
+        """Return what the headers hold."""
         return responses.head_of(answer.headers)
 
 
@@ -331,7 +331,7 @@ class Sender:
         self.send(get)
 
     def put(self, put: Put[Any]) -> None:
-        """Send a PUT. A large one is hashed first, off the loop, where its head says something of the bytes."""
+        """Send a PUT. A large one is hashed first, off the loop, where its head depends on the bytes."""
         if put.is_large and put.must_hash:
             self._loop.pool.submit(self._hash_and_send, put)
         else:
@@ -365,7 +365,7 @@ class Body:
 
     __slots__ = ("algorithm", "first", "headers", "length", "query", "source")
 
-    def __init__(  # noqa: PLR0913  # what a PUT says of it
+    def __init__(  # noqa: PLR0913  # what a PUT declares of it
         self,
         source: LocalFile,
         first: int,
@@ -375,7 +375,7 @@ class Body:
         query: str = "",
         algorithm: str | None = None,
     ) -> None:
-        """Take the bytes and what to say of them; `algorithm`: the digest that goes along."""
+        """Take the bytes and what to declare of them; `algorithm`: the digest that goes along."""
         self.source, self.first, self.length, self.headers = source, first, length, headers
         self.query, self.algorithm = query, algorithm
 
@@ -425,11 +425,11 @@ class Put(Request[T]):
 
     @property
     def must_hash(self) -> bool:
-        """Whether the head of the request says something of the bytes."""
+        """Whether the head of the request depends on the bytes."""
         return self._signs or self._body.algorithm is not None
 
     def hash(self) -> None:
-        """Read the bytes and compute what the head says of them. An error is raised when its turn comes."""
+        """Read the bytes and compute what the head declares of them. An error is raised when its turn comes."""
         try:
             self._hash(self._body.source.chunks(self._body.first, self._body.length))
         except Exception as exc:  # noqa: BLE001  # handed over
@@ -474,6 +474,6 @@ class Put(Request[T]):
         return FileBody(body.source.open(), body.first, body.length, body.source.check)
 
     def result(self, answer: Answer) -> T:
-        """Return what the headers of the answer say."""
+        """Return what the headers of the response hold."""
         responses.check_stored(answer.headers, answer.body)
         return self._read(answer.headers, self._body)

@@ -43,7 +43,7 @@ logger = logging.getLogger(__name__)
 
 _PROBE_KEY, _OTHER_KEY = "probe", "probe-2"
 _FRESH_S = 5.0  # credentials are asked for again after this; a guess that makes no request late
-# what each request has of its own, and what botocore says of its own tries and digests
+# what each request has of its own, and what botocore sends of its own tries and digests
 _OWN_HEADERS = frozenset({
     "amz-sdk-invocation-id", "amz-sdk-request", "authorization", "connection", "content-length", "content-md5", "date",
     "expect", "host", "transfer-encoding", "x-amz-content-sha256", "x-amz-date", "x-amz-decoded-content-length",
@@ -71,7 +71,7 @@ class Route:
     read_headers: Mapping[str, str]  # the same and what a GET and a HEAD ask for
     scope: tuple[str, str] | None  # region and service to sign for; None: unsigned
     signs_payload: bool
-    no_payload: str  # what a request without a body says of it
+    no_payload: str  # what a request without a body declares of it
 
     def path_of(self, key: str) -> str:
         """Return the path of an object, escaped."""
@@ -298,7 +298,7 @@ class Router:
             request = self._probe(
                 "put_object", Bucket=bucket, Key=_PROBE_KEY, Body=b"", ChecksumCRC32="AAAAAA==", **extra_args
             )
-        except (BotoCoreError, ValueError, TypeError) as exc:  # boto3 says it for the file that is to be stored
+        except (BotoCoreError, ValueError, TypeError) as exc:  # boto3 raises it for the file that is to be stored
             raise UnknownError(f"arguments that it refuses: {type(exc).__name__}") from None
         headers = _text(request.headers)
         if urlsplit(request.url).query:
