@@ -7,6 +7,7 @@ import itertools
 import logging
 import os
 import signal
+import socket
 import tempfile
 import threading
 import uuid
@@ -18,6 +19,7 @@ from botocore.loaders import JSONFileLoader, Loader
 from helpers import impatient_options, options_for
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
+from servers.authority import Authority
 from servers.faults import FaultServer, NoAnswer, Stall
 
 
@@ -36,6 +38,7 @@ hypothesis_settings.load_profile("busy")
 os.register_at_fork(after_in_child=free_coverage)
 
 from file_dataset import _retry  # noqa: E402
+from file_dataset._http.loop import loops  # noqa: E402
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -172,6 +175,11 @@ def bucket(options):
     return Bucket(options.s3_client)
 
 
+@pytest.fixture
+def retries_come_at_once(monkeypatch):
+    monkeypatch.setattr(_retry, "BACKOFF_S", 0.001)
+
+
 @pytest.fixture(scope="session")
 def fault_server(nobodys_machine):
     with FaultServer() as server:
@@ -179,18 +187,16 @@ def fault_server(nobodys_machine):
 
 
 @pytest.fixture
-def faults(fault_server, monkeypatch):
+def faults(fault_server, retries_come_at_once):
     """An endpoint that breaks on request, with nothing in it; retries come at once."""
-    monkeypatch.setattr(_retry, "BACKOFF_S", 0.001)
     fault_server.clear()
     yield fault_server
     fault_server.reset()
 
 
 @pytest.fixture
-def own_faults(monkeypatch):
+def own_faults(retries_come_at_once):
     """The same, for one test alone: for what leaves requests behind."""
-    monkeypatch.setattr(_retry, "BACKOFF_S", 0.001)
     with FaultServer() as server:
         yield server
 
@@ -214,3 +220,45 @@ def fresh_options(faults, engine, patience_s):
     """Options that no other test has used: their client has seen nothing."""
     width = next(_widths)
     return impatient_options(faults.endpoint_url, patience_s=patience_s, max_concurrency=width, engine=engine)
+
+
+@pytest.fixture(scope="session")
+def authority(tmp_path_factory):
+    return Authority(tmp_path_factory.mktemp("ca"))
+
+
+@pytest.fixture
+def tls_faults(authority):
+    with FaultServer(tls=authority.server("127.0.0.1")) as server:
+        server.put("s3://bucket/other", b"")
+        yield server
+
+
+@pytest.fixture
+def resolved(monkeypatch):
+    """Have every name resolve to addresses of the test's: what the machine's own names resolve to is not ours."""
+
+    def resolve(*addresses):
+        asked = []
+
+        def getaddrinfo(host, port, family=0, type=0, proto=0, flags=0):  # noqa: A002  # socket's name
+            asked.append(host)
+            families = [socket.AF_INET6 if ":" in address else socket.AF_INET for address in addresses]
+            return [
+                (of, socket.SOCK_STREAM, 6, "", (address, port, 0, 0) if ":" in address else (address, port))
+                for of, address in zip(families, addresses, strict=True)
+            ]
+
+        monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+        return asked
+
+    known = loops()[0].names._known  # noqa: SLF001
+    known.clear()
+    yield resolve
+    known.clear()
+
+
+@pytest.fixture
+def source(tmp_path):
+    """Where a file to upload lies; `put` writes it."""
+    return tmp_path / "source.bin"

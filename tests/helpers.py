@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import sqlite3
 import time
 import zlib
@@ -52,6 +53,13 @@ def failure_of(result):
     """Return the one failure of a result, with None for null."""
     (failure,) = result.failures.astype(object).where(result.failures.notna(), None).itertuples()
     return failure
+
+
+def free_port():
+    """A port of loopback that nobody listens at."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
 
 
 def until(condition, seconds=40.0):

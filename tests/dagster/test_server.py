@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,7 +13,7 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
-from helpers import stored_text
+from helpers import free_port, stored_text
 
 from file_dataset_dagster import FileDatasetResource, ManifestIOManager
 
@@ -94,9 +93,7 @@ def server(tmp_path_factory):
         "TEST_SECRET": "EnvS3cret",
         "TMPDIR": str(home / "tmp"),
     }
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "dagster", "dev", "-f", str(LOCATION), "-p", str(port)]
     with (home / "printed").open("wb") as printed:
         process = subprocess.Popen(command, env=environment, stdout=printed, stderr=printed, start_new_session=True)

@@ -16,7 +16,6 @@ from helpers import impatient_options
 from servers.faults import FaultServer, Slow
 
 import file_dataset
-from file_dataset import _retry
 from file_dataset._http import loop
 
 SMALL = os.urandom(10_000)
@@ -25,8 +24,7 @@ TABLE = {"small.bin": "s3://bucket/small", "large.bin": "s3://bucket/large"}
 
 
 @pytest.fixture
-def server(monkeypatch):
-    monkeypatch.setattr(_retry, "BACKOFF_S", 0.001)
+def server():
     with FaultServer() as server:
         server.put("s3://bucket/small", SMALL)
         server.put("s3://bucket/large", LARGE, checksum="CRC64NVME", etag="kms")

@@ -11,9 +11,10 @@ from collections import OrderedDict
 
 import pytest
 from helpers import impatient_options, options_for, until
+from one_object import AT, URL, in_parts
 from servers.faults import SLOW_DOWN, Busy, FlipBit, IgnoreRange, Replace, Reset, Slow, Truncate
 
-from file_dataset import _digest, _per_process
+from file_dataset import _per_process
 from file_dataset._errors import code_of
 from file_dataset._http import lane, loop
 from file_dataset._http.buffers import BUFFERS
@@ -24,9 +25,6 @@ from file_dataset._sink import Part, Sink
 from file_dataset._urls import ObjectUrl
 
 BODY = os.urandom(6 << 20)
-URL, AT = "s3://bucket/a.bin", ObjectUrl("bucket", "a.bin")
-# one connection carries a large object where this awscrt cannot join the digests of its parts
-in_parts = pytest.mark.skipif(not _digest.can_join("CRC64NVME"), reason="this awscrt joins no digests")
 
 
 @pytest.fixture(autouse=True)

@@ -17,13 +17,12 @@ from helpers import options_for
 from servers.scripted import Scripted, answer
 
 import file_dataset
-from file_dataset import _retry, _silence, _store
+from file_dataset import _silence, _store
 
 
 @pytest.fixture(autouse=True)
 def soon(monkeypatch):
     monkeypatch.setattr(_silence, "SILENCE_S", 0.3)
-    monkeypatch.setattr(_retry, "BACKOFF_S", 0.001)
 
 
 @pytest.fixture(params=["auto", "boto3"])

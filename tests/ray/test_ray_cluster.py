@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -12,6 +11,7 @@ import textwrap
 import time
 
 import pytest
+from helpers import free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray"), pytest.mark.timeout(400)]
 
@@ -126,11 +126,7 @@ def test_a_node_that_is_removed_takes_no_row_along(tmp_path, environment, actors
 @pytest.fixture
 def head(environment, tmp_path):
     """The ports (of the cluster, of Ray Client) of a head node."""
-    ports = []
-    for _ in range(2):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            ports.append(free.getsockname()[1])
+    ports = [free_port() for _ in range(2)]
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", f"--port={ports[0]}"]
     command += [f"--ray-client-server-port={ports[1]}", "--num-cpus=2", "--include-dashboard=false", "--block"]
     command += [

@@ -17,7 +17,6 @@ import boto3
 import pytest
 from botocore import UNSIGNED
 from botocore.config import Config
-from servers.authority import Authority
 
 import file_dataset
 from file_dataset import Options, _per_process
@@ -69,11 +68,6 @@ class Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *_):
         pass
-
-
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory):
-    return Authority(tmp_path_factory.mktemp("ca"))
 
 
 @pytest.fixture(scope="module")

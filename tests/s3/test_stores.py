@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 import threading
 from pathlib import Path
 
 import pytest
-from helpers import options_for
+from helpers import free_port, options_for
 
 from file_dataset import Options, _retry
 from file_dataset._http.exchange import INLINE_BYTES
@@ -288,9 +287,7 @@ RCLONE_KEYS = {"aws_access_key_id": "AKIDTEST", "aws_secret_access_key": "secret
 
 @pytest.fixture(scope="module")
 def rclone(tmp_path_factory):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    address = f"127.0.0.1:{free_port()}"
     root = tmp_path_factory.mktemp("rclone")
     (root / "bucket").mkdir()
     command = [Path(sys.executable).with_name("rclone"), "serve", "s3", "--auth-key", "AKIDTEST,secrettest"]

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from servers.scripted import Scripted
 
 import file_dataset
-from file_dataset import FileDatasetError, _retry
+from file_dataset import FileDatasetError
 from file_dataset._http import deadline
 
 BODY = bytes(range(256)) * 8
@@ -29,7 +29,6 @@ BOUND_S = 20
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch):
-    monkeypatch.setattr(_retry, "BACKOFF_S", 0.001)
     monkeypatch.setattr(deadline, "SLOW_S", 0.5)
     monkeypatch.setattr(deadline, "_HEAD_TIMEOUTS", 1)
 
