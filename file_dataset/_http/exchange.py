@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 INLINE_BYTES = 256 << 10  # bodies up to this are hashed and written on the loop: a hop to the pool costs more
-# what a socket that does not block raises where it would have to wait
-WOULD_BLOCK = (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
+# what a socket that does not block raises where it would have to wait; a signal interrupts none (PEP 475), and our own
+# InterruptedError says that an exchange is cancelled
+WOULD_BLOCK = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
 @dataclass(frozen=True, eq=False)

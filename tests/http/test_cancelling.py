@@ -8,9 +8,9 @@ import time
 
 import pytest
 from helpers import options_for, until
-from one_object import AT, BODY, URL, in_parts
+from one_object import AT, BODY, URL, in_parts, one_attempt
 from servers.faults import Stall
-from servers.scripted import Scripted
+from servers.scripted import Scripted, answer
 
 from file_dataset._local_file import LocalFile
 from file_dataset._s3.store import S3Store
@@ -31,6 +31,23 @@ def test_a_cancelled_download_closes_its_connection_at_once_and_leaves_no_file(o
     sink.discard()
     assert until(lambda: not own_faults.in_flight)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("in_memory", [True, False], ids=["memory", "file"])
+def test_a_download_that_is_cancelled_before_its_response_comes_ends_as_cancelled(tmp_path, in_memory):
+    cancelled = threading.Event()
+
+    def script(peer):
+        peer.request()
+        cancelled.set()
+        peer.send(answer(BODY))
+
+    with Scripted(script) as server:
+        sink = Sink(None if in_memory else tmp_path / "a.bin", cancelled)
+        with pytest.raises(InterruptedError, match="cancelled"):
+            one_attempt(server.url).download(AT, sink).result(10)
+        sink.discard()
+        assert server.accepted == 1
 
 
 @pytest.mark.usefixtures("split")
