@@ -6,6 +6,7 @@ import boto3
 import dagster as dg
 import pandas as pd
 import pytest
+from dagster_runs import copy_scan
 
 from file_dataset_dagster import FileDatasetResource, ManifestIOManager, pipeline_asset
 
@@ -99,15 +100,6 @@ def scans(tmp_path):
         return pd.DataFrame({"id": list(ids), "scan.txt": pd.Series(paths, dtype="object")})
 
     return frame
-
-
-def copy_scan(input_dir, output_dir):
-    text = (input_dir / "scan.txt").read_text()
-    if text == "bad":
-        message = "a bad scan"
-        raise ValueError(message)
-    (output_dir / "copy.txt").write_text(text)
-    return {"copy.txt": output_dir / "copy.txt"}
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import logging
 import dagster as dg
 import pandas as pd
 import pytest
+from dagster_runs import failure_of
 
 from file_dataset_dagster import FileDatasetResource, ManifestIOManager, pipeline_asset
 
@@ -49,11 +50,6 @@ def three_of_twelve(scans):
 def check_of(result):
     (check,) = result.get_asset_check_evaluations()
     return check
-
-
-def failure_of(result):
-    (event,) = result.filter_events(lambda event: event.is_step_failure)
-    return event.step_failure_data.user_failure_data
 
 
 def ids_stored(resource, of="manifest"):

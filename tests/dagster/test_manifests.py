@@ -7,6 +7,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from dagster_runs import causes_of
 from servers.faults import Status
 
 import file_dataset
@@ -174,7 +175,7 @@ def test_a_partition_key_whose_utf8_fits_a_file_name_is_stored_on_disk(run, loca
 def test_a_partition_key_that_fits_no_file_name_is_refused_by_its_name(run, local, tmp_path):
     long = "数" * 255
     frame = frame_asset(pd.DataFrame({"id": [1]}), partitions_def=dg.StaticPartitionsDefinition([long]))
-    told = failure_of(run([frame], local, partition_key=long))
+    told = causes_of(run([frame], local, partition_key=long))
     assert f"partition '{long}' of asset frame is too long: its file name has 783 bytes, and 255 are allowed" in told
     assert not (tmp_path / "base").exists()
 
@@ -266,22 +267,12 @@ def test_a_multi_partition_has_one_manifest(run, local):
     assert materialization(result)["dagster/uri"].value.endswith("/partition=mon%7Ca.parquet")
 
 
-def failure_of(result):
-    """The whole story of the one failed step, causes included."""
-    (event,) = result.filter_events(lambda event: event.is_step_failure)
-    error, told = event.step_failure_data.error, []
-    while error is not None:
-        told.append(error.message)
-        error = error.cause
-    return "\n".join(told)
-
-
 @pytest.mark.parametrize("where", ["s3", "local"])
 def test_a_missing_manifest_is_told_with_the_remedy(run, where, request):
     resource = request.getfixturevalue("resource" if where == "s3" else "local")
     result = run([dg.AssetSpec("frame", partitions_def=DAYS), reader_asset([], partitions_def=DAYS)],
                  resource, partition_key="tue", selection=["reader"])  # fmt: skip
-    told = failure_of(result)
+    told = causes_of(result)
     assert "no manifest of asset frame, partition 'tue', at " in told
     assert f"{resource.base_path}/manifests/frame/partition=tue.parquet: materialize it first" in told
 
@@ -291,7 +282,7 @@ def test_a_store_that_refuses_is_told_with_its_code(run, s3_endpoint):
         [frame_asset(pd.DataFrame({"id": [1]}))],
         FileDatasetResource(endpoint_url=s3_endpoint, base_path="s3://no-bucket"),
     )
-    told = failure_of(result)
+    told = causes_of(result)
     assert "the manifest at s3://no-bucket/manifests/frame/manifest.parquet could not be stored: " in told
     assert "NoSuchBucket" in told
     assert f"{s3_endpoint} was asked" in told
@@ -300,7 +291,7 @@ def test_a_store_that_refuses_is_told_with_its_code(run, s3_endpoint):
 def test_a_missing_manifest_names_the_endpoint_that_was_asked(run, resource, s3_endpoint):
     """A wrong endpoint says nothing but NoSuchKey."""
     result = run([dg.AssetSpec("frame"), reader_asset([])], resource, selection=["reader"])
-    assert f"materialize it first, or correct base_path; {s3_endpoint} was asked" in failure_of(result)
+    assert f"materialize it first, or correct base_path; {s3_endpoint} was asked" in causes_of(result)
     at = ManifestIOManager(resource=resource).uri(key("frame"))
     with pytest.raises(file_dataset.RowError) as raised:
         ManifestIOManager(resource=resource).load(at)
@@ -310,7 +301,7 @@ def test_a_missing_manifest_names_the_endpoint_that_was_asked(run, resource, s3_
 
 def test_a_bucket_that_is_not_there_is_no_missing_manifest(run, s3_endpoint):
     nowhere = FileDatasetResource(endpoint_url=s3_endpoint, base_path="s3://no-bucket")
-    told = failure_of(run([dg.AssetSpec("frame"), reader_asset([])], nowhere, selection=["reader"]))
+    told = causes_of(run([dg.AssetSpec("frame"), reader_asset([])], nowhere, selection=["reader"]))
     assert "the manifest at s3://no-bucket/manifests/frame/manifest.parquet could not be read: " in told
     assert "(NoSuchBucket)" in told
     assert f"{s3_endpoint} was asked" in told
@@ -372,7 +363,7 @@ def test_some_columns_come_with_their_dtypes_in_the_order_asked_for():
 
 @pytest.mark.parametrize("value", [[1], {"id": [1]}, None], ids=["list", "dict", "None"])
 def test_a_value_that_is_no_frame_is_refused_with_the_remedy(run, local, value):
-    told = failure_of(run([frame_asset(value)], local))
+    told = causes_of(run([frame_asset(value)], local))
     assert f"asset frame returned a {type(value).__name__}" in told
     assert "io_manager_key" in told
 

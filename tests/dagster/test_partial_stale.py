@@ -5,21 +5,12 @@ import pandas as pd
 import pytest
 from dagster._core.definitions.data_version import CachingStaleStatusResolver
 from dagster._core.loader import LoadingContextForTest
+from dagster_runs import ONE_RUN, copy_scan, failure_of, range_tags
 
 from file_dataset_dagster import ManifestIOManager, pipeline_asset
 
 ONLY_MISSING = {"only_missing": True}
 DAYS = dg.StaticPartitionsDefinition(["mon", "tue"])
-ONE_RUN = dg.BackfillPolicy.single_run()
-
-
-def copy_scan(input_dir, output_dir):
-    text = (input_dir / "scan.txt").read_text()
-    if text == "bad":
-        message = "a bad scan"
-        raise ValueError(message)
-    (output_dir / "copy.txt").write_text(text)
-    return {"copy.txt": output_dir / "copy.txt"}
 
 
 def copy_again(input_dir, output_dir):
@@ -213,7 +204,7 @@ def test_a_partial_run_of_one_partition_is_told_as_one_of_an_asset_without_any(c
 
 
 def test_a_partial_run_of_a_range_too(run, local, instance, scans):
-    tags = {"dagster/asset_partition_range_start": "mon", "dagster/asset_partition_range_end": "tue"}
+    tags = range_tags(["mon", "tue"])
     frame = scans("ab").assign(label=list("xy"))
     after = Chain(run, local, instance, frame, partitions_def=DAYS, backfill_policy=ONE_RUN)
     after.run("raw_scans", "copied", tags=tags)
@@ -245,8 +236,7 @@ def test_a_part_with_other_outputs_than_the_manifest_is_refused(run, local, scan
         renamed, name="copied", input=raw_scans, retry_policy=dg.RetryPolicy(max_retries=1), **outputs
     )
     result = run([raw_scans, other], local, run_config={"ops": {"copied": {"config": config}}})
-    (event,) = result.filter_events(lambda event: event.is_step_failure)
-    told = event.step_failure_data.user_failure_data.description
+    told = failure_of(result).description
     assert "['other.txt'], and the stored manifest has ['copy.txt']: run all rows" in told
     assert not result.filter_events(lambda event: event.is_step_up_for_retry)
     assert stored()["id"].tolist() == ["a"]

@@ -4,6 +4,7 @@ import dagster as dg
 import numpy as np
 import pandas as pd
 import pytest
+from dagster_runs import ONE_RUN, copy_scan, range_tags
 
 import file_dataset
 from file_dataset_dagster import FileDatasetResource, ManifestIOManager, pipeline_asset
@@ -11,18 +12,13 @@ from file_dataset_dagster import FileDatasetResource, ManifestIOManager, pipelin
 DAYS = dg.DailyPartitionsDefinition("2024-01-01", end_date="2024-01-05")
 KEYS = DAYS.get_partition_keys()
 BROKEN = KEYS[1]
-ONE_RUN = dg.BackfillPolicy.single_run()
-RANGE = {"dagster/asset_partition_range_start": KEYS[0], "dagster/asset_partition_range_end": KEYS[-1]}
+RANGE = range_tags(KEYS)
 PARTITIONED = {"partitions_def": DAYS, "backfill_policy": ONE_RUN}
 
 
-def copy_scan(input_dir, output_dir):
-    text = (input_dir / "scan.txt").read_text()
-    if text == "bad":
-        message = "a bad scan"
-        raise ValueError(message)
-    (output_dir / "scan.txt").write_text(text)
-    return {"scan.txt": output_dir / "scan.txt"}
+def scan_again(input_dir, output_dir):
+    """The copy under the name of what it was made from, so that another asset can read it."""
+    return {"scan.txt": copy_scan(input_dir, output_dir)["copy.txt"]}
 
 
 @pytest.fixture
@@ -36,9 +32,9 @@ def chain(scans):
             return {day: scans(ids[day], broken=ids[day] if day in broken else ()) for day in ids}
 
         given = {**PARTITIONED, "on_partition_failure": "continue", **arguments}
-        first = pipeline_asset(copy_scan, name="first", input=raw_scans, **given)
-        two = pipeline_asset(copy_scan, name="second", input=first, **{**given, "on_partition_failure": second})
-        return [raw_scans, first, two, pipeline_asset(copy_scan, name="third", input=two, **given)]
+        first = pipeline_asset(scan_again, name="first", input=raw_scans, **given)
+        two = pipeline_asset(scan_again, name="second", input=first, **{**given, "on_partition_failure": second})
+        return [raw_scans, first, two, pipeline_asset(scan_again, name="third", input=two, **given)]
 
     return assets
 
@@ -139,7 +135,7 @@ def test_a_store_that_is_down_in_the_middle_stops_the_run_all_the_same(run, tmp_
         days = {day: scans([f"{day}-{row}" for row in range(20)]) for day in context.partition_keys}
         return days | {BROKEN: days[BROKEN].assign(**{"scan.txt": "s3://bucket/scan.txt"})}
 
-    first = pipeline_asset(copy_scan, name="first", input=raw_scans, on_partition_failure="continue", **PARTITIONED)
+    first = pipeline_asset(scan_again, name="first", input=raw_scans, on_partition_failure="continue", **PARTITIONED)
     result = run([raw_scans, first], resource, tags=RANGE)
     assert not result.success
     assert materialized(instance, result, "first") == KEYS[:1]
@@ -160,7 +156,7 @@ def test_too_few_rows_cost_the_partition_alone(run, local, scans, instance):
         return {day: scans(["a"]).head(int(day != BROKEN)) for day in context.partition_keys}
 
     first = pipeline_asset(
-        copy_scan, name="first", input=raw_scans, min_rows=1, on_partition_failure="continue", **PARTITIONED
+        scan_again, name="first", input=raw_scans, min_rows=1, on_partition_failure="continue", **PARTITIONED
     )
     result = run([raw_scans, first], local, tags=RANGE)
     assert result.success
@@ -187,7 +183,7 @@ def test_another_asset_downstream_never_takes_the_old_manifest_for_new(run, loca
 
 def test_of_two_days_with_one_lost_the_other_reads_its_own_rows(run, local, chain, stored, instance):
     run(chain(), local, tags=RANGE)
-    two = {**RANGE, "dagster/asset_partition_range_end": KEYS[1]}
+    two = range_tags(KEYS[:2])
     assert run(chain(KEYS[0]), local, tags=two).success
     frame = ManifestIOManager(resource=local).load(uri(local, "third", KEYS[1]))
     assert frame["id"].tolist() == [f"{KEYS[1]}-1", f"{KEYS[1]}-2"]
@@ -210,4 +206,4 @@ def test_a_later_run_of_downstream_alone_reads_what_is_stored(run, local, chain,
 )
 def test_what_has_no_meaning_is_refused_at_definition(arguments, said):
     with pytest.raises(file_dataset.InvalidDatasetError, match=said):
-        pipeline_asset(copy_scan, input="raw_scans", **arguments)
+        pipeline_asset(scan_again, input="raw_scans", **arguments)

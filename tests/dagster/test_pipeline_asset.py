@@ -12,6 +12,7 @@ from typing import get_args, get_overloads
 import dagster as dg
 import pandas as pd
 import pytest
+from dagster_runs import failure_of
 
 import file_dataset
 from file_dataset_dagster import FileDatasetResource, ManifestIOManager, pipeline_asset
@@ -244,8 +245,7 @@ def test_nowhere_to_write_is_told_with_the_remedy(run, tmp_path, raw_scans, base
     resource = FileDatasetResource(base_path=base_path)
     io_manager = ManifestIOManager(resource=resource, base_path=str(tmp_path))
     result = run([raw_scans, pipeline_asset(shout, input=raw_scans)], resource, resources={"io_manager": io_manager})
-    (event,) = result.filter_events(lambda event: event.is_step_failure)
-    assert said in event.step_failure_data.user_failure_data.description
+    assert said in failure_of(result).description
 
 
 def test_outputs_can_go_to_another_store(run, local, resource, raw_scans, s3, bucket):
@@ -338,8 +338,7 @@ def test_another_io_manager_gets_the_frame(run, local, raw_scans):
 
 def test_a_resource_of_another_type_is_told(run, local, raw_scans):
     result = run([raw_scans, pipeline_asset(shout, input=raw_scans)], local, resources={"file_dataset": object()})
-    (event,) = result.filter_events(lambda event: event.is_step_failure)
-    assert "give a FileDatasetResource" in event.step_failure_data.user_failure_data.description
+    assert "give a FileDatasetResource" in failure_of(result).description
 
 
 def test_what_another_attempt_cannot_mend_is_not_retried(run, local, raw_scans):
@@ -412,8 +411,7 @@ def test_more_failed_rows_than_allowed_stop_the_run(run, local, scans, argument,
     assert (result.success, len(called)) == (ran == len(ids), ran)
     assert not result.filter_events(lambda event: event.is_step_up_for_retry)
     if not result.success:
-        (event,) = result.filter_events(lambda event: event.is_step_failure)
-        failure = event.step_failure_data.user_failure_data
+        failure = failure_of(result)
         assert f"{argument}={most}" in failure.description
         assert len(ManifestIOManager(resource=local).load(failure.metadata["failures_uri"].value)) == len(called)
 
@@ -436,8 +434,7 @@ def test_a_frame_that_is_refused_fails_the_run_without_a_retry(run, local, scans
         return pd.concat([scans(["s1"])] * 2)
 
     result = run([raw_scans, pipeline_asset(shout, input=raw_scans, retry_policy=dg.RetryPolicy(max_retries=3))], local)
-    (event,) = result.filter_events(lambda event: event.is_step_failure)
-    assert "duplicate" in event.step_failure_data.user_failure_data.description
+    assert "duplicate" in failure_of(result).description
     assert not result.filter_events(lambda event: event.is_step_up_for_retry)
 
 
@@ -448,8 +445,7 @@ def test_a_run_that_cannot_go_on_says_so_and_keeps_the_old_manifest(run, local, 
     remote = FileDatasetResource(endpoint_url=s3_endpoint)
     io_manager = ManifestIOManager(resource=local)
     result = run([raw_scans, nowhere], remote, resources={"io_manager": io_manager})
-    (event,) = result.filter_events(lambda event: event.is_step_failure)
-    failure = event.step_failure_data.user_failure_data
+    failure = failure_of(result)
     assert "the pipeline stopped" in failure.description
     assert "NoSuchBucket" in failure.description
     assert len(io_manager.load(failure.metadata["failures_uri"].value)) == 1
