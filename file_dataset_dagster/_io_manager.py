@@ -135,7 +135,7 @@ class ManifestIOManager(dg.ConfigurableIOManager):
             self._handle_frames(context, obj)
 
     def _handle_result(self, context: dg.OutputContext, obj: object) -> bool:
-        """Store a result; tell whether there is one: what `expect` announced, or the output itself."""
+        """Store a result; return whether there is one: what `expect` announced, or the output itself."""
         expected, result, origins = self._expected.pop(context.asset_key, (None, None, None))
         is_expected = expected is not None and expected is obj
         if not is_expected:
