@@ -1,1 +1,1 @@
-"""fn in worker processes: the other side of the line, one process, many."""
+"""fn in worker processes: what passes between both sides, the other side, one process, many."""
