@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import mypy_boto3_s3
     from botocore.config import Config
 
-    # for whoever has the stubs; Any for everybody else
+    # with the stubs installed; without them the types are Any
     Session: TypeAlias = boto3.Session
     S3Client: TypeAlias = mypy_boto3_s3.S3Client
 

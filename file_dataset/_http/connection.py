@@ -55,7 +55,7 @@ class Connection:
     )  # fmt: skip
 
     def __init__(self, loop: ConnectionLoop, lane: Lane, endpoint: Endpoint, sock: socket.socket) -> None:
-        """Take a socket that is connected, and watched by the loop for somebody else."""
+        """Take over a connected socket, which the loop still watches for the dial."""
         self.loop, self.lane, self.endpoint, self.sock = loop, lane, endpoint, sock
         self._phase: Callable[[int], None] = self._idling
         self._is_used = self._is_over = self._wants_write = False
