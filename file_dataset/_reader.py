@@ -96,6 +96,9 @@ class Reader:
         """Refuse: `reader(...)` makes readers."""
         raise TypeError("a Reader is not made by its class: call file_dataset.reader(...)")
 
+    def __reduce__(self) -> tuple[object, ...]:
+        return reader_of, (self._rows, self._options)
+
     def _of(self, rows: Rows, options: Options | None) -> Reader:
         self._rows = rows
         self._options = options

@@ -16,6 +16,7 @@ from servers.scripted import Scripted, always, answer
 
 from file_dataset import _per_process
 from file_dataset._http.buffers import Buffers
+from file_dataset._http.connection import Connection
 from file_dataset._http.exchange import INLINE_BYTES, Endpoint
 from file_dataset._http.lane import Lane
 from file_dataset._http.loop import Loop, loops
@@ -100,6 +101,12 @@ class Fetched(Asked):
             super().done(answer, error)
 
 
+def connection_of(loop, exchange):
+    """Return the connection of an exchange, once it is more than a dial."""
+    found = (each for each in list(loop.connections) if isinstance(each, Connection) and each.exchange is exchange)
+    return next(found, None)
+
+
 def test_an_exchange_that_is_cancelled_while_its_last_bytes_are_written_ends_once():
     """Or its lane counts one request less than there are, and lets more of them out than it may."""
     body = os.urandom(INLINE_BYTES + 1)
@@ -109,7 +116,7 @@ def test_an_exchange_that_is_cancelled_while_its_last_bytes_are_written_ends_onc
         exchange = Fetched(Endpoint("127.0.0.1", server.port), target, cancelled)
         loop = loops()[0]
         loop.submit(lane, exchange)
-        connection = until(lambda: next((c for c in loop.connections if c.exchange is exchange), None))
+        connection = until(lambda: connection_of(loop, exchange))
         assert until(lambda: target.received == len(body) and connection._phase == connection._waiting)
 
         def all_at_once():

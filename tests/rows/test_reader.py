@@ -94,6 +94,7 @@ def test_a_reader_is_itself_alone_and_can_be_a_key(tmp_path):
 
 def test_a_reader_is_made_by_reader_alone(tmp_path):
     assert not inspect.signature(file_dataset.Reader).parameters
+    pickle.dumps(file_dataset.reader({"a.txt": tmp_path / "a.txt"}))  # which must leave no trace in the class
     assert not re.search("_rows|_options", pydoc.render_doc(file_dataset.Reader, renderer=pydoc.plaintext))
     with pytest.raises(TypeError, match=r"call file_dataset\.reader\(\.\.\.\)"):
         file_dataset.Reader()
