@@ -157,7 +157,7 @@ def pipeline_asset(  # noqa: PLR0913 (each is a choice of the user's)
             first three rows, whose outputs are downloaded for it.
         show_ids: False keeps ids, and the URLs and messages that may hold them, out of everything Dagster stores; the
             failures' Parquet file has them.
-        batch_size: rows per task, on Ray; 8 unless given.
+        batch_size: rows per task, on Ray; None: as `file_dataset.ray.run_pipeline` chooses.
         concurrency: tasks at once, on Ray.
         num_cpus: per task, on Ray.
         num_gpus: per task, on Ray.

@@ -42,8 +42,8 @@ class Job:
     batch_size: int
     inputs: frozenset[str]  # of all batches: what no output may replace
     first_id: str | None  # whose refused upload stops the run
-    gives_rows: bool  # whether ids and carried columns come back too, which the driver of a Dataset does not have
     patience_s: float | None  # how long Ray waits for a batch before it ends the job
+    gives_rows: bool = False  # whether ids and carried columns come back too, which a Dataset's driver does not have
 
 
 class RunBatch:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import logging
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
@@ -15,7 +14,7 @@ import pyarrow as pa
 from file_dataset import _frame, _options
 from file_dataset._errors import CREDENTIAL_CODES, InvalidDatasetError, RowError
 from file_dataset._options import Options
-from file_dataset._ray import compat
+from file_dataset._ray import batching, compat
 from file_dataset._ray.compat import Batch, BatchDatasource
 from file_dataset._reader import id_type, reader_of
 
@@ -34,12 +33,21 @@ OnFailure: TypeAlias = Literal["raise", "drop", "record"]
 
 # What a task holds beside what it has handed over: rows are read so many bytes at a time, one row at least. A guess.
 _HELD_BYTES = 64 << 20
+# A task's first rows are read by themselves, and say how many the next ones may be: they may be unlike the sample.
+_FIRST_ROWS = 16
+# Of a task, where no number is given. Ray wants blocks of 1 to 128 MiB
+# (https://docs.ray.io/en/latest/data/data-internals.html#blocks); tiny files would make one of 100,000 rows, which
+# `take(1)` waits for.
+_TASK_BYTES = 32 << 20
+_TASK_ROWS = 1024
+# Rows whose sizes are asked for, and files of them: one round trip with the 64 requests that are in flight at once.
+_SAMPLED_ROWS, _SAMPLED_FILES = 16, 64
 _BINARY_BYTES = 2**31 - 1
 
 
 def blob_reader(  # noqa: PLR0913  # each is a choice of the user's
     frame: pd.DataFrame,
-    batch_size: int = 4,
+    batch_size: int | None = None,
     options: Options | None = None,
     *,
     file_columns: Sequence[str] | None = None,
@@ -53,17 +61,19 @@ def blob_reader(  # noqa: PLR0913  # each is a choice of the user's
 ) -> ray.data.Dataset:
     """Return a Ray Dataset of the frame's files, read when it is consumed: `batch_size` rows per task.
 
-    One HEAD per file of the first batch, now: its mean bytes per row are taken for those of every row, so that Ray
-    knows how much memory a task takes. One GET per file later, more side by side for one over 16 MiB. Bytes arrive
-    in Arrow buffers, which Ray copies into its object store once. A task reads some 64 MiB at a time, one row at least,
-    and hands them over, and Ray keeps what it was handed until the task has more: twice as much, however large
-    `batch_size` is.
+    One HEAD per file of at most 16 rows, now, the rows being spread over the frame (fewer rows where they have over 64
+    files, fewer with a lower `batch_size`): their mean bytes per row are taken for those of every row, so that Ray
+    knows how much memory a task takes. One GET per file later, more side by side for one over 16 MiB. Bytes arrive in
+    Arrow buffers, which Ray copies into its object store once. A task reads 16 rows, then as many as 64 MiB have by the
+    mean of what it has read, one row at least, and hands them over; Ray keeps what it was handed until the task has
+    more: twice as much, however large `batch_size` is. Only a task whose rows suddenly grow holds more.
 
     Args:
         frame: columns of `s3://` URLs (or paths that every node can read); `id`, where it has one, comes along.
-        batch_size: rows per task. A block has at most so many rows, fewer where they exceed 64 MiB, or Ray's
-            `target_max_block_size` where that is less: then a task makes several. That limit is the Dataset's own, and
-            of what is made from it.
+        batch_size: rows per task. None: 32 MiB by the mean, 1,024 rows at most, and at most what gives each slot four
+            tasks of 8 rows, or one of fewer. Slots are as in `run_pipeline`. A block has at most so many rows, fewer
+            where they exceed 64 MiB, or Ray's `target_max_block_size` where that is less: then a task makes several.
+            That limit is the Dataset's own, and of what is made from it.
         options: how S3 is reached; None: `Options.default()`, read now.
         file_columns: decides alone which columns name files; without it their names and values do.
         carry: have all other columns in the Dataset too.
@@ -86,7 +96,7 @@ def blob_reader(  # noqa: PLR0913  # each is a choice of the user's
 
     Raises:
         InvalidDatasetError: the frame or an argument is refused; or this is Ray Client, where Ray Data does not run.
-        RowError: with `on_failure="raise"`, files of the first batch that could not be found.
+        RowError: with `on_failure="raise"`, files that were looked at and could not be found.
 
     Example:
         >>> frame = pd.DataFrame({"id": [1], "scan.txt": ["s3://my-bucket/scan.txt"]})
@@ -96,7 +106,8 @@ def blob_reader(  # noqa: PLR0913  # each is a choice of the user's
     _options.check(options)
     if on_failure not in get_args(OnFailure):
         raise InvalidDatasetError(f"on_failure={on_failure!r}: give 'raise', 'drop' or 'record'")
-    batch_size = compat.checked_count("batch_size", batch_size, 1)
+    if batch_size is not None:
+        batch_size = compat.checked_count("batch_size", batch_size, 1)
     if concurrency is not None:
         compat.checked_count("concurrency", concurrency, 1)
     resources = compat.resources(ray_remote_args, num_cpus=num_cpus, memory=memory)
@@ -109,8 +120,11 @@ def blob_reader(  # noqa: PLR0913  # each is a choice of the user's
             "Ray Data does not run through Ray Client (ray://): call blob_reader in a task or job on the cluster "
             "(ray job submit), or connect by ray.init('auto') on one of its nodes"
         )
+    bytes_per_row = _bytes_per_row(_sample(rows, batch_size or _SAMPLED_ROWS), options, on_failure)
+    if batch_size is None:
+        most = min(max(1, round(_TASK_BYTES / bytes_per_row)), _TASK_ROWS) if bytes_per_row else _TASK_ROWS
+        batch_size = batching.rows_per_task(len(rows), compat.slots(concurrency, resources), most)
     parts = _parts(frame, rows, schema, batch_size)
-    bytes_per_row = _bytes_per_row(parts[0], rows.ids, options, on_failure)
     if not large and bytes_per_row * batch_size > _BINARY_BYTES:
         logger.warning(
             "a batch of %d rows has some %.1f GiB, and whatever concatenates its blobs needs large=True over 2 GiB: "
@@ -178,26 +192,33 @@ def _schema(frame: pd.DataFrame, rows: Rows, *, carry: bool, large: bool, on_fai
     return pa.schema([named[name] for name in (*first, *carried)] + errors)
 
 
-def _bytes_per_row(first: _Part, ids: list[Any] | None, options: Options, on_failure: OnFailure) -> float:
-    """Return the mean bytes of the first rows' files: one HEAD per file.
+def _sample(rows: Rows, most: int) -> Rows:
+    """Return so many rows, at equal distances from the first to the last: a frame may be sorted by size, or joined."""
+    count = min(most, _SAMPLED_ROWS, max(1, _SAMPLED_FILES // max(1, len(rows.cells))), len(rows))
+    positions = [at * (len(rows) - 1) // max(1, count - 1) for at in range(count)]
+    cells = {name: [column[at] for at in positions] for name, column in rows.cells.items()}
+    ids = None if rows.ids is None else [rows.ids[at] for at in positions]
+    return dataclasses.replace(rows, frame=None, ids=ids, cells=cells, failed={}, count=count)
+
+
+def _bytes_per_row(sample: Rows, options: Options, on_failure: OnFailure) -> float:
+    """Return the mean bytes of these rows' files: one HEAD per file, side by side.
 
     Raises:
         RowError: files that could not be found, unless they cost their rows alone.
     """
-    whole = range(first.count)
-    sizes: list[int] = []
-    for positions in [whole] if on_failure == "raise" else [whole[at : at + 1] for at in whole]:
-        cells = {name: [column[at] for at in positions] for name, column in first.cells.items()}
-        rows = _rows([None if ids is None else ids[at] for at in positions], cells, options)
-        try:
-            columns = reader_of(rows, options).into_size_table().to_pydict()
-        except (RowError, InvalidDatasetError) as exc:
-            is_refused = isinstance(exc, RowError) and any(one.code in CREDENTIAL_CODES for one in exc.failures)
-            if on_failure == "raise" or is_refused:
-                raise
-            continue
-        sizes += [sum(size or 0 for size in row) for row in zip(*columns.values(), strict=True)]
-    return math.fsum(sizes) / len(sizes) if sizes else 0.0
+    sample = dataclasses.replace(sample, local_paths=options.local_paths)
+    sizes: list[int | None]
+    failed: set[int] = set()
+    if on_failure == "raise":
+        columns = reader_of(sample, options).into_size_table().to_pydict()
+        sizes = [size for column in columns.values() for size in column]
+    else:
+        numbered = dataclasses.replace(sample, ids=list(range(len(sample))))
+        infos = reader_of(numbered, options).into_info_table().to_pylist()
+        failed = {info["id"] for info in infos if info["size_bytes"] is None}
+        sizes = [info["size_bytes"] for info in infos if info["id"] not in failed]
+    return sum(size or 0 for size in sizes) / max(1, len(sample) - len(failed))
 
 
 @dataclass(frozen=True)
@@ -222,10 +243,14 @@ def read_blobs(part: _Part, settings: _ReadSettings) -> Iterator[pa.Table]:
         plain = stream.read_all()
     if not part.count:
         yield settings.schema.empty_table()
-    for start in range(0, part.count, settings.rows_at_once):
-        end = min(start + settings.rows_at_once, part.count)
+    end, read_bytes, count = 0, 0, min(settings.rows_at_once, _FIRST_ROWS)
+    while end < part.count:
+        start, end = end, min(end + count, part.count)
         cells = {name: column[start:end] for name, column in part.cells.items()}
-        yield _table(cells, plain.slice(start, end - start), end - start, settings)
+        tables = [_table(cells, plain.slice(start, end - start), end - start, settings)]
+        read_bytes += tables[0].nbytes
+        count = max(1, int(_HELD_BYTES * end // read_bytes)) if read_bytes else part.count
+        yield tables.pop()  # what has been handed over has no name here
 
 
 def _table(cells: dict[str, list[Any]], plain: pa.Table, count: int, settings: _ReadSettings) -> pa.Table:

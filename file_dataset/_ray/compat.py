@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import operator
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 
 _BOUNDING = ("num_gpus", "memory", "resources")
+_PATIENCE = "execution_no_progress_timeout_s"
 
 
 def connect() -> None:
@@ -154,6 +156,39 @@ def bounded(concurrency: int | None, takes: Mapping[str, Any]) -> int | None:
     return max(1, int(there.get("CPU", 1)))
 
 
+def slots(concurrency: int | tuple[int, int] | None, takes: Mapping[str, Any]) -> tuple[int, int]:
+    """Return how many tasks there is room for at a time: on the nodes that are there, and when the cluster has grown.
+
+    The second is what Ray's autoscaler says that it may start, where it says so, and any number where no node that is
+    there has room for a task.
+
+    Args:
+        concurrency: so many; of actors also `(least, most)`; None: as many as there is room for.
+        takes: what each takes, as `resources` returns it.
+    """
+    if concurrency is not None:
+        most = concurrency[1] if isinstance(concurrency, tuple) else concurrency
+        return most, most
+    each = {"CPU": takes.get("num_cpus", 1), "GPU": takes.get("num_gpus"), "memory": takes.get("memory")}
+    each = {name: amount for name, amount in {**each, **(takes.get("resources") or {})}.items() if amount}
+    # tasks that take nothing: as `bounded` has it
+
+    def room(there: Mapping[str, float]) -> int:
+        # 0.6 / 0.2 is a little less than 3
+        return min(int(there.get(name, 0) / amount + 1e-6) for name, amount in (each or {"CPU": 1}).items())
+
+    now = room(ray.cluster_resources())  # type: ignore[no-untyped-call]  # Ray's
+    later = max(now, room(_grown())) or sys.maxsize
+    return max(1, now), later
+
+
+def _grown() -> Mapping[str, float]:
+    """Return the resources that the autoscaler may bring the cluster to; nothing where it does not say."""
+    state: Any = ray._private.state.state  # noqa: SLF001  # as Ray's own libraries do
+    ask = getattr(state, "get_max_resources_from_cluster_config", dict)
+    return ask() or {}
+
+
 def pool(concurrency: int | tuple[int, int] | None, takes: Mapping[str, Any], *, of_actors: bool) -> dict[str, Any]:
     """Return the arguments of `map_batches` that set how many tasks or actors there are at a time.
 
@@ -178,19 +213,25 @@ def pool(concurrency: int | tuple[int, int] | None, takes: Mapping[str, Any], *,
 
 
 @contextlib.contextmanager
-def settings(dataset: ray.data.Dataset, *, keeps_order: bool = False) -> Iterator[None]:
-    """Have the Dataset run without a progress bar of Ray's, and with its blocks in order if asked.
+def settings(
+    dataset: ray.data.Dataset, *, keeps_order: bool = False, patience_s: float | None = None
+) -> Iterator[None]:
+    """Have the Dataset run without a progress bar of Ray's, with its blocks in order if asked, and with such patience.
 
     A Dataset can share its settings with the one that it was made from, which is the user's: they are put back.
     """
     context = dataset.context
     order = context.execution_options
-    before = context.enable_progress_bars, order.preserve_order
+    before = context.enable_progress_bars, order.preserve_order, getattr(context, _PATIENCE, None)
     context.enable_progress_bars, order.preserve_order = False, keeps_order
+    if patience_s is not None:
+        setattr(context, _PATIENCE, patience_s)
     try:
         yield
     finally:
-        context.enable_progress_bars, order.preserve_order = before
+        context.enable_progress_bars, order.preserve_order, limit = before
+        if patience_s is not None:
+            setattr(context, _PATIENCE, limit)
 
 
 def tables(dataset: ray.data.Dataset) -> Generator[pa.Table, None, None]:
@@ -204,7 +245,7 @@ def tables(dataset: ray.data.Dataset) -> Generator[pa.Table, None, None]:
             yield BlockAccessor.for_block(ray.get(ref)).to_arrow()
 
 
-def patience_s() -> float | None:
-    """Return how long Ray Data waits for any block before it ends an execution, None: for ever."""
-    limit: float = getattr(ray.data.DataContext.get_current(), "execution_no_progress_timeout_s", -1)
+def patience_s(dataset: ray.data.Dataset) -> float | None:
+    """Return how long Ray Data waits for any block before it ends the Dataset's execution, None: for ever."""
+    limit: float = getattr(dataset.context, _PATIENCE, -1)
     return limit if limit > 0 else None

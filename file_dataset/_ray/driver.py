@@ -47,7 +47,8 @@ def run_frame(options: BatchOptions, prepared: Prepared) -> PipelineResult:
     tally = Tally(options.settings, prepared.contract, len(rows), (prepared.source, prepared.target))
     ledger = _Ledger(rows.ids or [], tally, lambda _: rows)
     frame = _frame.with_absolute_paths(rows)
-    parts = [frame.iloc[start : start + options.batch_size] for start in range(0, len(frame), options.batch_size)]
+    count = options.rows_per_task(len(rows))
+    parts = [frame.iloc[start : start + count] for start in range(0, len(frame), count)]
     with reporting(options.settings.progress, len(rows)) as report:
         if parts:
             batches = [Batch(_reading(part), len(part), int(part.memory_usage(deep=True).sum())) for part in parts]
@@ -55,9 +56,8 @@ def run_frame(options: BatchOptions, prepared: Prepared) -> PipelineResult:
             resources = {"num_cpus": 0} if options.uses_actors else options.remote_args
             source = BatchDatasource("Rows", batches)
             dataset = compat.read(source, len(batches), takes=resources, concurrency=options.readers())
-            ids = [str(row_id) for row_id in rows.ids or ()]
-            mapped = _mapped(options, dataset, ids, rows.file_columns, prepared.inputs, gives_rows=False)
-            ledger.collect(mapped, report)
+            job = _job(options, dataset, rows.ids or [], rows.file_columns, prepared.inputs)
+            ledger.collect(_mapped(options, dataset, job), report, job.patience_s)
     return ledger.whole()
 
 
@@ -86,7 +86,8 @@ def run_dataset(options: BatchOptions, dataset: ray.data.Dataset) -> PipelineRes
     ledger = _Ledger(ids, tally, lambda given: _rows_of(given, ids, columns, dataset))
     with reporting(settings.progress, len(ids)) as report:
         if ids:
-            ledger.collect(_mapped(options, dataset, ids, columns, inputs, gives_rows=True), report)
+            job = dataclasses.replace(_job(options, dataset, ids, columns, inputs), gives_rows=True)
+            ledger.collect(_mapped(options, dataset, job), report, job.patience_s)
     return dataclasses.replace(ledger.whole(), input=None)
 
 
@@ -116,23 +117,27 @@ def _given_frame(given: list[pa.Table], dataset: ray.data.Dataset) -> pd.DataFra
     return frame
 
 
-def _mapped(  # noqa: PLR0913  # what a task needs
+def _job(
     options: BatchOptions,
     dataset: ray.data.Dataset,
-    ids: Sequence[str],
+    ids: Sequence[str | int],
     columns: Iterable[str],
     inputs: Iterable[str],
-    *,
-    gives_rows: bool,
-) -> ray.data.Dataset:
-    """Return the Dataset of outcomes."""
+) -> Job:
+    """Return what the tasks know."""
+    batch_size = options.rows_per_task(len(ids))
+    patience_s = options.patience_s(compat.patience_s(dataset), batch_size)
     pipeline = _pickling.dumps(options.in_tasks(columns))
-    job = Job(pipeline, options.batch_size, frozenset(inputs), ids[0], gives_rows, compat.patience_s())
+    return Job(pipeline, batch_size, frozenset(inputs), str(ids[0]), patience_s)
+
+
+def _mapped(options: BatchOptions, dataset: ray.data.Dataset, job: Job) -> ray.data.Dataset:
+    """Return the Dataset of outcomes."""
     # a frame's blocks are its batches: Ray then reads and runs one in one task, which it does not when it is to cut
     # batches, as it insists on where there are GPUs
-    is_cut = gives_rows or bool(options.remote_args.get("num_gpus"))
+    is_cut = job.gives_rows or bool(options.remote_args.get("num_gpus"))
     how: dict[str, Any] = {
-        "batch_size": options.batch_size if is_cut else None,
+        "batch_size": job.batch_size if is_cut else None,
         "batch_format": "pandas",
         **compat.pool(options.concurrency, options.remote_args, of_actors=options.uses_actors),
         **options.remote_args,
@@ -162,15 +167,18 @@ class _Ledger:
         self._down: list[str] = []  # why the store counts as down, of every batch that got no answer
         self._is_up = False  # another batch got one
 
-    def collect(self, dataset: ray.data.Dataset, report: Callable[[Progress], object]) -> None:
-        """Take outcomes as they come.
+    def collect(
+        self, dataset: ray.data.Dataset, report: Callable[[Progress], object], patience_s: float | None
+    ) -> None:
+        """Take outcomes as they come; Ray waits so long for the next.
 
         Raises:
             RunStoppedError: at what stops a run. No task of Ray's goes on then, as after any other error.
         """
         try:
             # progress is in rows, not in tasks
-            with compat.settings(dataset), contextlib.closing(compat.tables(dataset)) as tables:
+            running = compat.settings(dataset, patience_s=patience_s)
+            with running, contextlib.closing(compat.tables(dataset)) as tables:
                 for table in tables:
                     self._take(table, report)
             self._check_down(least=1)

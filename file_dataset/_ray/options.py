@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from file_dataset import _urls
 from file_dataset._errors import InvalidDatasetError
-from file_dataset._ray import compat
+from file_dataset._ray import batching, compat
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from file_dataset._prepared import Prepared
     from file_dataset._settings import Settings
 
+_MOST_ROWS = 256  # Ray's 13 ms of a task are then 0.05 ms a row, and a failure is known soon
 _READERS = 4  # at some 13 ms of CPU a batch they feed hundreds of actors; a guess
 
 
@@ -28,7 +29,7 @@ class BatchOptions:
     """The pipeline, and how its batches run."""
 
     pipeline: Pipeline
-    batch_size: int
+    batch_size: int | None  # None: by `rows_per_task`
     remote_args: Mapping[str, Any]
     uses_actors: bool
     concurrency: int | tuple[int, int] | None
@@ -56,6 +57,19 @@ class BatchOptions:
             compat.checked_count("concurrency", self.concurrency, 1)
         if self.workers == 0 and self.settings.fn_timeout_s is not None:
             raise InvalidDatasetError("fn_timeout_s takes worker processes: leave workers=0 out")
+
+    def rows_per_task(self, count: int) -> int:
+        """Return how many of so many rows each task takes."""
+        if self.batch_size is not None:
+            return self.batch_size
+        return batching.rows_per_task(count, compat.slots(self.concurrency, self.remote_args), _MOST_ROWS)
+
+    def patience_s(self, limit: float | None, rows: int) -> float | None:
+        """Return how long Ray is to wait for a task of so many rows, when it would wait for `limit`; None: for ever.
+
+        Where their number was chosen here, a row has the time that it has in a task of 8.
+        """
+        return limit if limit is None or self.batch_size is not None else limit * batching.patience_factor(rows)
 
     def readers(self) -> int | None:
         """Return how many tasks read batches: for actors a few, because Ray starts a process for each that it begins.

@@ -26,7 +26,7 @@ def run_pipeline(  # noqa: PLR0913  # each is a choice of the user's
     pipeline: Pipeline,
     data: pd.DataFrame | ray.data.Dataset,
     *,
-    batch_size: int = 8,
+    batch_size: int | None = None,
     num_cpus: float | None = None,
     num_gpus: float | None = None,
     memory: float | None = None,
@@ -51,8 +51,10 @@ def run_pipeline(  # noqa: PLR0913  # each is a choice of the user's
         data: a frame as `run` takes it, or a Dataset with such columns. A Dataset does not pass through this process,
             but for its ids and carried columns; it is executed twice, first for its ids: `materialize()` one that is
             costly or differs from time to time.
-        batch_size: rows per task. A batch must end within Ray Data's `execution_no_progress_timeout_s` (30 minutes);
-            a warning says when rows are too slow for that.
+        batch_size: rows per task. None: some four tasks per slot, of 8 to 256 rows, of fewer where slots would have no
+            task. Slots are `concurrency`, else the tasks that fit on the cluster as it is, or as its autoscaler may
+            make it where that says so. A given batch must end within Ray Data's `execution_no_progress_timeout_s`
+            (30 minutes; a warning says when rows are too slow), a chosen one has that time for every 8 rows.
         num_cpus: CPUs that each task or actor takes; None: Ray's default, 1. With 0, and nothing else that bounds
             them, there are as many at a time as the cluster has CPUs.
         num_gpus: GPUs that each task or actor takes.
@@ -86,7 +88,7 @@ def run_pipeline(  # noqa: PLR0913  # each is a choice of the user's
     pipeline = _checked_pipeline(pipeline)
     options = BatchOptions(
         pipeline=pipeline,
-        batch_size=compat.checked_count("batch_size", batch_size, 1),
+        batch_size=None if batch_size is None else compat.checked_count("batch_size", batch_size, 1),
         remote_args=compat.resources(ray_remote_args, num_cpus=num_cpus, num_gpus=num_gpus, memory=memory),
         uses_actors=inspect.isclass(pipeline._settings.fn) if actors is None else bool(actors),  # noqa: SLF001
         concurrency=concurrency,
