@@ -1,13 +1,17 @@
 """What file_dataset costs beside its peers: `make bench`, `make bench-quick`; and its rows alone: `make bench-rows`.
 
 One cell, while working on it: `.venv-bench/bin/python tests/benchmarks/bench.py --only S-download-http`, and
-`--contenders 'file_dataset;obstore' --pairs 5` to have it sooner. `--list` names the cells.
+`--contenders 'file_dataset;obstore' --pairs 5` to have it sooner. `--base main` runs the file_dataset of that revision
+(or of that directory) beside, in pairs. `--list` names the cells.
 """
 
 from __future__ import annotations
 
 import argparse
 import resource
+import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +21,7 @@ import cells
 import pipelines
 import report
 from endpoint import Endpoint
-from measure import ONE, Measurement, warm_up
+from measure import ONE, ROOT, Measurement, warm_up
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,19 +37,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="two minutes: smaller L, fewer contenders, 5 pairs")
     parser.add_argument("--only", action="append", metavar="CELL", help="a cell such as S-download-http; * matches")
-    parser.add_argument("--contenders", metavar="A;B", help="these alone; * matches")
+    parser.add_argument("--contenders", metavar="A;B", help="these of the cell alone; * matches; +A: and this one")
     parser.add_argument("--pairs", type=int, help="runs of each contender")
+    parser.add_argument(
+        "--base", metavar="REVISION", help="file_dataset as of that revision, or in that directory, too"
+    )
     parser.add_argument("--list", action="store_true", help="print the names of the cells")
     parser.add_argument("--rows", action="store_true", help="the rows of Pipelines: with --only too, else alone")
     given = parser.parse_args()
     contenders = given.contenders.split(";") if given.contenders else ()
     every = cells.quick() if given.quick else cells.full()
-    chosen = cells.chosen(every, only=given.only or (), contenders=contenders, pairs=given.pairs)
+    chosen = cells.chosen(
+        every, only=given.only or (), contenders=contenders, pairs=given.pairs, has_base=bool(given.base)
+    )
     if given.rows and not given.only:
         chosen = []
     if given.list or not (chosen or given.rows):
         print(*(cell.name for cell in chosen or every), sep="\n")
         return
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))  # the server goes, too
     started = time.monotonic()
     resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
     has_rows = given.rows or not (given.only or given.quick)
@@ -54,23 +64,34 @@ def main() -> None:
         for workload in (cell.workload, warm_up(cell.workload)):
             workloads[workload.name] = workload
     # what is whole before what is a part of it: L.half links to L
-    for part in [name for name in workloads if "." in name]:
-        whole = part.partition(".")[0]
-        workloads.setdefault(whole, next(w for w in (cells.S, cells.M, cells.L) if w.name == whole))
+    known = {workload.name: workload for workload in (cells.S, cells.M, cells.L, *(cell.workload for cell in every))}
+    for whole in {name.partition(".")[0] for name in workloads}:
+        workloads.setdefault(whole, known.get(whole, ONE))
     with Endpoint(sorted(workloads.values(), key=lambda workload: "." in workload.name)) as endpoint:
-        results = measured(endpoint, chosen)
+        base = revision(given.base, endpoint.scratch / "base") if given.base else None
+        results = measured(endpoint, chosen, base)
         rows, extra = rows_measured(endpoint) if has_rows else ({}, "")
         server = endpoint.server
     print(f"\n{report.goals_table(results, rows)}\n\n{time.monotonic() - started:.0f} s")
-    if not (given.only or given.contenders or given.pairs or given.rows):
+    if not (given.only or given.contenders or given.pairs or given.rows or given.base):
         report.write(_RESULTS, "quick" if given.quick else "latest", results, rows, extra, server)
         print(f"tables and plot are in {_RESULTS}")
 
 
-def measured(endpoint: Endpoint, chosen: Sequence[Cell]) -> list[Result]:
+def revision(name: str, at: Path) -> Path:
+    """Return the directory of another file_dataset: the one named, or that revision's files below `at`."""
+    if Path(name, "file_dataset").is_dir():
+        return Path(name).resolve()
+    at.mkdir()
+    files = subprocess.run(["git", "-C", ROOT, "archive", name, "file_dataset"], check=True, stdout=subprocess.PIPE)
+    subprocess.run(["tar", "-x", "-C", at], check=True, input=files.stdout)
+    return at
+
+
+def measured(endpoint: Endpoint, chosen: Sequence[Cell], base: Path | None = None) -> list[Result]:
     """Return the results of the cells."""
     results = []
-    measurement = Measurement(endpoint)
+    measurement = Measurement(endpoint, base)
     try:
         for cell in chosen:
             if cell.listener not in endpoint.listeners:

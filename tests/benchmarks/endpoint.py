@@ -1,7 +1,9 @@
 """The store that the benchmarks talk to, and the objects in it.
 
-Debian's nginx with its lua module, in memory, on loopback: http, http with 30 ms to the first byte, TLS with a CA of
-its own. Where there is no such nginx and none can be installed: moto's server, http alone.
+Debian's nginx with its lua module, in memory, on loopback, as several stores, each on http and over TLS with a CA of
+its own: at wire speed, "cloud" (20 ms to the first byte, 60 MiB/s a connection, down and up), "late" (30 ms to the
+first byte), "refusing" (20 ms, and 503 SlowDown beyond 2,000 requests a second). Where there is no such nginx and none
+can be installed: moto's server, http alone.
 """
 
 from __future__ import annotations
@@ -17,22 +19,21 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+import nginx
 from awscrt.checksums import crc64nvme
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-HERE = Path(__file__).parent
 BUCKET = "bench"
-FIRST_BYTE_S = 0.03
+HEAD_BYTES = 16 << 10  # of an output of a row, see contender.head
 ACCESS_KEY, SECRET_KEY, REGION = "AKIDBENCHMARK", "secret-of-the-benchmark", "us-east-1"
 
-_MODULES = ("/usr/lib/nginx/modules", "/usr/lib64/nginx/modules", "/usr/share/nginx/modules")
-_PACKAGES = ("nginx-extras", "libnginx-mod-http-lua")
 _PIECE_BYTES = 16 << 20
 _PART_BYTES = 8 << 20  # as boto3 and the AWS CLI cut
 
@@ -41,7 +42,7 @@ _PART_BYTES = 8 << 20  # as boto3 and the AWS CLI cut
 class Workload:
     """Objects of one size under `s3://bench/<name>/`, and the same files under `<scratch>/sources/<name>/`.
 
-    `M.warm` is the first few of `M`.
+    `M.warm` is objects of `M` by names of its own: the first few, or all of them again and again.
     """
 
     name: str
@@ -75,17 +76,18 @@ class Endpoint:
     def __init__(self, workloads: Sequence[Workload]) -> None:
         """Make the objects and start the server."""
         self.scratch = Path(tempfile.mkdtemp(prefix="file_dataset-bench-", dir=_memory(workloads)))
+        (self.scratch / "tmp").mkdir()  # the temp directory of all contenders
         self._process: subprocess.Popen[bytes] | None = None
         try:
             self.crcs: dict[str, dict[str, int]] = {}
             for workload in workloads:
                 self.crcs[workload.name] = self._make(workload)
-            nginx = _nginx()
-            self.is_nginx = nginx is not None
-            if nginx is not None:
-                self.listeners = self._start_nginx(*nginx)
+            found = nginx.installed()
+            self.is_nginx = found is not None
+            if found is not None:
+                self.listeners = self._start_nginx(*found)
                 self.server = subprocess.run(
-                    [nginx[0], "-v"], capture_output=True, text=True, check=True
+                    [found[0], "-v"], capture_output=True, text=True, check=True
                 ).stderr.strip()
             else:
                 self.listeners = self._start_moto(workloads)
@@ -139,21 +141,47 @@ class Endpoint:
         """Compare what was uploaded below `s3://bench/<prefix>/` with the local files, then remove it."""
         self.check_crcs(workload, self._stored_in_nginx(prefix) if self.is_nginx else self._stored_in_moto(prefix))
 
+    def check_heads(self, workload: Workload, prefix: str) -> None:
+        """Compare what a Pipeline stored, `<prefix>/<name>/a.bin`, with the files' heads; then remove it."""
+        served = self.scratch / "srv"
+        found = {}
+        for root, framed in ((served, False), (served / ".chunked", True)):
+            for path in (root / BUCKET / prefix).glob("*/a.bin"):
+                found[path.parent.name] = _crc([path], framed=framed)
+            shutil.rmtree(root / BUCKET / prefix, ignore_errors=True)
+        for name in workload.files:
+            with (self.source(workload) / name).open("rb") as file:
+                if found.pop(name, None) != crc64nvme(file.read(HEAD_BYTES)):
+                    raise Wrong(f"the output of row {name}")
+        if found:
+            raise Wrong(f"{len(found)} outputs too many")
+
+    def counts(self, listener: str) -> tuple[int, int]:
+        """Return how many requests a listener that refuses let pass so far, and how many it refused."""
+        port = self.listeners[listener].url.rpartition(":")[2]
+        with urllib.request.urlopen(f"{self.listeners['http'].url}/.counts?{port}") as answer:  # noqa: S310  # http
+            passed, refused = map(int, answer.read().split())
+        return passed, refused
+
     def _make(self, workload: Workload) -> dict[str, int]:
         source, served = self.source(workload), self.scratch / "srv" / BUCKET / workload.name
         for directory in (source, served):
             directory.mkdir(parents=True)
         whole, _, part = workload.name.partition(".")
-        for name in workload.files:
+        objects = sorted((self.scratch / "sources" / whole).iterdir()) if part else []
+        for number, name in enumerate(workload.files):
             if part:
-                (source / name).hardlink_to(self.scratch / "sources" / whole / name)
+                (source / name).hardlink_to(objects[number % len(objects)])
                 (served / name).hardlink_to(source / name)
                 continue
             with (source / name).open("wb") as file:
                 for start in range(0, workload.size_bytes, _PIECE_BYTES):
                     file.write(os.urandom(min(_PIECE_BYTES, workload.size_bytes - start)))
             (served / name).hardlink_to(source / name)
-        return {name: _crc([source / name]) for name in workload.files}
+        if not part:
+            return {name: _crc([source / name]) for name in workload.files}
+        known = list(self.crcs[whole].values())
+        return {name: known[number % len(known)] for number, name in enumerate(workload.files)}
 
     def _start_nginx(self, binary: str, modules: str) -> dict[str, Listener]:
         for name in ("body", "completed"):
@@ -165,30 +193,19 @@ class Endpoint:
                 digest = base64.b64encode(crc.to_bytes(8, "big")).decode()
                 lines.append(f"""["/{BUCKET}/{workload}/{name}"]={{'"{etag}"', "{digest}"}},""")
         (self.scratch / "objects.lua").write_text("return {\n" + "\n".join(lines) + "\n}\n")
-        has_tls = _make_certificates(self.scratch)
-        http, slow, tls = _free_ports(3)
-        values = {
-            "SCRATCH": self.scratch, "MODULES": modules, "HTTP": http, "SLOW": slow, "TLS": tls,
-            "FIRST_BYTE_S": FIRST_BYTE_S, "WORKERS": os.cpu_count() or 1,
-        }  # fmt: skip
-        for name in ("nginx.conf", "s3.conf"):
-            text = (HERE / name).read_text()
-            for key, value in values.items():
-                text = text.replace(f"@{key}@", str(value))
-            if not has_tls:
-                text = text[: text.find("# @TLS?@")] + "}\n" if "# @TLS?@" in text else text
-            if os.getuid():
-                text = text.replace("user root;\n", "")
-            (self.scratch / name).write_text(text)
+        ports = nginx.write_configuration(self.scratch, modules)
         self._process = subprocess.Popen([binary, "-c", str(self.scratch / "nginx.conf"), "-e", "stderr"])
-        self._wait_for(http)
-        listeners = {"http": Listener(f"http://127.0.0.1:{http}"), "30ms": Listener(f"http://127.0.0.1:{slow}")}
-        if has_tls:
-            listeners["tls"] = Listener(f"https://localhost:{tls}", str(self.scratch / "ca.pem"))
-        return listeners
+        self._wait_for(ports["http"])
+        ca = str(self.scratch / "ca.pem")
+        return {
+            name: Listener(f"https://localhost:{port}", ca)
+            if name.endswith("tls")
+            else Listener(f"http://127.0.0.1:{port}")
+            for name, port in ports.items()
+        }
 
     def _start_moto(self, workloads: Sequence[Workload]) -> dict[str, Listener]:
-        (port,) = _free_ports(1)
+        (port,) = nginx.free_ports(1)
         server = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
         self._process = subprocess.Popen(server, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         self._wait_for(port)
@@ -265,50 +282,6 @@ def _memory(workloads: Sequence[Workload]) -> str | None:
             return "/dev/shm"  # noqa: S108
     print("no room in /dev/shm: files are in the usual temp directory, a disk perhaps")
     return None
-
-
-def _nginx() -> tuple[str, str] | None:
-    """Return nginx's binary and the directory of its modules, installed if need be; None where that cannot be."""
-    if _installed_nginx() is None and os.getuid() == 0 and shutil.which("apt-get"):
-        print(f"installing {' '.join(_PACKAGES)}")
-        # runlevel 1: Debian starts no service
-        env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
-        for command in (["update", "-qq"], ["install", "-qq", "--no-install-recommends", "-y", *_PACKAGES]):
-            subprocess.run(["apt-get", *command], env=env, check=False, stdout=subprocess.DEVNULL)
-    found = _installed_nginx()
-    if found is None:
-        print("no nginx with a lua module, and none can be installed here: the endpoint is moto's server, http alone")
-    return found
-
-
-def _installed_nginx() -> tuple[str, str] | None:
-    binary = shutil.which("nginx", path=os.environ.get("PATH", "") + ":/usr/sbin")
-    modules = [path for path in _MODULES if Path(path, "ngx_http_lua_module.so").exists()]
-    return (binary, modules[0]) if binary and modules else None
-
-
-def _make_certificates(scratch: Path) -> bool:
-    """Write ca.pem, server.pem and server.key; False, said, where there is no openssl command."""
-    if shutil.which("openssl") is None:
-        print("no openssl command: the TLS cells are skipped")
-        return False
-    (scratch / "san").write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\n")
-    new = "openssl req -newkey rsa:2048 -nodes"
-    for command in (
-        f"{new} -x509 -days 30 -keyout ca.key -out ca.pem -subj /CN=benchmark-ca",
-        f"{new} -keyout server.key -out server.csr -subj /CN=localhost",
-        "openssl x509 -req -days 30 -in server.csr -CA ca.pem -CAkey ca.key -set_serial 1 -out server.pem -extfile san",
-    ):
-        subprocess.run(command.split(), cwd=scratch, check=True, capture_output=True)
-    return True
-
-
-def _free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
 
 
 def _crc(paths: Sequence[Path], *, framed: bool = False) -> int:

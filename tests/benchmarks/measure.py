@@ -2,7 +2,8 @@
 
 A timed contender lives in a process that made its client and opened its connections before the clock. Contenders take
 turns, one run each per round, and every round begins with another one: a pair is two runs of one round. Peak memory is
-that of fresh processes, each after one 16 KiB object and again after its run: the difference is told.
+that of fresh processes, each after one 16 KiB object and again after its run: the difference is told. In a cold cell
+every run has a process of its own, which moved one 16 KiB object before.
 """
 
 from __future__ import annotations
@@ -22,12 +23,14 @@ from typing import TYPE_CHECKING, Any, Self
 
 import peers
 from endpoint import Workload, Wrong
+from nginx import ALLOWED_PER_S
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from endpoint import Endpoint
 
+ROOT = Path(__file__).parents[2]  # where the file_dataset is that this measures
 WARM_OBJECTS = 128
 ONE = Workload("one", 1, 16 << 10)
 _CONFIDENCE = 0.8
@@ -45,13 +48,15 @@ class Cell:
     contenders: tuple[str, ...]
     pairs: int = 7
     peaks: int = 0
-    in_flight: int = 64
+    in_flight: int | None = 64  # None: not told
     pinned: bool = False
+    cold: bool = False
+    once: tuple[str, ...] = ()  # contenders that take so long that one run must do
 
     @property
     def name(self) -> str:
-        pinned = "-pinned" if self.pinned else ""
-        return f"{self.column}-{self.workload.name}-{self.does}-{self.listener}{pinned}"
+        how = "-pinned" if self.pinned else "-cold" if self.cold else ""
+        return f"{self.column}-{self.workload.name}-{self.does}-{self.listener}{how}"
 
 
 @dataclass(slots=True)
@@ -61,6 +66,9 @@ class Runs:
     wall_s: list[float] = field(default_factory=list)
     cpu_s: list[float] = field(default_factory=list)
     peak_bytes: list[float] = field(default_factory=list)
+    # at a store that refuses: requests that it let pass over what it allows in that time, and refused ones over all
+    reached: list[float] = field(default_factory=list)
+    refused: list[float] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -99,8 +107,8 @@ def ratios(ours: Sequence[float], theirs: Sequence[float]) -> Estimate:
 class Process:
     """A contender in a process of its own."""
 
-    def __init__(self, name: str, endpoint: Endpoint, cell: Cell) -> None:
-        """Start it and wait for its client."""
+    def __init__(self, name: str, endpoint: Endpoint, cell: Cell, library: Path) -> None:
+        """Start it and wait for its client. `library` is the directory with the file_dataset to use."""
         self._endpoint = endpoint
         self._target = endpoint.scratch / "target"
         self._process = subprocess.Popen(
@@ -108,6 +116,7 @@ class Process:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            env={**os.environ, "PYTHONPATH": str(library), "TMPDIR": str(endpoint.scratch / "tmp")},
         )
         setup = {
             "contender": name,
@@ -131,6 +140,8 @@ class Process:
             command["into"] = str(self._target)
         elif does == "upload":
             command |= {"source": str(self._endpoint.source(workload)), "into": "uploaded"}
+        elif does == "pipeline":
+            command["into"] = "piped"
         try:
             answer = self._ask(command)
             if does == "download":
@@ -139,6 +150,8 @@ class Process:
                 self._endpoint.check_stored(workload, "uploaded")
             elif does == "blobs":
                 self._endpoint.check_crcs(workload, answer["crcs"])
+            elif does == "pipeline":
+                self._endpoint.check_heads(workload, "piped")
             elif answer["sizes"] != dict.fromkeys(workload.files, workload.size_bytes):
                 raise Wrong("sizes")
         finally:
@@ -171,9 +184,10 @@ def warm_up(workload: Workload) -> Workload:
 class Measurement:
     """Measures cells at one endpoint. Processes are kept for the cells that follow, in the same setting."""
 
-    def __init__(self, endpoint: Endpoint) -> None:
-        """Start with no process."""
+    def __init__(self, endpoint: Endpoint, base: Path | None = None) -> None:
+        """Start with no process. `base` is the directory of another file_dataset."""
         self._endpoint = endpoint
+        self._base = base
         self._processes: dict[tuple[object, ...], Process] = {}
         self._setting: tuple[object, ...] = ()
 
@@ -182,15 +196,14 @@ class Measurement:
         self._set(cell)
         cannot = {name: reason for name in cell.contenders if (reason := self._reason(name, cell))}
         result = Result(cell, {name: Runs() for name in cell.contenders if name not in cannot}, cannot)
-        for name in list(result.runs):
+        for name in list(result.runs) if not cell.cold else ():
             self._timed(result, name, warm_up(cell.workload))
         for number in range(cell.pairs):
-            names = list(result.runs)
+            names = [name for name in result.runs if not number or name not in cell.once]
             turn = number % len(names) if names else 0
             for name in names[turn:] + names[:turn]:
                 if (answer := self._timed(result, name, cell.workload)) is not None:
-                    result.runs[name].wall_s.append(answer["wall_s"])
-                    result.runs[name].cpu_s.append(answer["cpu_s"])
+                    self._keep(result.runs[name], answer)
         for _ in range(cell.peaks):
             for name in list(result.runs):
                 peak = self._try(result, name, lambda name=name: self._peak(name, cell))
@@ -198,13 +211,23 @@ class Measurement:
                     result.runs[name].peak_bytes.append(peak)
         return result
 
+    def _keep(self, runs: Runs, answer: dict[str, Any]) -> None:
+        runs.wall_s.append(answer["wall_s"])
+        runs.cpu_s.append(answer["cpu_s"])
+        if "passed" in answer:
+            passed, refused = answer["passed"], answer["refused"]
+            runs.reached.append(passed / (ALLOWED_PER_S * answer["wall_s"]))
+            runs.refused.append(refused / (passed + refused))
+
     def _reason(self, name: str, cell: Cell) -> str | None:
         if name == peers.Cp.name and cell.does == "upload" and not self._endpoint.is_nginx:
             return "this server keeps its objects in memory"
+        if cell.does == "pipeline" and peers.CONTENDERS[name].pipeline is peers.Contender.pipeline:
+            return "has no rows"
         return peers.CONTENDERS[name].cannot.get(cell.does)
 
     def _set(self, cell: Cell) -> None:
-        setting = (cell.column, cell.listener, cell.in_flight, cell.pinned)
+        setting = (cell.column, cell.listener, cell.in_flight, cell.pinned, cell.cold)
         if setting == self._setting:
             return
         self.close()
@@ -214,10 +237,24 @@ class Measurement:
 
     def _timed(self, result: Result, name: str, workload: Workload) -> dict[str, Any] | None:
         cell = result.cell
-        answer: dict[str, Any] | None = self._try(
-            result, name, lambda: self._process(name, cell).run(cell.does, workload)
-        )
+        answer: dict[str, Any] | None = self._try(result, name, lambda: self._run(name, cell, workload))
         return answer
+
+    def _run(self, name: str, cell: Cell, workload: Workload) -> dict[str, Any]:
+        if cell.cold:
+            process = self._new(name, cell)
+            try:
+                process.run(cell.does, ONE)
+                return process.run(cell.does, workload)
+            finally:
+                process.close()
+        process = self._process(name, cell)
+        if not cell.listener.startswith("refusing"):
+            return process.run(cell.does, workload)
+        before = self._endpoint.counts(cell.listener)
+        answer = process.run(cell.does, workload)
+        passed, refused = self._endpoint.counts(cell.listener)
+        return answer | {"passed": passed - before[0], "refused": refused - before[1]}
 
     def close(self) -> None:
         """End all processes."""
@@ -227,11 +264,15 @@ class Measurement:
 
     def _process(self, name: str, cell: Cell) -> Process:
         if name not in self._processes:
-            self._processes[name] = Process(name, self._endpoint, cell)
+            self._processes[name] = self._new(name, cell)
         return self._processes[name]
 
+    def _new(self, name: str, cell: Cell) -> Process:
+        base = self._base if name == peers.OursBase.name else None
+        return Process(name, self._endpoint, cell, base or ROOT)
+
     def _peak(self, name: str, cell: Cell) -> float:
-        process = Process(name, self._endpoint, cell)
+        process = self._new(name, cell)
         try:
             before = process.run(cell.does, ONE)["peak_bytes"]
             return process.run(cell.does, cell.workload)["peak_bytes"] - before

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import peers
 import pyarrow as pa
-from endpoint import BUCKET, FIRST_BYTE_S, Workload
+from endpoint import BUCKET, Workload
 from measure import Estimate
+from nginx import LATE_S
 
 import file_dataset
 from file_dataset import _frame
@@ -67,7 +68,7 @@ def forward(input_dir: Path, output_dir: Path) -> dict[str, Path]:
 
 def wait(input_dir: Path, output_dir: Path) -> dict[str, Path]:
     """Return the input after 30 ms."""
-    time.sleep(FIRST_BYTE_S)
+    time.sleep(LATE_S)
     return {"a.bin": input_dir / "a.bin"}
 
 
@@ -93,9 +94,9 @@ def local_rows() -> str:
 
 def overlap(endpoint: Endpoint) -> Estimate | None:
     """Return the wall of 100 rows, prefetch=2, over that of the slowest stage alone; 30 ms per request and in fn."""
-    if "30ms" not in endpoint.listeners:
+    if "late-http" not in endpoint.listeners:
         return None
-    ours = peers.Ours(peers.Place(endpoint.listeners["30ms"], endpoint.scratch, "A", 64))
+    ours = peers.Ours(peers.Place(endpoint.listeners["late-http"], endpoint.scratch, "A", 64))
     frame = ours.frame(ROWS)
     source = endpoint.source(ROWS)
     run = _pipeline(wait, ours, prefetch=2)

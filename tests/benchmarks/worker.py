@@ -60,6 +60,8 @@ def run(contender: peers.Contender, command: dict[str, Any]) -> dict[str, Any]:
         arguments = (workload, Path(command["into"]))
     elif command["does"] == "upload":
         arguments = (workload, Path(command["source"]), command["into"])
+    elif command["does"] == "pipeline":
+        arguments = (workload, command["into"])
     if isinstance(contender, peers.Ours):
         contender.frame(workload)
     gc.collect()
