@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from file_dataset._local_file import LocalFile
     from file_dataset._prepared import Prepared
     from file_dataset._sink import ObjectInfo
+    from file_dataset._window import OnDisk
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,14 +33,14 @@ class Fetched:
 class Flight:
     """A row that has, or is about to have, files on disk; at most `window` of them are there."""
 
-    __slots__ = ("cancelled", "dirs", "input_dir", "output_dir", "position", "work")
+    __slots__ = ("cancelled", "dirs", "input_dir", "on_disk", "output_dir", "position", "work")
 
     input_dir: Path
     output_dir: Path
     dirs: _outputs.RowDirs
 
-    def __init__(self, position: int) -> None:
-        self.position = position
+    def __init__(self, position: int, on_disk: OnDisk) -> None:
+        self.position, self.on_disk = position, on_disk
         self.cancelled = threading.Event()
         self.work: TempDir | None = None
 
@@ -56,14 +57,14 @@ class Flight:
         except OSError as exc:
             raise RowError([Failure.of(row.id, "download", exc)]) from exc
 
-    def fetch(self, prepared: Prepared) -> Fetched | Failed:
-        """Download the row's files into a directory of its own."""
+    def fetch(self, prepared: Prepared, began: _transfer.Began | None) -> Fetched | Failed:
+        """Download the row's files into a directory of its own; `began` hears of their sizes."""
         downloads: list[_plan.Transfer[str]] = []
         try:
             row = _row_with_files(prepared.rows, self.position)
             self._make_dirs(row, prepared.temp_dir)
             downloads = _plan.downloads(row, str(self.input_dir))
-            infos = _transfer.copy_in(downloads, prepared.source, cancelled=self.cancelled)
+            infos = _transfer.copy_in(downloads, prepared.source, cancelled=self.cancelled, began=began)
         except RowError as exc:
             return Failed(exc, is_all=len(exc.failures) == len(downloads))
         without_digest = sum(

@@ -63,7 +63,7 @@ class _Choices(TypedDict, total=False):
     on_failure: OnFailure
     max_failures: int | None
     max_failed_fraction: float | None
-    prefetch: int
+    prefetch: int | None
     workers: int
     fn_timeout_s: float | None
     worker_env: Mapping[str, str] | None
@@ -112,7 +112,7 @@ class Pipeline:
         on_failure: OnFailure = "drop",
         max_failures: int | None = None,
         max_failed_fraction: float | None = None,
-        prefetch: int = 2,
+        prefetch: int | None = None,
         workers: int = 0,
         fn_timeout_s: float | None = None,
         worker_env: Mapping[str, str] | None = None,
@@ -139,8 +139,12 @@ class Pipeline:
                 recorded do not count.
             max_failed_fraction: a larger share of the input rows than this, 0.0 to 1.0, stops the run in the same way.
                 With `max_failures` beside it, whichever allows fewer rows holds.
-            prefetch: rows that download while fn works. `max(1, workers) + prefetch + 1` rows, at most, have files on
-                disk at once; `prefetch=0` without workers does one thing after the other, and holds one row.
+            prefetch: rows that download while fn works. None: 2 at first, and twice as many each time that fn has to
+                wait for files, 256 at most. All rows with files on disk then take no more than a tenth of what is free
+                in `temp_dir`, and 16 GiB, by the sizes of the rows so far, or one row per fn that runs. How many it
+                came to is in the result's `prefetch`. A number: that many. `max(1, workers) + prefetch + 1` rows, at
+                most, have files on disk at once; `prefetch=0` without workers does one thing after the other, and
+                holds one row.
             workers: processes that fn runs in, each on one row at a time, so that one that crashes costs its row only;
                 0: fn runs in the calling thread, on one row at a time, in input order.
             fn_timeout_s: seconds that one call of fn may take before its process is killed, which costs the row; it
@@ -183,7 +187,7 @@ class Pipeline:
             on_failure=on_failure,
             max_failures=_checked_max_failures(max_failures),
             max_failed_fraction=_checked_max_failed_fraction(max_failed_fraction),
-            prefetch=_checked_count("prefetch", prefetch),
+            prefetch=None if prefetch is None else _checked_count("prefetch", prefetch),
             workers=_checked_count("workers", workers),
             fn_timeout_s=_checked_timeout(fn_timeout_s),
             worker_env=_checked_env(worker_env),

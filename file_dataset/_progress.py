@@ -21,6 +21,8 @@ _LOG_EVERY_S = 5.0  # a guess: often enough to see life, seldom enough to read a
 class Progress:
     """How far a run is, in rows; `done` counts dropped rows too. `Pipeline(..., progress=function)` calls with one.
 
+    `prefetch` is how many rows may be ahead of fn now, where the run chooses that; None where it was given.
+
     Example:
         >>> print(Progress(done=5, total=12, dropped=1))
         5 of 12 rows done, 1 dropped
@@ -29,10 +31,12 @@ class Progress:
     done: int
     total: int
     dropped: int
+    prefetch: int | None = None
 
     def __str__(self) -> str:
         """Return `5 of 12 rows done, 1 dropped`."""
-        return f"{self.done} of {self.total} rows done, {self.dropped} dropped"
+        ahead = "" if self.prefetch is None else f", prefetch {self.prefetch}"
+        return f"{self.done} of {self.total} rows done, {self.dropped} dropped{ahead}"
 
 
 # None: a bar on a terminal or in a notebook, log lines elsewhere; False: silence.
@@ -52,8 +56,9 @@ def reporting(progress: Report, total: int) -> Iterator[Callable[[Progress], obj
         with tqdm(total=total, unit="row") as bar:
 
             def advance(now: Progress) -> None:
-                if now.dropped:
-                    bar.set_postfix(dropped=now.dropped, refresh=False)
+                shown = {"dropped": now.dropped or None, "prefetch": now.prefetch}
+                if seen := {name: count for name, count in shown.items() if count is not None}:
+                    bar.set_postfix(seen, refresh=False)
                 bar.update(now.done - bar.n)
 
             yield advance

@@ -21,6 +21,18 @@ _STAGES = ("download", "fn", "upload")
 _SHOWN_CAUSES, _SHOWN_FAILURES, _SHOWN_CHARS = 8, 5, 200
 
 
+@dataclass(frozen=True, slots=True, match_args=False)
+class Prefetch:
+    """How many rows were ahead of fn when a run ended, and why not more, as in "256 rows ahead (the most)"."""
+
+    rows: int
+    why: str
+
+    def __str__(self) -> str:
+        """Return it as text."""
+        return f"{self.rows} rows ahead ({self.why})"
+
+
 @dataclass(frozen=True, eq=False, repr=False, match_args=False)
 class PipelineResult:
     """What a run did, as frames. It pickles.
@@ -39,6 +51,8 @@ class PipelineResult:
             checksum): their length and version were compared, their bytes could not be.
         hint: what to check where all rows failed alike: the endpoint, when the store has no object (or bucket) that any
             row asked for; None elsewhere.
+        prefetch: how many rows were ahead of fn at the end (`prefetch.rows`), and why not more (`prefetch.why`); None
+            where more than one run made the result, as on Ray.
 
     Example:
         >>> def copy(input_dir, output_dir):
@@ -59,6 +73,7 @@ class PipelineResult:
     files: pd.DataFrame
     files_without_digest: int = 0
     hint: str | None = None
+    prefetch: Prefetch | None = None
 
     @staticmethod
     def last_stopped() -> PipelineResult | None:
@@ -116,7 +131,7 @@ class PipelineResult:
         """Return this result with the rows of a later run in the place of those with the same id, in input order.
 
         A row that failed this time loses its place in the manifest; rows that `later` has not processed keep theirs.
-        The hint stays as long as no row has succeeded and it is that of every failure.
+        The hint stays as long as no row has succeeded and it is that of every failure. `prefetch` is the later run's.
         """
         import pandas as pd
 
@@ -144,6 +159,7 @@ class PipelineResult:
             joined(self.failures, later.failures),
             joined(self.files, later.files),
             self.files_without_digest + later.files_without_digest,
+            prefetch=later.prefetch,
         )
         holds = len(hints) == 1 and not len(merged._good)
         return replace(merged, hint=hints.pop()) if holds else merged

@@ -19,6 +19,7 @@ import threading
 import time
 from collections import deque
 from concurrent.futures import Future, wait
+from dataclasses import replace
 from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -34,7 +35,7 @@ from file_dataset import (
     _verdict,
 )
 from file_dataset._call import Calls
-from file_dataset._errors import RowError
+from file_dataset._errors import InvalidDatasetError, RowError
 from file_dataset._failure_log import FailureLog
 from file_dataset._flight import Fetched, Flight, uploads_of
 from file_dataset._interrupts import Interrupts
@@ -43,6 +44,7 @@ from file_dataset._result import RunStoppedError
 from file_dataset._tally import Failed, Stored, Tally
 from file_dataset._tempdir import TempDir
 from file_dataset._turns import Ended, Turns
+from file_dataset._window import Window
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -109,8 +111,9 @@ class Run:
         self.is_stopped = False
         self.flights: dict[int, Flight] = {}
         self.ahead: deque[tuple[Flight, Future[Fetched | Failed]]] = deque()
-        window = self.settings.window
-        self.pool = Pool(window, "file_dataset-run") if window > 1 else None
+        self.window = Window(self.settings, len(self.rows.file_columns), functools.partial(_free_bytes, prepared))
+        most = self.window.most_rows
+        self.pool = Pool(most, "file_dataset-run") if most > 1 else None
         self.events: SimpleQueue[None] = SimpleQueue()
 
     def to_end(self) -> PipelineResult:
@@ -134,7 +137,7 @@ class Run:
 
     def result(self) -> PipelineResult:
         """Return what is done so far: every stored row, and the failures of the rows that were judged."""
-        return self.tally.result(self.rows)
+        return replace(self.tally.result(self.rows), prefetch=self.window.chosen())
 
     # the calling thread
 
@@ -149,7 +152,14 @@ class Run:
             self._fill()
             # without threads there is nothing to wait for: what was submitted is done
             if not self._begin_fn() and not has_news and self.pool is not None:
+                self._look_ahead()
                 self.events.get()
+
+    def _look_ahead(self) -> None:
+        """Have more rows ahead, where it is files that fn waits for."""
+        with self.lock:
+            if self.in_fn < self.settings.slots and self._has_more() and self.window.fn_waits():
+                self._fill()
 
     def _harvest(self) -> bool:
         """Take what threads and workers have finished; return whether there was anything."""
@@ -199,23 +209,17 @@ class Run:
             if isinstance(outcome, Failed):
                 self.tally.put(position, outcome)
                 self.tally.judge(position, outcome)
-            report(_progress.Progress(self.turns.taken, self.total, len(self.tally.failed)))
+            prefetch = self.window.prefetch if self.window.is_chosen else None
+            report(_progress.Progress(self.turns.taken, self.total, len(self.tally.failed), prefetch))
 
     def _why_full(self, position: int, error: RowError) -> str:
         prefix = self.prepared.prefix
         if error.failures[0].stage == "upload" and isinstance(prefix, Path):
             return f"no space left on device in {prefix}: {error}"
-        place = self.prepared.temp_dir or TempDir.parent()
-        free_bytes = shutil.disk_usage(place).free
-        return _verdict.no_space(self.settings, Path(place), free_bytes, self._input_bytes(position), error)
-
-    def _input_bytes(self, position: int) -> str:
-        row = self.rows.row(position)
-        wanted = [_transfer.Wanted(row.id, name, at, position) for name, at in row.files.items() if at is not None]
-        try:
-            return f" ({sum(size for _, size in _transfer.sizes(wanted, self.prepared.source))} bytes here)"
-        except RowError:
-            return ""
+        place = Path(self.prepared.temp_dir or TempDir.parent())
+        rows, prefetch = self.window.rows, self.window.prefetch
+        here = _input_bytes(self.prepared, position)
+        return _verdict.no_space(self.settings, rows, prefetch, place, shutil.disk_usage(place).free, here, error)
 
     def _begin_fn(self) -> bool:
         """Call fn for a row whose files are here, or hand it to a worker; return whether there was one."""
@@ -223,6 +227,7 @@ class Run:
             return False
         flight, fetched = found
         self.in_fn += 1
+        self.window.taken()
         self._fill()
         if self.calls.uses_workers:
             called = self.calls.submit(flight)
@@ -255,6 +260,8 @@ class Run:
                 result(), row_id=row.id, contract=self.prepared.contract, carried=self.rows.carried, dirs=flight.dirs
             )
             uploads = uploads_of(self.prepared, row, files)
+            with self.lock:
+                self.window.returns(flight.on_disk, _output_bytes(files, flight))
         except (RowError, RunStoppedError) as exc:
             self._settle(flight.position, Failed(exc) if isinstance(exc, RowError) else Ended(exc))
             self._leave(flight)
@@ -306,26 +313,31 @@ class Run:
                 position, self.next = self.next, self.next + 1
                 if position in self.rows.failed:  # its failure was recorded by an earlier Pipeline
                     continue
-                flight = self.flights[position] = Flight(position)
+                flight = self.flights[position] = Flight(position, self.window.begins())
                 self.ahead.append((flight, self._submit(self._fetch, flight)))
 
     def _has_room(self) -> bool:
-        settings = self.settings
-        return (
-            not self.is_stopped
-            and self.next < self.total
-            and self.next <= self.turns.limit
-            and len(self.ahead) < settings.prefetch + settings.slots - self.in_fn
-            and len(self.flights) < settings.window
-        )
+        return self._has_more() and self.window.has_room(len(self.ahead), self.in_fn)
+
+    def _has_more(self) -> bool:
+        return not self.is_stopped and self.next < self.total and self.next <= self.turns.limit
 
     def _fetch(self, flight: Flight) -> Fetched | Failed:
         """Download the row's files into a directory of its own."""
         outcome: Fetched | Failed | None = None
+
+        def began(more_bytes: int, is_first: bool) -> None:  # noqa: FBT001  # as `_transfer` calls it
+            with self.lock:
+                self.window.file_begins(flight.on_disk, more_bytes, is_first=is_first)
+
         try:
-            outcome = flight.fetch(self.prepared)
+            # a number needs no sizes; and without threads the lock is held here
+            outcome = flight.fetch(self.prepared, began if self.window.is_chosen else None)
         finally:
-            if not isinstance(outcome, Fetched):
+            if isinstance(outcome, Fetched):
+                with self.lock:
+                    self.window.arrives(flight.on_disk)
+            else:
                 self._leave(flight)
         return outcome
 
@@ -347,8 +359,31 @@ class Run:
         flight.clean_up()
         with self.lock:
             self.flights.pop(flight.position, None)
+            self.window.leaves(flight.on_disk)
             if self.pool is not None:  # without one the calling thread does one thing after the other
                 self._fill()
+
+
+def _free_bytes(prepared: Prepared) -> int:
+    try:
+        return shutil.disk_usage(prepared.temp_dir or TempDir.parent()).free
+    except (OSError, InvalidDatasetError):  # no such place, which the first row finds too
+        return 0
+
+
+def _input_bytes(prepared: Prepared, position: int) -> str:
+    row = prepared.rows.row(position)
+    wanted = [_transfer.Wanted(row.id, name, at, position) for name, at in row.files.items() if at is not None]
+    try:
+        return f" ({sum(size for _, size in _transfer.sizes(wanted, prepared.source))} bytes here)"
+    except RowError:
+        return ""
+
+
+def _output_bytes(files: Mapping[str, LocalFile | None], flight: Flight) -> int:
+    """Return how many bytes fn returned that are not of its inputs."""
+    inputs = f"{flight.dirs.input}/"
+    return sum(file.size_bytes for file in files.values() if file is not None and not file.path.startswith(inputs))
 
 
 def _failure_log() -> FailureLog:

@@ -27,7 +27,7 @@ class Settings:
     on_failure: OnFailure
     max_failures: int | None
     max_failed_fraction: float | None
-    prefetch: int
+    prefetch: int | None
     workers: int
     fn_timeout_s: float | None
     worker_env: Mapping[str, str] | None = field(repr=False)
@@ -43,8 +43,3 @@ class Settings:
     def slots(self) -> int:
         """Rows that are in fn at once."""
         return max(1, self.worker_count)
-
-    @property
-    def window(self) -> int:
-        """Rows that have files on disk at once; one where nothing overlaps."""
-        return self.slots + self.prefetch + 1 if self.worker_count or self.prefetch else 1

@@ -9,10 +9,11 @@ import dataclasses
 import os
 import threading
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypeVar
 
 from file_dataset._errors import Failure, RowError, is_fatal, is_unanswered, store_error
 from file_dataset._local_file import LocalFile
@@ -21,11 +22,12 @@ from file_dataset._urls import ObjectUrl
 
 if TYPE_CHECKING:
     import mmap
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from file_dataset._errors import RowId, Stage
     from file_dataset._plan import Transfer
     from file_dataset._silence import Silence
+    from file_dataset._sink import Part
     from file_dataset._store import RemoteStore
     from file_dataset._stores import Stores
     from file_dataset._urls import Location
@@ -37,6 +39,11 @@ T = TypeVar("T")
 _POLL_S = 0.1
 # For uploads that were interrupted to abort what they began; a guess.
 _GRACE_S = 5.0
+
+
+# Hears, in whatever thread, by how many bytes more than it has heard a file is to take, and whether that is the first
+# it hears of it.
+Began: TypeAlias = Callable[[int, bool], object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,14 +62,22 @@ def copy_in(
     *,
     stage: Stage = "download",
     cancelled: threading.Event | None = None,
+    began: Began | None = None,
 ) -> list[ObjectInfo]:
     """Copy every source into its local target; all of them get their names, or none.
+
+    Args:
+        transfers: the files.
+        stores: the stores that have them.
+        stage: at which what fails fails.
+        cancelled: another thread may set it.
+        began: hears of each file's size as soon as the store has said it.
 
     Raises:
         RowError: files that failed, every one of them.
         InterruptedError: another thread has set `cancelled`.
     """
-    with _Sinks(stores, stage, cancelled or threading.Event()) as sinks:
+    with _Sinks(stores, stage, cancelled or threading.Event(), began) as sinks:
         infos = []
         filled = []
         for transfer, sink, info in sinks.filled([(transfer, sinks.of(transfer)) for transfer in transfers]):
@@ -222,11 +237,29 @@ def _unread(file: Wanted, error: OSError) -> Failure:
     return Failure.of(file.row_id, "download", error, file=file.file, url=file.at)
 
 
+class _Told(Sink):
+    """A sink that says how many bytes are to come before they come."""
+
+    __slots__ = ("_began", "_told_bytes")
+
+    def __init__(self, target: str, cancelled: threading.Event, began: Began) -> None:
+        super().__init__(target, cancelled)
+        self._began = began
+        self._told_bytes: int | None = None
+
+    def begin(self, info: ObjectInfo) -> Part:
+        """Start at the first byte, and say how many there are."""
+        part = super().begin(info)
+        told, self._told_bytes = self._told_bytes, info.size_bytes
+        self._began(info.size_bytes - (told or 0), told is None)
+        return part
+
+
 class _Sinks:
     """The files that one call makes. What it leaves without a name when it ends leaves nothing behind."""
 
-    def __init__(self, stores: Stores, stage: Stage, cancelled: threading.Event) -> None:
-        self._stores, self._stage, self._cancelled = stores, stage, cancelled
+    def __init__(self, stores: Stores, stage: Stage, cancelled: threading.Event, began: Began | None = None) -> None:
+        self._stores, self._stage, self._cancelled, self._began = stores, stage, cancelled, began
         self._is_new: dict[str, bool] = {}  # directories that were made, and whether something may lie in them
         self._open: set[Sink] = set()
         self._last = ""  # directory of a file that is alone: a row's come one after the other
@@ -251,7 +284,7 @@ class _Sinks:
         except OSError as exc:
             failure = Failure.of(transfer.row_id, self._stage, exc, file=transfer.file, url=target)
             raise RowError([failure]) from exc
-        sink = Sink(target, self._cancelled)
+        sink = Sink(target, self._cancelled) if self._began is None else _Told(target, self._cancelled, self._began)
         self._open.add(sink)
         return sink
 

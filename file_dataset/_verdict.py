@@ -97,13 +97,15 @@ def store_down(what: str, endpoint: str | None, rows: int) -> str:
     )
 
 
-def no_space(settings: Settings, place: Path, free_bytes: int, input_bytes: str, error: RowError) -> str:
+def no_space(  # noqa: PLR0913, PLR0917  # facts, each of its own
+    settings: Settings, window_rows: int, prefetch: int, place: Path, free_bytes: int, input_bytes: str, error: RowError
+) -> str:
     """Return why a full disk stops the run: what lies there at once, and how to need less."""
     rows, less = "one row is on disk at a time", ""
-    if settings.window > 1:
-        shown = f"prefetch={settings.prefetch}, workers={settings.worker_count}"
-        rows = f"up to {settings.window} rows are on disk at once ({shown})"
-        less = "; prefetch=0 needs less" if settings.prefetch else ""
+    if window_rows > 1:
+        how = f"prefetch={prefetch}" if settings.prefetch is not None else f"prefetch={prefetch}, chosen by the run"
+        rows = f"up to {window_rows} rows are on disk at once ({how}, workers={settings.worker_count})"
+        less = "; prefetch=0 needs less" if prefetch else ""
     return (
         f"no space left on device: {rows}, each with its inputs{input_bytes} and its outputs, "
         f"in {place}, where {free_bytes} bytes are free; temp_dir= puts them elsewhere{less}. {error}"

@@ -51,7 +51,7 @@ class Arguments(TypedDict, total=False):
     num_gpus: float | None
     file_columns: Sequence[str] | None
     outputs: Sequence[str] | None
-    prefetch: int
+    prefetch: int | None
     workers: int | None
     fn_timeout_s: float | None
     max_failures: int | None
@@ -113,7 +113,7 @@ def pipeline_asset(  # noqa: PLR0913 (each is a choice of the user's)
     num_gpus: float | None = None,
     file_columns: Sequence[str] | None = None,
     outputs: Sequence[str] | None = None,
-    prefetch: int = 2,
+    prefetch: int | None = None,
     workers: int | None = None,
     fn_timeout_s: float | None = None,
     max_failures: int | None = None,

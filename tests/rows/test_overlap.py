@@ -61,7 +61,7 @@ def test_while_fn_works_the_next_rows_download_and_finished_ones_upload(paced, o
             paced.gates["PutObject", "out/1/a.txt"].set()
         return forward(input_dir, output_dir)
 
-    assert len(on(look)(six)) == 6
+    assert len(on(look, prefetch=2)(six)) == 6
     assert seen == {"next two": True, "the one before": True, "more": 0}
 
 
@@ -76,7 +76,7 @@ def test_no_more_than_the_next_rows_download_while_fn_works(paced, on, six):
             seen.append(paced.count("GetObject", "in/4"))
         return forward(input_dir, output_dir)
 
-    assert len(on(look)(six)) == 6
+    assert len(on(look, prefetch=2)(six)) == 6
     assert seen == [0]
 
 
@@ -94,7 +94,7 @@ def test_a_row_that_is_stored_makes_room_while_fn_still_works(paced, on, six):
             gates[1].set()
         return forward(input_dir, output_dir)
 
-    assert len(on(look)(six)) == 6
+    assert len(on(look, prefetch=2)(six)) == 6
     assert seen == {"before": 0, "after": True}
 
 
