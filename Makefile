@@ -16,11 +16,11 @@ newest   = --upgrade $(if $(UV),$(if $(PRE),--prerelease=allow),--upgrade-strate
 outdated = $(if $(UV),VIRTUAL_ENV=$(1) uv pip,$(1)/bin/python -m pip) list --outdated
 has_python = test -n "$(UV)$(PYTHON)" || { echo "Python 3.11 or newer is needed: install it, or make PYTHON=..."; exit 1; }
 
-.PHONY: help demo demo-ray ui test lint bench bench-quick bench-rows bench-ray bench-dagster test-all test-lowest \
+.PHONY: help demo demo-ray ui test lint bench bench-quick bench-rows bench-million bench-ray bench-dagster test-all test-lowest \
         test-newest soak screenshots format clean
 
 help:            ## what there is to make
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 $(READY): pyproject.toml example_project/pyproject.toml
 	@$(has_python)
@@ -59,6 +59,9 @@ bench-quick:     ## the same in two minutes: fewer of them, fewer bytes
 
 bench-rows: $(READY)  ## what a row costs beside its copies; how rows overlap and workers speed up (three minutes)
 	$(RUN)/python tests/benchmarks/bench.py --rows
+
+bench-million: $(READY)  ## what a million rows cost beside their copies, CPU and memory (half an hour; Linux)
+	$(RUN)/python tests/benchmarks/million.py
 
 bench-ray:       ## blobs in Ray beside its own readers and Daft, Pipelines beside boto3 by hand (half an hour)
 	@$(has_python)

@@ -166,7 +166,8 @@ class ChecksumMismatchError(ConnectionError):
 
 def printable(text: str) -> str:
     """Return text for logs and Arrow: what is no UTF-8 in a file's name (a surrogate, PEP 383) becomes an escape."""
-    return text.encode("utf-8", "backslashreplace").decode()
+    # the same object, not a copy: a run keeps the text of every failure
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
 
 
 def store_error(kind: type[OSError], message: str, *, code: str | None = None) -> OSError:

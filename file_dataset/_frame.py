@@ -18,9 +18,9 @@ from file_dataset import _plan, _urls
 from file_dataset._errors import Failure, InvalidDatasetError, RowError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     import pandas as pd
+
+    from file_dataset._columns import Positions
 
 ID = "id"
 ERROR_COLUMNS = ("error_stage", "error_file", "error_url", "error_type", "error_code", "error_message")
@@ -378,36 +378,34 @@ def failures_of(frame: pd.DataFrame) -> list[Failure]:
     return [Failure(*values) for values in zip(ids, *columns, strict=True)]
 
 
-def manifest(
-    rows: Rows, stored: Mapping[int, Mapping[str, str | None]], outputs: Iterable[str], *, keep: Sequence[int]
-) -> pd.DataFrame:
+def manifest(rows: Rows, outputs: Mapping[str, Sequence[Any]], *, keep: Positions) -> pd.DataFrame:
     """Return output columns, `id`, then the carried columns, for the positions `keep`, with the dtypes of the input.
 
     Args:
         rows: what the run was given.
-        stored: per position, per output name, where the output lies.
-        outputs: output columns; they come first and are there when nothing is stored.
-        keep: positions to list; one that is not in `stored` has null outputs.
+        outputs: per output column, where the output of each of these rows lies; they come first.
+        keep: positions to list.
     """
     import pandas as pd
 
-    nothing: Mapping[str, str | None] = {}
-    columns = {
-        name: pd.Series([stored.get(position, nothing).get(name) for position in keep], dtype=TEXT) for name in outputs
-    }
+    columns = {name: pd.Series(values, dtype=TEXT) for name, values in outputs.items()}
     return pd.concat([pd.DataFrame(columns, index=range(len(keep))), _taken(rows, keep, [ID, *rows.carried])], axis=1)
 
 
-def with_failures(frame: pd.DataFrame, failures: Mapping[int, Failure]) -> pd.DataFrame:
-    """Return the frame with the error columns added: text, null for good rows; keys are positions in `frame`."""
-    return frame.assign(**_error_columns([failures.get(position) for position in range(len(frame))]))
+def with_failures(frame: pd.DataFrame, errors: Mapping[str, Sequence[Any]]) -> pd.DataFrame:
+    """Return the frame with the error columns added, as text; `errors` has them by name, null for good rows."""
+    return frame.assign(**_texts_of(ERROR_COLUMNS, errors))
 
 
-def failures_frame(rows: Rows, failures: Sequence[tuple[int, Failure]]) -> pd.DataFrame:
-    """Return one row per failure: `id` with the dtype of the input, then text columns, in input order."""
-    ordered = sorted(failures, key=lambda pair: pair[0])
-    ids = _taken(rows, [position for position, _ in ordered], [ID])
-    return ids.assign(**_error_columns([failure for _, failure in ordered]))
+def failures_frame(rows: Rows, positions: Positions, errors: Mapping[str, Sequence[Any]]) -> pd.DataFrame:
+    """Return one row per failure: `id` with the dtype of the input, then the error columns, as text.
+
+    Args:
+        rows: what the run was given.
+        positions: per failure, its row.
+        errors: per error column, its texts.
+    """
+    return _taken(rows, positions, [ID]).assign(**_texts_of(ERROR_COLUMNS, errors))
 
 
 @dataclass(frozen=True, slots=True)
@@ -422,31 +420,33 @@ class StoredFile:
     checksum: str | None
 
 
-def files_frame(rows: Rows, files: Sequence[StoredFile]) -> pd.DataFrame:
-    """Return one row per stored output: id, file, location, size_bytes (int64), etag, checksum (null if unknown)."""
+def files_frame(rows: Rows, positions: Positions, columns: Mapping[str, Sequence[Any]]) -> pd.DataFrame:
+    """Return one row per stored output: id, file, location, size_bytes (int64), etag, checksum (null if unknown).
+
+    Args:
+        rows: what the run was given.
+        positions: per stored output, its row.
+        columns: the other columns.
+    """
     import pandas as pd
 
-    listed = _taken(rows, [stored.position for stored in files], [ID])
-    for name in FILES_COLUMNS[1:]:
-        dtype = "int64" if name == "size_bytes" else TEXT
-        listed[name] = pd.Series([getattr(stored, name) for stored in files], dtype=dtype)
-    return listed
+    texts = _texts_of([name for name in FILES_COLUMNS if name not in {ID, "size_bytes"}], columns)
+    sizes = {"size_bytes": pd.Series(columns["size_bytes"], dtype="int64")}
+    return _taken(rows, positions, [ID]).assign(**texts, **sizes)[list(FILES_COLUMNS)]
 
 
 def no_files(frame: pd.DataFrame) -> pd.DataFrame:
     """Return the frame of stored outputs that has none, with the ids' dtype of `frame`."""
-    return files_frame(Rows(frame, None, {}, (), {}, Path(), 0), [])
+    return files_frame(Rows(frame, None, {}, (), {}, Path(), 0), [], dict.fromkeys(FILES_COLUMNS, ()))
 
 
-def _error_columns(failures: Sequence[Failure | None]) -> dict[str, pd.Series]:
+def _texts_of(names: Sequence[str], columns: Mapping[str, Sequence[Any]]) -> dict[str, pd.Series]:
     import pandas as pd
 
-    fields = [name.removeprefix("error_") for name in ERROR_COLUMNS]
-    texts = {field: [None if failure is None else getattr(failure, field) for failure in failures] for field in fields}
-    return {f"error_{field}": pd.Series(texts[field], dtype=TEXT) for field in fields}
+    return {name: pd.Series(columns[name], dtype=TEXT) for name in names}
 
 
-def _taken(rows: Rows, positions: Sequence[int], columns: list[str]) -> pd.DataFrame:
+def _taken(rows: Rows, positions: Positions, columns: list[str]) -> pd.DataFrame:
     frame = rows.frame
     assert frame is not None, "only a frame has manifests"  # noqa: S101
-    return frame[columns].iloc[list(positions)].reset_index(drop=True)
+    return frame[columns].iloc[positions].reset_index(drop=True)

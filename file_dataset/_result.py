@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import html
-from collections import Counter
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from file_dataset import _frame
+from file_dataset import _frame, _urls
 from file_dataset._errors import Failure, FileDatasetError, InvalidDatasetError, RowError
 from file_dataset._secrets import masked
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Mapping
 
     import pandas as pd
+
+    from file_dataset._errors import Stage
 
 _STAGES = ("download", "fn", "upload")
 # What a person reads before scrolling; guesses.
@@ -215,6 +216,15 @@ class PipelineResult:
         return self.failures.drop_duplicates(_frame.ID)
 
     @property
+    def _causes(self) -> dict[Cause, int]:
+        names = ["error_stage", "error_type", "error_code"]
+        counts = self._first_failures[names].value_counts(dropna=False, sort=False).reset_index()
+        return {
+            Cause(stage, kind, None if _urls.is_null(code) else code): count
+            for stage, kind, code, count in counts.itertuples(index=False, name=None)
+        }
+
+    @property
     def _unprocessed_count(self) -> int:
         is_recorded = _frame.ERROR_COLUMNS[0] in self.manifest
         return max(0, self.input_rows - len(self.manifest) - (0 if is_recorded else self.dropped_rows))
@@ -231,7 +241,7 @@ class PipelineResult:
 
     def __repr__(self) -> str:
         """Show the counts, by stage and cause, and the first failures; at most some 20 lines, however many failed."""
-        causes = [f"  {cause}" for cause in causes_of(_frame.failures_of(self._first_failures))]
+        causes = [f"  {cause}" for cause in causes_of(self._causes)]
         failures, more = self._shown_failures()
         lines = [f"  row {_cut(repr(one.id))}: {_cut(_one_line(str(one)))}" for one in failures]
         rest = [f"  ... and {more} more"] if more else []
@@ -241,7 +251,7 @@ class PipelineResult:
 
     def _repr_html_(self) -> str:
         """Show the same in a notebook, as a table; everything that came from outside is escaped."""
-        causes = causes_of(_frame.failures_of(self._first_failures))
+        causes = causes_of(self._causes)
         failures, more = self._shown_failures()
         listed = "".join(f"<li>{_escaped(cause)}</li>" for cause in causes)
         parts = [f"<p><b>PipelineResult</b>: {_escaped(self._headline())}</p>", f"<ul>{listed}</ul>" if listed else ""]
@@ -253,7 +263,14 @@ class PipelineResult:
                 "<tr>"
                 + "".join(
                     f"<td>{_escaped('' if value is None else value)}</td>"
-                    for value in (one.id, one.stage, one.file, one.url, _cause(one), one.message)
+                    for value in (
+                        one.id,
+                        one.stage,
+                        one.file,
+                        one.url,
+                        Cause(one.stage, one.type, one.code),
+                        one.message,
+                    )
                 )
                 + "</tr>"
                 for one in failures
@@ -307,22 +324,29 @@ def attach(error: BaseException, result: PipelineResult | None) -> None:
         error.add_note(note)
 
 
-def causes_of(firsts: Iterable[Failure]) -> list[str]:
+class Cause(NamedTuple):
+    """What failures have in common."""
+
+    stage: Stage
+    type: str
+    code: str | None
+
+    def __str__(self) -> str:
+        """Return `FileNotFoundError (NoSuchKey)`."""
+        return f"{self.type} ({self.code})" if self.code else self.type
+
+
+def causes_of(counts: Mapping[Cause, int]) -> list[str]:
     """Return "2 at download: FileNotFoundError (NoSuchKey)" per stage and cause, the stages in order, the most first.
 
     Args:
-        firsts: one failure per failed row. At most eight causes are named, the rest is counted.
+        counts: how many rows failed by each cause. At most eight causes are named, the rest is counted.
     """
-    counts = Counter((one.stage, _cause(one)) for one in firsts)
     places = dict(zip(_STAGES, range(len(_STAGES)), strict=True))
-    order = sorted(counts.items(), key=lambda item: (places.get(item[0][0], len(places)), -item[1], item[0][1]))
-    lines = [f"{count} at {stage}: {_cut(_one_line(cause))}" for (stage, cause), count in order[:_SHOWN_CAUSES]]
+    order = sorted(counts.items(), key=lambda one: (places.get(one[0].stage, len(places)), -one[1], str(one[0])))
+    lines = [f"{count} at {cause.stage}: {_cut(_one_line(str(cause)))}" for cause, count in order[:_SHOWN_CAUSES]]
     rest = sum(count for _, count in order[_SHOWN_CAUSES:])
     return [*lines, f"{rest} more of {len(order) - _SHOWN_CAUSES} other causes"] if rest else lines
-
-
-def _cause(failure: Failure) -> str:
-    return f"{failure.type} ({failure.code})" if failure.code else str(failure.type)
 
 
 def _one_line(text: str) -> str:

@@ -6,17 +6,23 @@ A run has one, and so has the driver of a run on Ray, whose tasks have one each.
 from __future__ import annotations
 
 import logging
+from array import array
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from itertools import compress
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from file_dataset import _frame, _verdict
+from file_dataset._columns import Records
 from file_dataset._errors import Failure, RowError, is_disk_full, is_unanswered
-from file_dataset._result import PipelineResult, RunStoppedError
+from file_dataset._result import Cause, PipelineResult, RunStoppedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
+    from file_dataset._columns import Positions
     from file_dataset._errors import Stage
     from file_dataset._failure_log import FailureLog
     from file_dataset._outputs import Contract
@@ -52,6 +58,91 @@ class Failed:
 Outcome: TypeAlias = Stored | Failed
 
 
+class StoredRows(Mapping[int, Stored]):
+    """The rows that are stored, by position; a `Stored` is made of its columns when it is asked for."""
+
+    def __init__(self, total: int) -> None:
+        self.outputs = Records(total, _frame.FILES_COLUMNS[1:], numbers=["size_bytes"], few=["file"])
+        self._without_digest = array("q", [0]) * total
+
+    def put(self, position: int, row: Stored) -> None:
+        """Take a row; one that was put before stays as it is."""
+        files = {file.file: file for file in row.files}
+        if self.outputs.put(position, (_record(name, files.get(name)) for name in row.outputs)):
+            self._without_digest[position] = row.without_digest
+
+    def __contains__(self, position: object) -> bool:
+        return position in self.outputs
+
+    def __len__(self) -> int:
+        return len(self.outputs)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.outputs)
+
+    def __getitem__(self, position: int) -> Stored:
+        records = self.outputs.of(position)
+        files = tuple(_frame.StoredFile(position, *record) for record in records if record[1] is not None)
+        return Stored({record[0]: record[1] for record in records}, files, self._without_digest[position])
+
+    @property
+    def without_digest(self) -> int:
+        """Downloads without a digest, of all rows."""
+        return sum(self._without_digest)
+
+    def columns(self, promised: Iterable[str], keep: Positions) -> dict[str, list[str | None]]:
+        """Return where the outputs of these rows lie: first those that are promised, then others as rows have them."""
+        total = len(self._without_digest)
+        found: dict[str, list[str | None]] = {name: [None] * total for name in promised}
+        positions, columns = self.outputs.in_order()
+        for position, name, location in zip(positions, columns["file"], columns["location"], strict=True):
+            if name not in found:
+                found[name] = [None] * total
+            found[name][position] = location
+        return {name: [column[position] for position in keep] for name, column in found.items()}
+
+    def files(self) -> tuple[Positions, dict[str, Sequence[Any]]]:
+        """Return the row of each stored file, and the columns of the frame of files."""
+        positions, columns = self.outputs.in_order()
+        is_there = [location is not None for location in columns["location"]]
+        if all(is_there):
+            return positions, dict(columns)
+        return positions[is_there], {name: list(compress(column, is_there)) for name, column in columns.items()}
+
+
+def _record(name: str, file: _frame.StoredFile | None) -> tuple[str, str | None, int, str | None, str | None]:
+    """Return the record of an output, which is null where there is no file."""
+    return (name, file.location, file.size_bytes, file.etag, file.checksum) if file else (name, None, 0, None, None)
+
+
+class FailedRows(Mapping[int, tuple[Failure, ...]]):
+    """The failures of the rows that failed, by position; each `Failure` is made of its columns when it is asked for."""
+
+    def __init__(self, total: int) -> None:
+        few = ["error_stage", "error_file", "error_type", "error_code"]
+        self.errors = Records(total, _frame.FAILURE_COLUMNS, few=few)
+
+    def put(self, position: int, failures: Iterable[Failure]) -> bool:
+        """Take a row; return False where it was put before, and stays as it is."""
+        return self.errors.put(position, map(_values, failures))
+
+    def __contains__(self, position: object) -> bool:
+        return position in self.errors
+
+    def __len__(self) -> int:
+        return len(self.errors)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.errors)
+
+    def __getitem__(self, position: int) -> tuple[Failure, ...]:
+        return tuple(Failure(*record) for record in self.errors.of(position))
+
+
+# of a failure, in the order of the columns
+_values = attrgetter(*(name.removeprefix("error_") for name in _frame.FAILURE_COLUMNS))
+
+
 class Tally:
     """The outcomes of rows, by position, in whatever order they are put."""
 
@@ -84,29 +175,36 @@ class Tally:
         self._log, self._why_full, self._is_part = log, why_full, is_part
         self._allowed = _verdict.allowed_failures(settings, total)
         self._first_upload = total if has_first_row else -1  # the first position whose upload was tried
-        self._own: dict[int, bool] = {}  # failed in this run, in the order they came: whether all files of the row did
+        # of the rows that failed in this run, and not in an earlier Pipeline
+        self._causes: Counter[Cause] = Counter()
+        self._whole = bytearray(total)  # by row: 1 where all of its files failed
+        self._first_own = self._last_own = -1  # in the order they came
         self._unanswered: Counter[Stage] = Counter()  # rows whose store sent nothing at all
-        self.stored: dict[int, Stored] = {}
-        self.failed: dict[int, tuple[Failure, ...]] = {}
+        self.stored = StoredRows(total)
+        self.failed = FailedRows(total)
         self.is_down = False  # what stopped the run is a store that answers nothing
         self.is_over_limit = False  # what stopped the run is one failed row more than are allowed
 
     @property
     def own_failures(self) -> int:
         """Rows that failed in this run, and not in an earlier Pipeline."""
-        return len(self._own)
+        return self._causes.total()
 
     def put(self, position: int, outcome: Outcome) -> None:
-        """Take a row's outcome."""
+        """Take a row's outcome; the first one of a row counts."""
         if isinstance(outcome, Stored):
-            self.stored[position] = outcome
+            self.stored.put(position, outcome)
             if outcome.files:
                 self._first_upload = min(self._first_upload, position)
             return
-        self.failed[position] = outcome.error.failures
-        if not outcome.is_recorded:
-            self._own[position] = outcome.is_all
-            if outcome.error.failures[0].stage == "upload":
+        if self.failed.put(position, outcome.error.failures) and not outcome.is_recorded:
+            first = outcome.error.failures[0]
+            self._causes[Cause(first.stage, first.type, first.code)] += 1
+            if outcome.is_all:
+                self._whole[position] = 1
+            self._first_own = position if self._first_own < 0 else self._first_own
+            self._last_own = position
+            if first.stage == "upload":
                 self._first_upload = min(self._first_upload, position)
 
     def may_stop(self, position: int, failed: Failed) -> bool:
@@ -148,19 +246,18 @@ class Tally:
         Raises:
             RunStoppedError: they are too many.
         """
-        if self._allowed is None or len(self._own) <= self._allowed:
+        if self._allowed is None or self.own_failures <= self._allowed:
             return
         self.is_over_limit = True
-        firsts = [self.failed[position][0] for position in self._own]
-        chosen = list(self._own)[0 if self._settings.on_failure == "raise" else -1]
-        message = _verdict.too_many(self._settings, self._total, firsts, error or RowError(self.failed[chosen]))
+        chosen = self._first_own if self._settings.on_failure == "raise" else self._last_own
+        message = _verdict.too_many(self._settings, self._total, self._causes, error or RowError(self.failed[chosen]))
         raise RunStoppedError(_verdict.with_hint(message, self.hint())) from error
 
     def hint(self) -> str | None:
         """Return a question about the endpoint where the store has nothing that any row reads; None elsewhere."""
         if self.stored:
             return None
-        stage = _verdict.stage_with_nothing((self.failed[at][0], is_all) for at, is_all in self._own.items())
+        stage = _verdict.stage_with_nothing(self._causes, sum(self._whole))
         if stage is None:
             return None
         endpoint = (self._source if stage == "download" else self._target).request_endpoint
@@ -168,7 +265,7 @@ class Tally:
 
     def misses_all(self, position: int) -> bool:
         """Return whether none of a row's inputs could be downloaded."""
-        return self._own.get(position, False)
+        return bool(self._whole[position])
 
     def fail_rest(self, rows: _frame.Rows, message: str) -> None:
         """Let the rows fail without a request that a store which is down has stopped."""
@@ -202,22 +299,18 @@ class Tally:
         Args:
             rows: the input, as far as it is known; positions are those of its frame.
         """
-        stored = {position: self.stored[position].outputs for position in sorted(self.stored)}
+        is_stored, has_failed = self.stored.outputs.known(), self.failed.errors.known()
         is_record = self._settings.on_failure == "record"
-        keep = sorted({*stored, *self.failed}) if is_record else list(stored)
-        seen = [name for outputs in stored.values() for name in outputs]
-        columns = list(dict.fromkeys([*(self._contract.names if self._contract else ()), *seen]))
-        manifest = _frame.manifest(rows, stored, columns, keep=keep)
+        keep = (is_stored | has_failed if is_record else is_stored).nonzero()[0]
+        promised = self._contract.names if self._contract else ()
+        manifest = _frame.manifest(rows, self.stored.columns(promised, keep), keep=keep)
         if is_record:
-            first = {place: self.failed[position][0] for place, position in enumerate(keep) if position in self.failed}
-            manifest = _frame.with_failures(manifest, first)
-        failures = [(position, failure) for position in sorted(self.failed) for failure in self.failed[position]]
-        done = [self.stored[position] for position in stored]
+            manifest = _frame.with_failures(manifest, self.failed.errors.firsts(keep))
         return PipelineResult(
             rows.frame,
             manifest,
-            _frame.failures_frame(rows, failures),
-            _frame.files_frame(rows, [file for row in done for file in row.files]),
-            sum(row.without_digest for row in done),
+            _frame.failures_frame(rows, *self.failed.errors.in_order()),
+            _frame.files_frame(rows, *self.stored.files()),
+            self.stored.without_digest,
             self.hint(),
         )

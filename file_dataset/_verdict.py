@@ -9,10 +9,11 @@ from file_dataset._result import causes_of
 from file_dataset._secrets import without_userinfo
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Mapping
     from pathlib import Path
 
-    from file_dataset._errors import Failure, RowError, Stage
+    from file_dataset._errors import RowError, Stage
+    from file_dataset._result import Cause
     from file_dataset._settings import Settings
 
 # Codes under which a target refuses every row, when it refuses the first one whole.
@@ -51,20 +52,20 @@ def _limits(settings: Settings, total: int) -> dict[str, int]:
     return limits
 
 
-def too_many(settings: Settings, total: int, firsts: Sequence[Failure], error: RowError) -> str:
+def too_many(settings: Settings, total: int, causes: Mapping[Cause, int], error: RowError) -> str:
     """Return why one failed row more than are allowed stops the run.
 
     Args:
         settings: what is allowed.
         total: rows of the input.
-        firsts: the first failure of every row that has failed.
+        causes: how many rows have failed by each cause.
         error: why the last of them failed.
     """
     if settings.on_failure == "raise":
         return f"stopped at the first failure (on_failure='raise'): {error}"
     return (
-        f"{len(firsts)} of {total} rows failed, {limit_text(settings, total)} allows "
-        f"{allowed_failures(settings, total)}: {', '.join(causes_of(firsts))}; the last: {error}"
+        f"{sum(causes.values())} of {total} rows failed, {limit_text(settings, total)} allows "
+        f"{allowed_failures(settings, total)}: {', '.join(causes_of(causes))}; the last: {error}"
     )
 
 
@@ -112,22 +113,24 @@ def no_space(  # noqa: PLR0913, PLR0917  # facts, each of its own
     )
 
 
-def stage_with_nothing(failed: Iterable[tuple[Failure, bool]]) -> Stage | None:
+def stage_with_nothing(causes: Mapping[Cause, int], whole: int) -> Stage | None:
     """Return the stage at which a store had nothing of what any row reads; None: there was something else.
 
     One missing key is a missing key: it takes two rows, or a bucket that is not there.
 
     Args:
-        failed: the first failure of every failed row, and whether all files of the row failed.
+        causes: how many rows have failed by each cause.
+        whole: how many rows failed with all their files.
     """
-    pairs = list(failed)
-    stages: set[Stage] = {first.stage for first, _ in pairs}
-    if len(stages) != 1 or "fn" in stages or not all(first.code in _NOT_THERE for first, _ in pairs):
+    stages = {cause.stage for cause in causes}
+    codes = {cause.code for cause in causes}
+    if len(stages) != 1 or "fn" in stages or not codes <= _NOT_THERE:
         return None
-    if len(pairs) == 1 and pairs[0][0].code != "NoSuchBucket":
+    count = sum(causes.values())
+    if count == 1 and codes != {"NoSuchBucket"}:
         return None
     (stage,) = stages
-    return None if stage == "download" and not all(is_all for _, is_all in pairs) else stage
+    return None if stage == "download" and whole < count else stage
 
 
 def endpoint_question(endpoint: str) -> str:

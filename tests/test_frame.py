@@ -232,22 +232,22 @@ def test_an_id_of_a_row_has_the_text_it_had(ids):
 @pytest.mark.parametrize("ids", IDS.values(), ids=IDS)
 def test_ids_come_back_in_the_manifest_as_they_went_in(ids):
     rows = rows_of({"id": ids, "image.mha": [A, B]})
-    manifest = frames.manifest(rows, {0: {"out": A}, 1: {"out": B}}, ["out"], keep=[0, 1])
+    manifest = frames.manifest(rows, {"out": [A, B]}, keep=[0, 1])
     pd.testing.assert_series_equal(manifest["id"], ids.rename("id"))
 
 
 @pytest.mark.parametrize("ids", IDS.values(), ids=IDS)
 def test_ids_come_back_among_the_failures_as_they_went_in(ids):
     rows = rows_of({"id": ids, "image.mha": [A, B]})
-    failures = frames.failures_frame(rows, [(0, failure(ids[0])), (1, failure(ids[1]))])
+    failures = frames.failures_frame(rows, [0, 1], errors(*map(failure, ids)))
     pd.testing.assert_series_equal(failures["id"], ids.rename("id"))
 
 
 @pytest.mark.parametrize("ids", IDS.values(), ids=IDS)
 def test_ids_come_back_among_the_files_as_they_went_in(ids):
     rows = rows_of({"id": ids, "image.mha": [A, B]})
-    files = frames.files_frame(
-        rows, [frames.StoredFile(0, "out", A, 1, None, None), frames.StoredFile(1, "out", B, 2, None, None)]
+    files = files_of(
+        rows, *[frames.StoredFile(0, "out", A, 1, None, None), frames.StoredFile(1, "out", B, 2, None, None)]
     )
     pd.testing.assert_series_equal(files["id"], ids.rename("id"))
 
@@ -255,11 +255,23 @@ def test_ids_come_back_among_the_files_as_they_went_in(ids):
 @pytest.mark.parametrize("ids", IDS.values(), ids=IDS)
 def test_a_frame_of_no_rows_keeps_the_dtype_of_its_ids(ids):
     rows = rows_of({"id": ids, "image.mha": [A, B]})
-    assert frames.manifest(rows, {}, [], keep=[])["id"].dtype == ids.dtype
+    assert frames.manifest(rows, {}, keep=[])["id"].dtype == ids.dtype
 
 
 def failure(row_id, message="bad", file=None):
     return Failure(row_id, "fn", file, None, "ValueError", None, message)
+
+
+def errors(*failures):
+    """The error columns of these failures; None stands for a good row."""
+    return {
+        name: [getattr(one, name.removeprefix("error_"), None) for one in failures] for name in frames.ERROR_COLUMNS
+    }
+
+
+def files_of(rows, *files):
+    columns = {name: [getattr(file, name) for file in files] for name in frames.FILES_COLUMNS[1:]}
+    return frames.files_frame(rows, [file.position for file in files], columns)
 
 
 REFUSED_IDS = {
@@ -481,13 +493,13 @@ def test_the_frame_of_the_caller_is_never_changed():
     rows = rows_of(frame)
     with pytest.raises(RowError):
         rows.row(2)
-    manifest = frames.manifest(rows, {0: {"out": A}}, ["out"], keep=[0, 1])
+    manifest = frames.manifest(rows, {"out": [A, None]}, keep=[0, 1])
     manifest["when"] = None
-    recorded = frames.with_failures(manifest, {1: failure(1)})
+    recorded = frames.with_failures(manifest, errors(None, failure(1)))
     recorded["id"] = 5
-    failures = frames.failures_frame(rows, [(1, failure(1))])
+    failures = frames.failures_frame(rows, [1], errors(failure(1)))
     failures["id"] = 5
-    files = frames.files_frame(rows, [frames.StoredFile(0, "out", A, 1, None, None)])
+    files = files_of(rows, *[frames.StoredFile(0, "out", A, 1, None, None)])
     files["id"] = 5
     pd.testing.assert_frame_equal(frame, before)
     assert frame.attrs == before.attrs
@@ -513,7 +525,7 @@ def test_a_frame_of_no_rows_is_never_an_error(frame):
 
 @pytest.mark.parametrize("frame", EMPTY.values(), ids=EMPTY)
 def test_the_manifest_of_no_rows_has_its_outputs_and_ids(frame):
-    manifest = frames.manifest(rows_of(frame), {}, ["out.mha"], keep=[])
+    manifest = frames.manifest(rows_of(frame), {"out.mha": []}, keep=[])
     assert list(manifest.columns)[:2] == ["out.mha", "id"]
     assert (len(manifest), manifest["id"].dtype) == (0, frame["id"].dtype)
 
@@ -561,21 +573,21 @@ def test_a_mapping_that_is_no_row_is_refused(row, said):
 
 def test_a_manifest_has_outputs_then_id_then_carried_columns():
     rows = rows_of({"label": ["cat"], "image.mha": [A], "id": ["1"], "age": [5]})
-    manifest = frames.manifest(rows, {0: {"b": "s3://o/b", "a": "s3://o/a"}}, ["b", "a"], keep=[0])
+    manifest = frames.manifest(rows, {"b": ["s3://o/b"], "a": ["s3://o/a"]}, keep=[0])
     assert list(manifest.columns) == ["b", "a", "id", "label", "age"]
     assert manifest.iloc[0].tolist() == ["s3://o/b", "s3://o/a", "1", "cat", 5]
 
 
 def test_a_manifest_lists_the_rows_to_keep_under_a_new_index():
     rows = rows_of(pd.DataFrame({"id": [1, 2, 3], "image.mha": [A] * 3}, index=[9, 9, 9]))
-    manifest = frames.manifest(rows, {0: {"out": "x"}, 2: {"out": "z"}}, ["out"], keep=[0, 2])
+    manifest = frames.manifest(rows, {"out": ["x", "z"]}, keep=[0, 2])
     assert manifest.to_dict("list") == {"out": ["x", "z"], "id": [1, 3]}
     assert manifest.index.tolist() == [0, 1]
 
 
 def test_outputs_of_a_row_that_stored_none_are_null():
     rows = rows_of({"id": [1, 2], "image.mha": [A, B]})
-    manifest = frames.manifest(rows, {0: {"out": None, "more": "x"}}, ["out", "more"], keep=[0, 1])
+    manifest = frames.manifest(rows, {"out": [None, None], "more": ["x", None]}, keep=[0, 1])
     assert manifest[["out", "more"]].isna().to_numpy().tolist() == [[True, False], [True, True]]
 
 
@@ -597,20 +609,19 @@ CARRIED = {
 @pytest.mark.parametrize("values", CARRIED.values(), ids=CARRIED)
 def test_a_carried_column_keeps_values_and_dtype(values):
     rows = rows_of({"id": [1, 2], "image.mha": [A, B], "extra": values})
-    manifest = frames.manifest(rows, {0: {"out": A}, 1: {"out": B}}, ["out"], keep=[0, 1])
+    manifest = frames.manifest(rows, {"out": [A, B]}, keep=[0, 1])
     pd.testing.assert_series_equal(manifest["extra"], values.rename("extra"))
 
 
 @pytest.mark.parametrize("values", CARRIED.values(), ids=CARRIED)
 def test_a_carried_column_keeps_its_dtype_without_a_row(values):
     rows = rows_of({"id": [1, 2], "image.mha": [A, B], "extra": values})
-    assert frames.manifest(rows, {}, [], keep=[])["extra"].dtype == values.dtype
+    assert frames.manifest(rows, {}, keep=[])["extra"].dtype == values.dtype
 
 
 def test_a_manifest_is_a_frame_of_rows_again():
     rows = rows_of({"id": [1, 2], "image.mha": [A, None], "mask.mha": [A, B], "label": ["x", "y"]})
-    stored = {0: {"out.mha": "s3://o/1/out.mha"}, 1: {"out.mha": None}}
-    again = rows_of(frames.manifest(rows, stored, ["out.mha"], keep=[0, 1]))
+    again = rows_of(frames.manifest(rows, {"out.mha": ["s3://o/1/out.mha", None]}, keep=[0, 1]))
     assert (again.ids, again.cells, again.carried) == ([1, 2], {"out.mha": ["s3://o/1/out.mha", None]}, ("label",))
 
 
@@ -621,7 +632,7 @@ def arrow_kinds(frame, columns):
 
 def test_an_output_column_of_nulls_is_text_to_arrow():
     rows = rows_of({"id": [1], "image.mha": [A]})
-    assert arrow_kinds(frames.manifest(rows, {}, ["out"], keep=[0]), ["out"]) == {"string"}
+    assert arrow_kinds(frames.manifest(rows, {"out": [None]}, keep=[0]), ["out"]) == {"string"}
 
 
 # --- recorded failures
@@ -629,8 +640,8 @@ def test_an_output_column_of_nulls_is_text_to_arrow():
 
 def recorded(failures):
     rows = rows_of({"id": [1, 2], "image.mha": [A, B], "label": ["x", "y"]})
-    manifest = frames.manifest(rows, {0: {"out.mha": A}}, ["out.mha"], keep=[0, 1])
-    return frames.with_failures(manifest, failures)
+    manifest = frames.manifest(rows, {"out.mha": [A, None]}, keep=[0, 1])
+    return frames.with_failures(manifest, errors(*map(failures.get, (0, 1))))
 
 
 def test_a_recorded_failure_is_told_in_columns_of_its_row():
@@ -677,21 +688,15 @@ def test_a_failure_whose_text_is_no_unicode_is_told():
 # --- frames of failures and files
 
 
-def test_failures_are_listed_in_input_order():
-    rows = rows_of({"id": [1, 2, 3], "image.mha": [A] * 3})
-    listed = frames.failures_frame(rows, [(2, failure(3)), (0, failure(1)), (1, failure(2))])
-    assert listed["id"].tolist() == [1, 2, 3]
-
-
 def test_failures_of_one_row_keep_their_order():
     rows = rows_of({"id": [1], "image.mha": [A]})
-    listed = frames.failures_frame(rows, [(0, failure(1, "first")), (0, failure(1, "second"))])
+    listed = frames.failures_frame(rows, [0, 0], errors(failure(1, "first"), failure(1, "second")))
     assert listed["error_message"].tolist() == ["first", "second"]
 
 
 def test_a_frame_of_failures_has_the_failure_columns():
     rows = rows_of({"id": [1], "image.mha": [A], "label": ["x"]})
-    assert tuple(frames.failures_frame(rows, []).columns) == frames.FAILURE_COLUMNS
+    assert tuple(frames.failures_frame(rows, [], errors()).columns) == frames.FAILURE_COLUMNS
 
 
 def test_failures_come_back_from_their_frame():
@@ -700,13 +705,13 @@ def test_failures_come_back_from_their_frame():
         Failure(2, "fn", None, None, "ValueError", None, "bad\nworse"),
     ]
     rows = rows_of({"id": [1, 2], "image.mha": [A, B]})
-    assert frames.failures_of(frames.failures_frame(rows, list(enumerate(told)))) == told
+    assert frames.failures_of(frames.failures_frame(rows, [0, 1], errors(*told))) == told
 
 
 def test_a_frame_of_files_tells_where_they_are_and_what_they_hold():
     rows = rows_of({"id": ["x", "y"], "image.mha": [A, B]})
     first, second = (1, "out", "s3://o/y/out", 5, '"e"', "CRC32:AA=="), (0, "out", "/o/x/out", 3, None, None)
-    files = frames.files_frame(rows, [frames.StoredFile(*first), frames.StoredFile(*second)])
+    files = files_of(rows, *[frames.StoredFile(*first), frames.StoredFile(*second)])
     assert tuple(files.columns) == frames.FILES_COLUMNS
     assert files["id"].tolist() == ["y", "x"]
     assert files.iloc[0].tolist() == ["y", "out", "s3://o/y/out", 5, '"e"', "CRC32:AA=="]
@@ -716,7 +721,7 @@ def test_a_frame_of_files_tells_where_they_are_and_what_they_hold():
 @pytest.mark.parametrize("count", [0, 1], ids=["none", "one"])
 def test_sizes_are_int64_bytes(count):
     rows = rows_of({"id": ["x"], "image.mha": [A]})
-    files = frames.files_frame(rows, [frames.StoredFile(0, "out", "/o", 5 << 40, None, None)] * count)
+    files = files_of(rows, *[frames.StoredFile(0, "out", "/o", 5 << 40, None, None)] * count)
     assert str(files["size_bytes"].dtype) == "int64"
 
 

@@ -39,20 +39,28 @@ def result_of(frame, failed=(), *, done=None, output="out.mha", into="s3://out",
     reasons = failed if isinstance(failed, dict) else {row_id: [failure(row_id)] for row_id in failed}
     positions = range(len(rows))[:done]
     bad = {position: reasons[rows.ids[position]] for position in positions if rows.ids[position] in reasons}
-    stored = {
-        position: {output: f"{into}/{rows.ids[position]}/{output}"} for position in positions if position not in bad
-    }
-    manifest = frames.manifest(rows, stored, [output], keep=positions if record else sorted(stored))
+    keep = [position for position in positions if record or position not in bad]
+    good = [position for position in keep if position not in bad]
+    urls = [f"{into}/{rows.ids[position]}/{output}" for position in good]
+    manifest = frames.manifest(rows, {output: list(map(dict(zip(good, urls, strict=True)).get, keep))}, keep=keep)
     if record:
-        manifest = frames.with_failures(manifest, {position: found[0] for position, found in bad.items()})
+        manifest = frames.with_failures(manifest, errors([bad.get(position, [None])[0] for position in keep]))
     failures = [(position, one) for position, found in bad.items() for one in found]
-    files = [(position, output, urls[output], 5, f'"{into}"', None) for position, urls in stored.items()]
+    count = len(good)
+    files = {"file": [output] * count, "location": urls, "size_bytes": [5] * count}
+    files |= {"etag": [f'"{into}"'] * count, "checksum": [None] * count}
     return PipelineResult(
         frame,
         manifest,
-        frames.failures_frame(rows, failures),
-        frames.files_frame(rows, [frames.StoredFile(*stored) for stored in files]),
+        frames.failures_frame(rows, [position for position, _ in failures], errors([one for _, one in failures])),
+        frames.files_frame(rows, good, files),
     )
+
+
+def errors(failures):
+    return {
+        name: [getattr(one, name.removeprefix("error_"), None) for one in failures] for name in frames.ERROR_COLUMNS
+    }
 
 
 def ids_of(frame):

@@ -1,0 +1,103 @@
+"""Records of rows, kept as columns: a run of a million rows has no object per row.
+
+An object, its tuple and its place in a dict take some 400 bytes a row; columns take 8 bytes a value, and its text.
+"""
+
+from __future__ import annotations
+
+from array import array
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    import numpy as np
+    import numpy.typing as npt
+
+    Positions: TypeAlias = "npt.NDArray[np.int64] | list[int]"
+
+
+class Records:
+    """Any number of records per row, in columns. A row is put once, with all of its records; rows come in any order."""
+
+    def __init__(
+        self, total: int, columns: Iterable[str], *, numbers: Iterable[str] = (), few: Iterable[str] = ()
+    ) -> None:
+        """Start with none.
+
+        Args:
+            total: how many rows there may be.
+            columns: their names.
+            numbers: the columns of integers.
+            few: the columns in which the same texts come again and again: each text is kept once.
+        """
+        self._first = array("q", [-1]) * total  # by row: the place of its first record; -1: the row was not put
+        self._rows = array("q")  # by record
+        self._columns: dict[str, Any] = {name: array("q") if name in set(numbers) else [] for name in columns}
+        self._few = [name in set(few) for name in self._columns]
+        self._same: dict[Any, Any] = {}
+        self._count = 0
+
+    def put(self, position: int, records: Iterable[tuple[Any, ...]]) -> bool:
+        """Take the records of a row, values in the order of the columns; return False where they were put before."""
+        if self._first[position] >= 0:
+            return False
+        self._first[position] = len(self._rows)
+        self._count += 1
+        for record in records:
+            self._rows.append(position)
+            for column, value, is_few in zip(self._columns.values(), record, self._few, strict=True):
+                column.append(self._same.setdefault(value, value) if is_few else value)
+        return True
+
+    def __contains__(self, position: object) -> bool:
+        """Whether a row was put."""
+        return isinstance(position, int) and 0 <= position < len(self._first) and self._first[position] >= 0
+
+    def __len__(self) -> int:
+        """Return how many rows were put."""
+        return self._count
+
+    def __iter__(self) -> Iterator[int]:
+        """Yield the rows that were put, in input order."""
+        return (position for position, first in enumerate(self._first) if first >= 0)
+
+    def of(self, position: int) -> list[tuple[Any, ...]]:
+        """Return the records of a row.
+
+        Raises:
+            KeyError: it was not put.
+        """
+        if position not in self:
+            raise KeyError(position)
+        start = stop = self._first[position]
+        while stop < len(self._rows) and self._rows[stop] == position:
+            stop += 1
+        return [tuple(column[place] for column in self._columns.values()) for place in range(start, stop)]
+
+    def _has_any(self, position: int) -> bool:
+        first = self._first[position]
+        return 0 <= first < len(self._rows) and self._rows[first] == position
+
+    def known(self) -> npt.NDArray[np.bool_]:
+        """Return for every row whether it was put."""
+        import numpy as np
+
+        return np.asarray(self._first) >= 0
+
+    def in_order(self) -> tuple[npt.NDArray[np.int64], Mapping[str, Sequence[Any]]]:
+        """Return the row of every record, and the columns, in input order."""
+        import numpy as np
+
+        rows = np.asarray(self._rows)
+        if not len(rows) or (rows[1:] >= rows[:-1]).all():
+            return rows.copy(), self._columns
+        order = np.argsort(rows, kind="stable")
+        return rows[order], {name: [column[place] for place in order] for name, column in self._columns.items()}
+
+    def firsts(self, positions: Positions) -> dict[str, list[Any]]:
+        """Return the columns with the first record of each of these rows; None where there is none."""
+        places = [self._first[position] if self._has_any(position) else -1 for position in positions]
+        return {
+            name: [None if place < 0 else column[place] for place in places] for name, column in self._columns.items()
+        }

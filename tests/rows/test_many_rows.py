@@ -1,0 +1,194 @@
+"""A run of many rows keeps columns: what it holds and does grows with the rows, and by little per row."""
+
+from __future__ import annotations
+
+import collections
+import sys
+import tracemalloc
+
+import pandas as pd
+import pytest
+from helpers import forward
+
+from file_dataset import Pipeline
+from file_dataset import _frame as frames
+from file_dataset._errors import Failure, RowError
+from file_dataset._tally import Failed, Stored, Tally
+
+INTO = "s3://bucket/outputs"
+MANY = 20_000
+
+
+def prepared(count, **arguments):
+    frame = pd.DataFrame({"id": range(count), "image.mha": [f"s3://bucket/{number}.mha" for number in range(count)]})
+    return Pipeline(forward, into_path=INTO, progress=False, **arguments)._prepare(frame)  # noqa: SLF001
+
+
+def tally_of(ready, total=None):
+    return Tally(ready.settings, ready.contract, total or len(ready.rows), (ready.source, ready.target))
+
+
+def file_of(position, name="copy.mha"):
+    location = f"{INTO}/{position}/{name}"
+    return frames.StoredFile(position, name, location, 5, f'"{position:032x}"', f"CRC64NVME:{position:012x}")
+
+
+def stored(position, *names, null=(), without_digest=0):
+    files = tuple(file_of(position, name) for name in names)
+    outputs = {file.file: file.location for file in files} | dict.fromkeys(null)
+    return Stored(outputs, files, without_digest)
+
+
+def failed(position):
+    url = f"s3://bucket/{position}.mha"
+    error = Failure(position, "download", "image.mha", url, "FileNotFoundError", "NoSuchKey", f"{url} is missing")
+    return Failed(RowError([error]))
+
+
+def peak_per_row(make, **arguments):
+    """The most bytes that Python holds at once for a row of a tally, with its result."""
+    ready = prepared(MANY, **arguments)
+    prepared(20).rows.row(0)
+    tracemalloc.start()
+    try:
+        tally = tally_of(ready)
+        for position in range(MANY):
+            tally.put(position, make(position))
+        tally.result(ready.rows)
+        return tracemalloc.get_traced_memory()[1] / MANY
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_stored_row_takes_few_bytes_until_the_result_is_made():
+    """URL, ETag and checksum have some 250 bytes; an object per row and file took 764."""
+    assert peak_per_row(lambda position: stored(position, "copy.mha")) < 600
+
+
+@pytest.mark.parametrize("on_failure", ["drop", "record"])
+def test_a_failed_row_takes_few_bytes_until_the_result_is_made(on_failure):
+    """URL and message have some 160 bytes; an object per failure took 580, recorded 640."""
+    assert peak_per_row(failed, on_failure=on_failure) < 500
+
+
+def calls(work):
+    """The Python functions that this thread enters."""
+    seen = collections.Counter()
+    before = sys.getprofile()
+    sys.setprofile(lambda _frame, event, _value: seen.update([event]))
+    try:
+        work()
+    finally:
+        sys.setprofile(before)
+    return seen["call"]
+
+
+ROWS = {"null": None, "no location": "gs://bucket/a.mha"}
+
+
+@pytest.mark.parametrize("cell", ROWS.values(), ids=ROWS)
+@pytest.mark.parametrize("on_failure", ["drop", "record"])
+def test_twice_the_rows_are_twice_the_work(tmp_path, cell, on_failure):
+    run = Pipeline(forward, into_path=tmp_path, progress=False, prefetch=0, on_failure=on_failure).run
+
+    def work(count):
+        return calls(lambda: run(pd.DataFrame({"id": range(count), "a.mha": [cell] * count})))
+
+    work(10)
+    assert work(1000) < 2.1 * work(500)
+
+
+@pytest.mark.parametrize("show", [repr, lambda result: result._repr_html_()], ids=["repr", "notebook"])
+def test_a_result_shows_many_failures_without_a_call_for_each(show):
+    def work(count):
+        ready = prepared(count)
+        tally = tally_of(ready)
+        for position in range(count):
+            tally.put(position, failed(position))
+        result = tally.result(ready.rows)
+        return calls(lambda: show(result))
+
+    work(10)
+    assert work(4000) < work(2000) + 100
+
+
+# --- what was put comes back
+
+PUT = {
+    "one output": stored(1, "copy.mha"),
+    "two outputs": stored(1, "a.mha", "sub/b.mha", without_digest=2),
+    "a null among them": stored(1, "a.mha", null=["b.mha"]),
+    "nulls alone": stored(1, null=["a.mha", "b.mha"]),
+    "none": stored(1),
+}
+
+
+@pytest.mark.parametrize("row", PUT.values(), ids=PUT)
+def test_a_stored_row_comes_back_as_it_was_put(row):
+    tally = tally_of(prepared(3))
+    for position, outcome in ((2, stored(2, "copy.mha")), (1, row), (0, stored(0, "other.mha"))):
+        tally.put(position, outcome)
+    assert (list(tally.stored), tally.stored[1]) == ([0, 1, 2], row)
+
+
+def test_a_failed_row_comes_back_as_it_was_put():
+    tally = tally_of(prepared(2))
+    several = Failed(RowError([*failed(1).error.failures, Failure(1, "upload", "b", None, "OSError", None, "no")]))
+    tally.put(1, several)
+    tally.put(0, failed(0))
+    assert (list(tally.failed), tally.failed[1]) == ([0, 1], several.error.failures)
+
+
+def test_a_row_that_was_not_put_is_in_neither():
+    tally = tally_of(prepared(2))
+    tally.put(0, stored(0, "copy.mha"))
+    assert (1 in tally.stored, 1 in tally.failed, tally.stored.get(1), tally.failed.get(1)) == (
+        False,
+        False,
+        None,
+        None,
+    )
+
+
+def test_the_first_outcome_of_a_row_counts():
+    """A row that was stored while the run was stopped is put by both."""
+    ready = prepared(1)
+    tally = tally_of(ready)
+    tally.put(0, stored(0, "copy.mha", without_digest=1))
+    tally.put(0, stored(0, "copy.mha", without_digest=1))
+    result = tally.result(ready.rows)
+    assert (len(tally.stored), len(result.manifest), len(result.files), result.files_without_digest) == (1, 1, 1, 1)
+
+
+def test_rows_that_end_in_any_order_are_listed_in_input_order():
+    ready = prepared(4)
+    tally = tally_of(ready)
+    for position in (2, 0):
+        tally.put(position, stored(position, f"{position}.mha", null=["none.mha"]))
+    for position in (3, 1):
+        tally.put(position, failed(position))
+    result = tally.result(ready.rows)
+    assert list(result.manifest) == ["0.mha", "none.mha", "2.mha", "id"]
+    assert result.manifest["id"].tolist() == result.files["id"].tolist() == [0, 2]
+    assert result.files["file"].tolist() == ["0.mha", "2.mha"]
+    assert result.failures["id"].tolist() == [1, 3]
+
+
+def test_a_row_without_outputs_is_in_the_manifest_all_the_same():
+    ready = prepared(2)
+    tally = tally_of(ready)
+    tally.put(0, stored(0))
+    tally.put(1, stored(1, "copy.mha"))
+    manifest = tally.result(ready.rows).manifest
+    assert manifest["id"].tolist() == [0, 1]
+    assert manifest["copy.mha"].isna().tolist() == [True, False]
+
+
+def test_a_recorded_manifest_has_the_first_failure_of_each_row():
+    ready = prepared(3, on_failure="record")
+    tally = tally_of(ready)
+    tally.put(2, failed(2))
+    tally.put(1, stored(1))
+    tally.put(0, failed(0))
+    manifest = tally.result(ready.rows).manifest
+    assert manifest["error_url"].fillna("").tolist() == ["s3://bucket/0.mha", "", "s3://bucket/2.mha"]
