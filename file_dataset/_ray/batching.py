@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 
 _TASKS_PER_SLOT = 4  # a slot that ends early takes another's: at most some quarter of the time is waited for; a guess
-# a task costs Ray some 13 ms of CPU, a Pipeline's row of a small file 1 to 2: of fewer rows Ray is the greater part
+# a task costs Ray 13 to 30 ms of CPU, a row that copies 16 KiB in and out 3 (measured: 1,000 of them in tasks of 8 took
+# 6.9 s of CPU, in tasks of 125 3.3, on 2 cores): of fewer rows Ray is the greater part
 _LEAST_ROWS = 8
 
 

@@ -46,7 +46,7 @@ _BINARY_BYTES = 2**31 - 1
 
 
 def blob_reader(  # noqa: PLR0913  # each is a choice of the user's
-    frame: pd.DataFrame,
+    frame: pd.DataFrame | ray.data.Dataset,
     batch_size: int | None = None,
     options: Options | None = None,
     *,
@@ -69,7 +69,8 @@ def blob_reader(  # noqa: PLR0913  # each is a choice of the user's
     more: twice as much, however large `batch_size` is. Only a task whose rows suddenly grow holds more.
 
     Args:
-        frame: columns of `s3://` URLs (or paths that every node can read); `id`, where it has one, comes along.
+        frame: columns of `s3://` URLs (or paths that every node can read); `id`, where it has one, comes along. A
+            Dataset with such columns is executed now, and all of its columns come to this process.
         batch_size: rows per task. None: 32 MiB by the mean, 1,024 rows at most, and at most what gives each slot four
             tasks of 8 rows, or one of fewer. Slots are as in `run_pipeline`. A block has at most so many rows, fewer
             where they exceed 64 MiB, or Ray's `target_max_block_size` where that is less: then a task makes several.
@@ -111,20 +112,16 @@ def blob_reader(  # noqa: PLR0913  # each is a choice of the user's
     if concurrency is not None:
         compat.checked_count("concurrency", concurrency, 1)
     resources = compat.resources(ray_remote_args, num_cpus=num_cpus, memory=memory)
-    rows = _frame.rows_of_frame(frame, file_columns, needs_id=False)
+    table = _in_pandas(frame)
+    rows = _frame.rows_of_frame(table, file_columns, needs_id=False)
     options = options or Options.default()
-    schema = _schema(frame, rows, carry=carry, large=large, on_failure=on_failure)
-    compat.connect()
-    if compat.is_client():
-        raise InvalidDatasetError(
-            "Ray Data does not run through Ray Client (ray://): call blob_reader in a task or job on the cluster "
-            "(ray job submit), or connect by ray.init('auto') on one of its nodes"
-        )
+    schema = _schema(table, rows, carry=carry, large=large, on_failure=on_failure)
+    _connect()
     bytes_per_row = _bytes_per_row(_sample(rows, batch_size or _SAMPLED_ROWS), options, on_failure)
     if batch_size is None:
         most = min(max(1, round(_TASK_BYTES / bytes_per_row)), _TASK_ROWS) if bytes_per_row else _TASK_ROWS
         batch_size = batching.rows_per_task(len(rows), compat.slots(concurrency, resources), most)
-    parts = _parts(frame, rows, schema, batch_size)
+    parts = _parts(table, rows, schema, batch_size)
     if not large and bytes_per_row * batch_size > _BINARY_BYTES:
         logger.warning(
             "a batch of %d rows has some %.1f GiB, and whatever concatenates its blobs needs large=True over 2 GiB: "
@@ -147,6 +144,24 @@ def blob_reader(  # noqa: PLR0913  # each is a choice of the user's
         concurrency=compat.bounded(concurrency, resources),
         block_bytes=_HELD_BYTES if is_large else None,
     )
+
+
+def _in_pandas(data: pd.DataFrame | ray.data.Dataset) -> pd.DataFrame:
+    if not compat.is_dataset(data):
+        return data
+    _connect()
+    with compat.settings(data, keeps_order=True):
+        frame: pd.DataFrame = data.to_pandas()
+    return frame
+
+
+def _connect() -> None:
+    compat.connect()
+    if compat.is_client():
+        raise InvalidDatasetError(
+            "Ray Data does not run through Ray Client (ray://): call blob_reader in a task or job on the cluster "
+            "(ray job submit), or connect by ray.init('auto') on one of its nodes"
+        )
 
 
 @dataclass(frozen=True)

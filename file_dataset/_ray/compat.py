@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
     import pyarrow as pa
+    from typing_extensions import TypeIs
 
 
 _BOUNDING = ("num_gpus", "memory", "resources")
@@ -41,6 +42,11 @@ def is_client() -> bool:
     """Return whether this process talks to its cluster through Ray Client (`ray://`), where Ray Data cannot run."""
     client: Any = ray.util.client.ray
     return bool(client.is_connected())
+
+
+def is_dataset(data: object) -> TypeIs[ray.data.Dataset]:
+    """Return whether these are Ray's rows."""
+    return isinstance(data, ray.data.Dataset)
 
 
 def checked_count(name: str, value: object, least: int) -> int:
@@ -210,6 +216,24 @@ def pool(concurrency: int | tuple[int, int] | None, takes: Mapping[str, Any], *,
         return {"compute": task_pool(size=concurrency)}
     least, most = concurrency if isinstance(concurrency, tuple) else (concurrency, concurrency)
     return {"compute": ActorPoolStrategy(min_size=least, max_size=most)}
+
+
+def cut(dataset: ray.data.Dataset, rows: int, *, at_once: bool) -> ray.data.Dataset:
+    """Return the Dataset in blocks of so many rows, the last of each one's fewer; as it is where Ray is too old.
+
+    Args:
+        dataset: what Ray makes a task of is a block of it, however many rows that has.
+        rows: at most.
+        at_once: cut them now, which takes no CPU later, beside actors that have them all.
+    """
+    known = _taken_by(ray.data.Dataset.repartition, {"target_num_rows_per_block": rows})
+    if not known:
+        return dataset
+    blocks: ray.data.Dataset = dataset.repartition(**known)
+    if at_once:
+        with settings(blocks):
+            blocks = blocks.materialize()
+    return blocks
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -87,6 +88,9 @@ def run_dataset(options: BatchOptions, dataset: ray.data.Dataset) -> PipelineRes
     with reporting(settings.progress, len(ids)) as report:
         if ids:
             job = dataclasses.replace(_job(options, dataset, ids, columns, inputs), gives_rows=True)
+            starts = [at for at, is_first in enumerate(surveyed["file_columns"].is_valid().to_pylist()) if is_first]
+            if any(end - start > job.batch_size for start, end in itertools.pairwise([*starts, len(ids)])):
+                dataset = compat.cut(dataset, job.batch_size, at_once=options.uses_actors)
             ledger.collect(_mapped(options, dataset, job), report, job.patience_s)
     return dataclasses.replace(ledger.whole(), input=None)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 import pandas as pd
+import pyarrow as pa
 import pytest
 from helpers import forward
 
@@ -191,6 +192,15 @@ class TestBlobReader:
         (task,) = tasks(frame_of(faults, [5] * 100), 100, fault_options)
         assert [table.num_rows for table in task()] == [16, 84]
 
+    def test_a_dataset_is_read_as_its_frame_is(self, faults, fault_options, tasks, local_ray):
+        frame = frame_of(faults, [5, None] * 20)
+        dataset = local_ray.data.from_pandas([frame[:7], frame[7:]])
+        in_order = [table for task in tasks(dataset, options=fault_options) for table in task()]
+        assert [table.num_rows for table in in_order] == [8] * 5
+        table = pa.concat_tables(in_order)
+        assert table.to_pydict() == {"id": list(range(40)), "0.bin": [bytes(5), None] * 20}
+        assert faults.count("HeadObject") == 8  # of 16 rows every other has no file
+
     def test_the_blocks_are_the_tasks(self, faults, fault_options, local_ray):
         dataset = file_dataset.ray.blob_reader(frame_of(faults, [5] * 40), options=fault_options).materialize()
         assert (dataset.num_blocks(), dataset.count()) == (5, 40)
@@ -203,18 +213,22 @@ class TestRunPipeline:
         """Run so many rows, and say how many had been done whenever a task was."""
         (tmp_path / "a.txt").write_text("a")
 
-        def run(count, *, is_dataset=False, **kwargs):
+        def run(count, *, blocks=None, **kwargs):
             told = []
             frame = pd.DataFrame({"id": range(count), "a.txt": [str(tmp_path / "a.txt")] * count})
             pipeline = file_dataset.Pipeline(forward, into_path=tmp_path / "out", progress=told.append)
-            data = local_ray.data.from_pandas([frame[at : at + 1] for at in range(count)]) if is_dataset else frame
+            data = frame
+            if blocks is not None:
+                rows = max(1, count // blocks)
+                parts = [frame[at : at + rows] for at in range(0, count, rows)]
+                data = local_ray.data.from_pandas(parts)
             result = file_dataset.ray.run_pipeline(pipeline, data, workers=0, **kwargs)
             assert len(result.manifest) == count
             return sorted(now.done for now in told)
 
         return run
 
-    @pytest.mark.parametrize("is_dataset", [False, True], ids=["frame", "dataset"])
+    @pytest.mark.parametrize("blocks", [None, 1, 24], ids=["frame", "one block", "small blocks"])
     @pytest.mark.parametrize(
         ("count", "arguments", "done"),
         [
@@ -227,8 +241,12 @@ class TestRunPipeline:
         ],
         ids=["four tasks a slot", "8 rows", "a task for each slot", "one slot", "half a CPU", "a number"],
     )
-    def test_tasks_by_slots(self, run, count, arguments, done, is_dataset):
-        assert run(count, is_dataset=is_dataset, **arguments) == done
+    def test_tasks_by_slots(self, run, count, arguments, done, blocks):
+        assert run(count, blocks=blocks, **arguments) == done
+
+    def test_a_dataset_of_one_block_goes_to_every_actor(self, run):
+        """Ray gives a block to one actor, and actors may hold every CPU: none is left for a task that cuts blocks."""
+        assert run(6, blocks=1, actors=True, concurrency=2) == [3, 6]
 
     def test_a_row_has_as_much_time_in_a_task_of_any_size(self, run, local_ray, monkeypatch):
         """Ray ends an execution in which no task ends for so long: 12 rows need 1.5 times what 8 do."""
