@@ -48,13 +48,13 @@ lint: $(READY)   ## ruff, mypy --strict, the import contracts, the length of cla
 	$(RUN)/lint-imports
 	$(RUN)/python tests/sizes.py file_dataset file_dataset_dagster example_project/src
 
-bench:           ## what it costs, beside boto3, awscrt, obstore, s5cmd, s3fs, pyarrow and cp (half an hour)
+bench:           ## what it costs, beside boto3, awscrt, obstore, s5cmd, s3fs, pyarrow and others (40 minutes)
 	@$(has_python)
 	@$(call venv,.venv-bench)
 	@$(call install,.venv-bench) -e . --group bench
 	@.venv-bench/bin/python tests/benchmarks/bench.py $(BENCH)
 
-bench-quick:     ## the same in two minutes: fewer of them, fewer bytes
+bench-quick:     ## the same in three minutes: fewer of them, fewer bytes
 	@$(MAKE) --no-print-directory bench BENCH=--quick
 
 bench-rows: $(READY)  ## what a row costs beside its copies; how rows overlap and workers speed up (three minutes)

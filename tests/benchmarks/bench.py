@@ -35,7 +35,7 @@ _RESULTS = Path(__file__).with_name("results")
 def main() -> None:
     """Measure what is asked for and print it; everything together also goes to results/."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="two minutes: smaller L, fewer contenders, 5 pairs")
+    parser.add_argument("--quick", action="store_true", help="three minutes: smaller L, fewer contenders and runs")
     parser.add_argument("--only", action="append", metavar="CELL", help="a cell such as S-download-http; * matches")
     parser.add_argument("--contenders", metavar="A;B", help="these of the cell alone; * matches; +A: and this one")
     parser.add_argument("--pairs", type=int, help="runs of each contender")
@@ -72,7 +72,7 @@ def main() -> None:
         results = measured(endpoint, chosen, base)
         rows, extra = rows_measured(endpoint) if has_rows else ({}, "")
         server = endpoint.server
-    print(f"\n{report.goals_table(results, rows)}\n\n{time.monotonic() - started:.0f} s")
+    print(f"{report.summaries(results)}\n\n{report.goals_table(results, rows)}\n\n{time.monotonic() - started:.0f} s")
     if not (given.only or given.contenders or given.pairs or given.rows or given.base):
         report.write(_RESULTS, "quick" if given.quick else "latest", results, rows, extra, server)
         print(f"tables and plot are in {_RESULTS}")

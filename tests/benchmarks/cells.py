@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import peers
 from endpoint import Workload
-from measure import Cell
+from measure import ONE, Cell
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,7 +21,10 @@ L_ONE = Workload("L.one", 1, 256 << 20)
 L_ROWS = Workload("L.rows", 6, 256 << 20)
 S_ROWS = Workload("S.rows", 400, 16 << 10)
 S_MANY = Workload("S.many", 20_000, 16 << 10)  # 10 s where 2,000 requests a second are allowed
-L_QUICK = Workload("L", 2, 64 << 20)
+L_QUICK = Workload("L", 4, 64 << 20)
+L_ONE_QUICK = replace(L_ONE, size_bytes=64 << 20)
+L_ROWS_QUICK = replace(L_ROWS, size_bytes=64 << 20)
+S_MANY_QUICK = replace(S_MANY, count=4000)
 
 _BEST = (peers.Ours.name, peers.Awscrt.name, peers.Obstore.name)
 _OTHERS = (
@@ -30,61 +33,71 @@ _OTHERS = (
 )  # fmt: skip
 _A = (peers.Ours.name, peers.OursDigests.name, *_OTHERS, peers.Cp.name)
 _B = (peers.Ours.name, peers.OursNoDigests.name, *_OTHERS)
-_LATE = 128  # in flight where the first byte takes 30 ms
 
 
 _SWEEP = tuple(kind.name for kind in peers.MAX_CONCURRENCY_SWEEP)
 _ROWS_SWEEP = tuple(kind.name for kind in peers.PREFETCH_SWEEP)
 _C = (
     peers.Ours.name, peers.Boto3Loop.name, peers.Boto3Files.name, peers.Boto3.name, peers.Awscrt.name,
-    peers.Obstore.name, peers.Obstore64.name, peers.S5cmd.name, peers.S3fs.name, peers.Pyarrow.name,
+    peers.Obstore.name, peers.Obstore64.name, peers.S5cmd.name, peers.S3fs.name, peers.Pyarrow.name, peers.S3dlio.name,
+    peers.Pycurl.name,
 )  # fmt: skip
+_REFUSED = (*_BEST, peers.S5cmd.name, peers.Boto3.name)
 _C_ROWS = (peers.Ours.name, peers.Boto3Loop.name, peers.Boto3Files.name)
+_NEW = (
+    *_BEST, peers.Boto3Loop.name, peers.S5cmd.name, peers.S3fs.name, peers.Pyarrow.name, peers.S3dlio.name,
+    peers.Cp.name,
+)  # fmt: skip
+_ON_HTTP = (*_BEST, peers.Boto3Loop.name, peers.S5cmd.name, peers.Pycurl.name, *_SWEEP, *_ROWS_SWEEP)
+_QUICK = (
+    *_BEST, peers.Boto3Loop.name, peers.MAX_CONCURRENCY_SWEEP[-1].name, peers.PREFETCH_SWEEP[1].name,
+    peers.PREFETCH_SWEEP[-2].name,
+)  # fmt: skip
+_PATIENT_QUICK = (peers.Boto3Loop.name, peers.Awscrt.name)
 
 
-def untuned(scheme: str, pairs: int = 5) -> list[Cell]:
+def untuned(scheme: str, pairs: int) -> list[Cell]:
     """Return column C: stores like the real ones, everybody with defaults; ours in sweeps beside."""
     cloud, late, refusing = (f"{store}-{scheme}" for store in ("cloud", "late", "refusing"))
     loop = (peers.Boto3Loop.name,)
     small = tuple(name for name in _C if name != peers.Boto3Loop.name) + _SWEEP  # a loop takes two minutes
+    patient = (*loop, peers.Boto3Files.name, peers.Pyarrow.name, peers.S3dlio.name)  # small files: 5 to 40 s
     told = {"pairs": pairs, "in_flight": None}
     return [
         Cell("C", "download", L, cloud, _C, once=loop, **told),
         Cell("C", "upload", L, cloud, _C, once=loop, **told),
         Cell("C", "download", L_ONE, cloud, _C, once=loop, **told),
-        Cell("C", "pipeline", L_ROWS, cloud, _C_ROWS + _ROWS_SWEEP[:4], once=loop, **told),
+        Cell("C", "pipeline", L_ROWS, cloud, _C_ROWS + _ROWS_SWEEP[:4], **told),
         Cell("C", "pipeline", S_ROWS, late, _C_ROWS + _ROWS_SWEEP[2:], once=loop, **told),
-        Cell("C", "download", S, late, small, **told),
-        Cell("C", "upload", S, late, small, **told),
-        Cell("C", "sizes", S, late, small, **told),
-        Cell("C", "download", S_MANY, refusing, (*_BEST, peers.S5cmd.name, peers.Boto3.name), pairs=2, in_flight=None),
+        Cell("C", "download", S, late, small, once=patient, **told),
+        Cell("C", "upload", S, late, small, once=patient, **told),
+        Cell("C", "sizes", S, late, small, once=patient, **told),
+        Cell("C", "download", S_MANY, refusing, _REFUSED, pairs=2, in_flight=None),
         Cell("C", "download", L, cloud, _BEST, cold=True, **told),
         Cell("C", "download", S, late, _BEST, cold=True, **told),
+        Cell("C", "new", ONE, scheme, _NEW, pairs=7, in_flight=None),
     ]
 
 
 def full() -> list[Cell]:
-    """Return the cells of `make bench`: half an hour.
+    """Return the cells of `make bench`: 40 minutes.
 
-    boto3's download_file takes 15 s for S: it has its runs in one cell, and so has the engine that goes through boto3
-    for S. L is not asked for with 30 ms to the first byte, where it would show nothing.
+    What takes ten times as long as the rest of a cell has one run in it. L is not asked for with 30 ms to the first
+    byte, where it would show nothing. Column C is whole over TLS; on http it is ours, its sweeps and the fastest peers.
     """
     engine, files = (peers.OursBoto3.name,), (peers.Boto3Files.name,)
-    return [
-        Cell("A", "download", S, "http", _A + engine + files),
+    slow = (*engine, *files)
+    told = [
+        Cell("A", "download", S, "http", _A + engine + files, once=slow),
         Cell("A", "upload", S, "http", _A),
         Cell("A", "sizes", S, "http", _A),
         Cell("A", "blobs", S, "http", _A),
-        Cell("A", "download", M, "http", _A + engine),
-        Cell("A", "upload", M, "http", _A + engine),
+        Cell("A", "download", M, "http", _A + engine, once=slow),
+        Cell("A", "upload", M, "http", _A + engine, once=slow),
         Cell("A", "blobs", M, "http", _A),
-        Cell("A", "download", L, "http", _A + engine, peaks=4),
-        Cell("A", "upload", L, "http", _A + engine, peaks=4),
+        Cell("A", "download", L, "http", _A + engine, peaks=4, once=slow),
+        Cell("A", "upload", L, "http", _A + engine, peaks=4, once=slow),
         Cell("A", "blobs", L_HALF, "http", _A, peaks=4),
-        *(Cell("A", does, size, "tls", _BEST) for size in (S, M, L) for does in ("download", "upload")),
-        Cell("A", "download", S, "late-http", (*_BEST, peers.Boto3.name, peers.S5cmd.name), in_flight=_LATE),
-        Cell("A", "sizes", S, "late-http", _BEST, in_flight=_LATE),
-        Cell("A", "download", M, "late-http", _BEST, in_flight=_LATE),
         *(Cell("A", does, size, "http", _BEST, pinned=True) for size in (S, M, L) for does in ("download", "upload")),
         Cell("B", "download", S, "tls", _B),
         Cell("B", "upload", S, "tls", _B),
@@ -94,24 +107,26 @@ def full() -> list[Cell]:
         Cell("B", "blobs", M, "tls", _B),
         Cell("B", "download", L, "tls", _B),
         Cell("B", "upload", L, "tls", _B),
-        *untuned("http", pairs=3),
-        *untuned("tls"),
     ]
+    told = [replace(cell, pairs=5) for cell in told]
+    return told + chosen(untuned("http", 4), contenders=_ON_HTTP) + untuned("tls", 4)
 
 
 def quick() -> list[Cell]:
-    """Return the cells of `make bench-quick`."""
-    boto3 = (peers.Boto3.name,)
-    cells = [
-        Cell("A", "download", S, "http", _BEST + boto3),
+    """Return the cells of `make bench-quick`: three minutes, with L of 64 MiB."""
+    told = [
+        Cell("A", "download", S, "http", _BEST),
         Cell("A", "upload", S, "http", _BEST),
         Cell("A", "sizes", S, "http", _BEST),
-        *(Cell("A", does, size, "http", _BEST) for size in (M, L_QUICK) for does in ("download", "upload")),
-        Cell("A", "download", S, "late-http", _BEST, in_flight=_LATE),
-        Cell("B", "download", S, "tls", (*_BEST, peers.OursNoDigests.name, *boto3)),
-        *(Cell("B", "download", size, "tls", (*_BEST, peers.OursNoDigests.name)) for size in (M, L_QUICK)),
+        *(Cell("B", "download", size, "tls", (*_BEST, peers.Pyarrow.name)) for size in (S, M, L_QUICK)),
     ]
-    return [replace(cell, pairs=5) for cell in cells]
+    smaller = {L: L_QUICK, L_ONE: L_ONE_QUICK, L_ROWS: L_ROWS_QUICK, S_MANY: S_MANY_QUICK}
+    real = [
+        replace(cell, workload=smaller.get(cell.workload, cell.workload), once=(*cell.once, *_PATIENT_QUICK))
+        for cell in untuned("tls", 3)
+        if not cell.cold
+    ]
+    return [replace(cell, pairs=5) for cell in told] + chosen(real, contenders=_QUICK)
 
 
 def chosen(

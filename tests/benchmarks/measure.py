@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+import fresh
 import peers
 from endpoint import Workload, Wrong
 from nginx import ALLOWED_PER_S
@@ -177,6 +178,8 @@ class Process:
 
 def warm_up(workload: Workload) -> Workload:
     """Return the objects that open the connections: 128 small ones, or one large one."""
+    if workload == ONE:
+        return ONE
     count = min(WARM_OBJECTS if workload.size_bytes <= 1 << 20 else 1, workload.count)
     return Workload(f"{workload.name}.warm", count, workload.size_bytes)
 
@@ -222,6 +225,8 @@ class Measurement:
     def _reason(self, name: str, cell: Cell) -> str | None:
         if name == peers.Cp.name and cell.does == "upload" and not self._endpoint.is_nginx:
             return "this server keeps its objects in memory"
+        if cell.does == "new":
+            return fresh.cannot(name)
         if cell.does == "pipeline" and peers.CONTENDERS[name].pipeline is peers.Contender.pipeline:
             return "has no rows"
         return peers.CONTENDERS[name].cannot.get(cell.does)
@@ -241,6 +246,8 @@ class Measurement:
         return answer
 
     def _run(self, name: str, cell: Cell, workload: Workload) -> dict[str, Any]:
+        if cell.does == "new":
+            return fresh.run(name, self._endpoint, cell.listener, workload, self._library(name))
         if cell.cold:
             process = self._new(name, cell)
             try:
@@ -268,8 +275,10 @@ class Measurement:
         return self._processes[name]
 
     def _new(self, name: str, cell: Cell) -> Process:
-        base = self._base if name == peers.OursBase.name else None
-        return Process(name, self._endpoint, cell, base or ROOT)
+        return Process(name, self._endpoint, cell, self._library(name))
+
+    def _library(self, name: str) -> Path:
+        return self._base if self._base and name == peers.OursBase.name else ROOT
 
     def _peak(self, name: str, cell: Cell) -> float:
         process = self._new(name, cell)

@@ -13,11 +13,13 @@ from peer_awscrt import Awscrt
 from peer_boto3 import Boto3, Boto3Files, Boto3Loop, S3Transfer
 from peer_others import Cp, Obstore, Obstore64, Pyarrow, S3fs, S5cmd
 from peer_ours import Ours, OursBase, OursBoto3, OursDigests, OursNoDigests, with_max_concurrency, with_prefetch
+from peer_pycurl import Pycurl
+from peer_s3dlio import S3dlio
 
 __all__ = [
     "CONTENDERS", "MAX_CONCURRENCY_SWEEP", "PREFETCH_SWEEP", "Awscrt", "Boto3", "Boto3Files", "Boto3Loop", "Contender",
     "Cp", "Obstore", "Obstore64", "Ours", "OursBase", "OursBoto3", "OursDigests", "OursNoDigests", "Place", "Pyarrow",
-    "S3Transfer", "S3fs", "S5cmd",
+    "Pycurl", "S3Transfer", "S3dlio", "S3fs", "S5cmd",
 ]  # fmt: skip
 
 MAX_CONCURRENCY_SWEEP = tuple(map(with_max_concurrency, (64, 128, 256, 512)))
@@ -27,6 +29,6 @@ CONTENDERS: dict[str, type[Contender]] = {
     kind.name: kind
     for kind in (
         Ours, OursBase, *MAX_CONCURRENCY_SWEEP, *PREFETCH_SWEEP, OursDigests, OursNoDigests, OursBoto3, Boto3Loop,
-        Boto3, Boto3Files, S3Transfer, Awscrt, Obstore, Obstore64, S5cmd, S3fs, Pyarrow, Cp,
+        Boto3, Boto3Files, S3Transfer, Awscrt, Obstore, Obstore64, S5cmd, S3fs, Pyarrow, S3dlio, Pycurl, Cp,
     )
 }  # fmt: skip
