@@ -16,12 +16,12 @@ from file_dataset._http.buffers import BUFFER_BYTES, SCRATCH_BYTES
 from file_dataset._http.exchange import INLINE_BYTES
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Callable
 
     from file_dataset._http.buffers import Buffers
     from file_dataset._http.exchange import Answer, Target
     from file_dataset._http.parser import ResponseParser
+    from file_dataset._http.tls import Stream
     from file_dataset._pool import Pool
 
 logger = logging.getLogger(__name__)
@@ -108,7 +108,7 @@ class Body:
     is_excess: bool  # more came, or will come, than belongs to it: the connection is of no use after it
     writer: BodyWriter | None  # that must finish before the exchange ends
 
-    def receive(self, sock: socket.socket) -> tuple[int, int]:
+    def receive(self, sock: Stream) -> tuple[int, int]:
         """Receive once; return how many bytes came, and how many could have."""
         raise NotImplementedError
 
@@ -148,7 +148,7 @@ class IntoAnswer(Body):
         self.is_excess, self.writer = False, None
         self._take(rest)
 
-    def receive(self, sock: socket.socket) -> tuple[int, int]:
+    def receive(self, sock: Stream) -> tuple[int, int]:
         """Receive into the answer."""
         count = sock.recv_into(self._view)
         if count == 0:
@@ -216,7 +216,7 @@ class IntoMemory(Body):
         """Take the memory of the whole body, of which `left` bytes are to come."""
         self._target, self._room, self.left, self.writer = target, room, left, None
 
-    def receive(self, sock: socket.socket) -> tuple[int, int]:
+    def receive(self, sock: Stream) -> tuple[int, int]:
         """Receive into its place."""
         requested = self.left
         count = sock.recv_into(self._room[len(self._room) - requested :])
@@ -250,7 +250,7 @@ class LargeIntoMemory(Body):
             self.writer.feed(room[:arrived], None)
         self._room = room[arrived:]
 
-    def receive(self, sock: socket.socket) -> tuple[int, int]:
+    def receive(self, sock: Stream) -> tuple[int, int]:
         """Receive into its place."""
         room, requested = self._room, min(self.left, BUFFER_BYTES)
         count = sock.recv_into(room[:requested])
@@ -271,7 +271,7 @@ class IntoTarget(Body):
         """Take where the bytes to come go."""
         self._target, self._view, self.left, self.writer = target, loop.buffers.view, left, None
 
-    def receive(self, sock: socket.socket) -> tuple[int, int]:
+    def receive(self, sock: Stream) -> tuple[int, int]:
         """Receive into the scratch, and write."""
         requested = min(self.left, SCRATCH_BYTES)
         view = self._view[:requested]
@@ -294,7 +294,7 @@ class LargeIntoTarget(Body):
         """Take where the bytes to come go."""
         self.writer, self._buffers, self.left = BodyWriter(loop, target), loop.buffers, left
 
-    def receive(self, sock: socket.socket) -> tuple[int, int]:
+    def receive(self, sock: Stream) -> tuple[int, int]:
         """Receive into a buffer.
 
         Raises:
@@ -316,7 +316,7 @@ class LargeIntoTarget(Body):
         self.left -= count
         return count, requested
 
-    def _fill(self, sock: socket.socket, view: memoryview) -> int:
+    def _fill(self, sock: Stream, view: memoryview) -> int:
         """Receive as much as is there, so that the pool is called for many bytes at a time."""
         filled = 0
         while filled < len(view):

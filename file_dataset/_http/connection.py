@@ -17,15 +17,15 @@ from file_dataset._http.dial import DialLoop
 from file_dataset._http.exchange import WOULD_BLOCK, Answer, Endpoint, Exchange
 from file_dataset._http.parser import HeadReader, ResponseParser
 from file_dataset._http.sending import TURN_BYTES, Sending
+from file_dataset._http.tls import TlsSocket
 
 if TYPE_CHECKING:
-    import socket
     from collections import deque
     from collections.abc import Callable
 
     from file_dataset._http.lane import Lane
+    from file_dataset._http.tls import Stream
 
-_RECORD_BYTES = 16 << 10  # of TLS, at most (https://datatracker.ietf.org/doc/html/rfc8446#section-5.1)
 _IDLE_S = 15.0  # servers close idle connections sooner or later (AWS: about 20 s); a guess below
 _SLOW_DOWN = (429, 503)
 _STALE = (BrokenPipeError, ConnectionResetError, ConnectionAbortedError, ssl.SSLEOFError, ssl.SSLZeroReturnError)
@@ -50,16 +50,16 @@ class Connection:
     """One socket, and the exchange that it is busy with."""
 
     __slots__ = (
-        "_answer", "_body", "_heads", "_is_answered", "_is_over", "_is_plain", "_is_reusable", "_is_used", "_out",
-        "_pace", "_phase", "_wants_write", "endpoint", "exchange", "lane", "loop", "moved_at", "sock",
+        "_answer", "_body", "_heads", "_is_answered", "_is_over", "_is_reusable", "_is_used", "_out", "_pace",
+        "_phase", "_tls", "_wants_write", "endpoint", "exchange", "lane", "loop", "moved_at", "sock",
     )  # fmt: skip
 
-    def __init__(self, loop: ConnectionLoop, lane: Lane, endpoint: Endpoint, sock: socket.socket) -> None:
+    def __init__(self, loop: ConnectionLoop, lane: Lane, endpoint: Endpoint, sock: Stream) -> None:
         """Take over a connected socket, which the loop still watches for the dial."""
         self.loop, self.lane, self.endpoint, self.sock = loop, lane, endpoint, sock
         self._phase: Callable[[int], None] = self._idling
         self._is_used = self._is_over = self._wants_write = False
-        self._is_plain = endpoint.tls is None
+        self._tls = sock if isinstance(sock, TlsSocket) else None
         self._heads, self._pace = HeadReader(), Pace()
         self._clear()
         self.moved_at = loop.clock
@@ -83,6 +83,8 @@ class Connection:
         try:
             self._out = Sending(exchange)
             self._send(self._out)
+            if self._tls is not None and not self._is_used:  # what came with the handshake wakes no selector
+                self.loop.turns.append(self)
         except Exception as exc:  # noqa: BLE001  # handed over
             self._broken(exc)
 
@@ -95,6 +97,11 @@ class Connection:
         except Exception as exc:  # noqa: BLE001  # a target's own error, or the server's; handed over
             self._broken(exc)
 
+    def go_on(self) -> None:
+        """Receive where it stopped for the others; what has ended meanwhile, or waits for something else, does not."""
+        if self._phase == self._talking:
+            self.ready(selectors.EVENT_READ)
+
     def _talking(self, mask: int) -> None:
         if mask & selectors.EVENT_READ:
             try:  # noqa: SIM105  # suppress() costs more than what it would save a reader
@@ -105,12 +112,19 @@ class Connection:
             self._send(self._out)
 
     def _idling(self, _: int) -> None:
+        if self._tls is not None:
+            try:
+                self._tls.recv_into(self.loop.buffers.view[:1])
+            except WOULD_BLOCK:
+                return  # a session ticket, say
+            except OSError:
+                pass
         self.close()  # the server closed it, or sends what was not requested
 
     def _send(self, out: Sending) -> None:
         before = out.left
         try:
-            is_all = out.send(self.sock, self.loop.buffers.view, is_plain=self._is_plain)
+            is_all = out.send(self.sock, self.loop.buffers.view, is_plain=self._tls is None)
             self._want_write(wanted=not is_all)
         except WOULD_BLOCK:
             self._want_write(wanted=True)
@@ -125,7 +139,7 @@ class Connection:
 
     def _receive(self) -> None:
         turn = TURN_BYTES
-        is_plain = self._is_plain
+        is_plain = self._tls is None
         while turn > 0:
             if self._body is None:
                 count, requested = self._receive_head(), SCRATCH_BYTES
@@ -142,7 +156,7 @@ class Connection:
             if count < requested and is_plain:
                 return
             turn -= count
-        if not is_plain:  # what is decrypted already would wake no selector
+        if not is_plain:  # what was received already would wake no selector
             self.loop.turns.append(self)
 
     def _receive_head(self) -> int:
@@ -153,11 +167,6 @@ class Connection:
         if not self._is_answered:
             self._is_answered = True
             self.lane.response_began()
-        if count == _RECORD_BYTES:  # more is on its way: what is small comes whole
-            try:  # noqa: SIM105  # suppress() costs more than what it would save a reader
-                count += self.sock.recv_into(buffers.view[count:])
-            except OSError:  # the next call meets it again
-                pass
         found = self._heads.read(self.endpoint, buffers, count)
         if found is not None:
             self._begin_body(*found)
@@ -189,12 +198,12 @@ class Connection:
         self.moved_at = self.loop.clock
         self.loop.selector.unregister(self.sock)
         self._phase = self._paused
-        self.loop.buffers.wait(self._go_on)
+        self.loop.buffers.wait(self._resume)
 
     def _paused(self, _: int) -> None:
         """Wait for a buffer; the time does not count."""
 
-    def _go_on(self) -> None:
+    def _resume(self) -> None:
         """Receive again: there is a buffer."""
         if self._phase == self._paused:
             self._phase = self._talking
@@ -232,6 +241,8 @@ class Connection:
     def _complete(self) -> None:
         exchange, answer, body = self.exchange, self._answer, self._body
         is_reusable = self._is_reusable and body is not None and not body.is_excess
+        if is_reusable and self._tls is not None:
+            is_reusable = not self._tls.has_more()
         if self._out is not None and self._out.left:
             self._out.stop()
         self._clear()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from file_dataset._errors import mark_unanswered, store_error
 from file_dataset._http.exchange import WOULD_BLOCK
+from file_dataset._http.tls import TlsSocket
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from file_dataset._http.exchange import Exchange
     from file_dataset._http.lane import Lane
     from file_dataset._http.names import Address
+    from file_dataset._http.tls import Stream
 
 # what OpenSSL calls an answer to a handshake that is no TLS at all
 NOT_TLS = ("WRONG_VERSION_NUMBER", "UNKNOWN_PROTOCOL", "HTTP_REQUEST")
@@ -33,7 +35,7 @@ class Watched(Protocol):
     """What a loop watches: a socket, and what is done when it is ready or when time has passed."""
 
     exchange: Exchange
-    sock: socket.socket
+    sock: Stream
 
     def ready(self, mask: int) -> None:
         """Do what the socket is ready for."""
@@ -64,7 +66,7 @@ class Dial:
         lane: Lane,
         exchange: Exchange,
         addresses: list[Address],
-        connected: Callable[[socket.socket], object],
+        connected: Callable[[Stream], object],
     ) -> None:
         """Begin to connect.
 
@@ -77,7 +79,7 @@ class Dial:
         """
         self._loop, self._lane, self.exchange, self._endpoint = loop, lane, exchange, exchange.endpoint
         self._addresses, self._connected, self._since = addresses, connected, loop.clock
-        self.sock = _CLOSED
+        self.sock: Stream = _CLOSED
         loop.connections.add(self)
         self._connect(errno.EIO)
 
@@ -103,32 +105,28 @@ class Dial:
         """Take the next step: the socket is connected or refused, or the handshake goes on."""
         del mask
         try:
-            if isinstance(self.sock, ssl.SSLSocket) or self._is_reached():
-                self._shake_hands()
+            sock = self.sock
+            if (tls := sock if isinstance(sock, TlsSocket) else self._reached(sock)) is not None:
+                self._shake_hands(tls)
         except WOULD_BLOCK:
             pass
         except Exception as exc:  # noqa: BLE001  # handed over
             self._fail(exc)
 
-    def _is_reached(self) -> bool:
-        if code := self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+    def _reached(self, sock: socket.socket) -> TlsSocket | None:
+        if code := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
             self._forget_socket()
             self._connect(code)
-            return False
+            return None
         if self._endpoint.tls is None:
             self._hand_over()
-            return False
-        self._loop.selector.unregister(self.sock)
-        self.sock = self._endpoint.tls.wrap_socket(
-            self.sock, server_hostname=self._endpoint.host, do_handshake_on_connect=False
-        )
-        self._loop.selector.register(self.sock, _BOTH, self)
-        return True
+            return None
+        self.sock = tls = TlsSocket(sock, self._endpoint.tls, self._endpoint.host)
+        return tls
 
-    def _shake_hands(self) -> None:
-        assert isinstance(self.sock, ssl.SSLSocket)  # noqa: S101  # made in _is_reached
+    def _shake_hands(self, tls: TlsSocket) -> None:
         try:
-            self.sock.do_handshake()
+            tls.do_handshake()
         except ssl.SSLWantReadError:
             self._loop.selector.modify(self.sock, selectors.EVENT_READ, self)
         except ssl.SSLWantWriteError:

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Protocol
 from file_dataset._errors import store_error
 
 if TYPE_CHECKING:
-    import socket
     import threading
     from collections.abc import Callable
+
+    from file_dataset._http.tls import Stream
 
 logger = logging.getLogger(__name__)
 
@@ -126,7 +127,7 @@ class FileBody:
             os.close(self.fd)
             self.fd = -1
 
-    def send_by_kernel(self, sock: socket.socket, most: int, scratch: memoryview) -> int:
+    def send_by_kernel(self, sock: Stream, most: int, scratch: memoryview) -> int:
         """Send the next bytes without reading them, where the file system lets the kernel; return how many."""
         try:
             count = os.sendfile(sock.fileno(), self.fd, self.position, most)
@@ -139,7 +140,7 @@ class FileBody:
             raise self._became_shorter()
         return count
 
-    def send_copied(self, sock: socket.socket, most: int, scratch: memoryview) -> int:
+    def send_copied(self, sock: Stream, most: int, scratch: memoryview) -> int:
         """Send the next bytes by way of half the scratch memory at most; return how many."""
         # read again after SSLWantWrite: the bytes are the same, and they may come from another place
         count = os.preadv(self.fd, [scratch[: min(most, len(scratch) // 2)]], self.position)

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from file_dataset._http.exchange import Exchange
     from file_dataset._http.lane import Lane
     from file_dataset._http.names import Address
+    from file_dataset._http.tls import Stream
 
 logger = logging.getLogger(__name__)
 
@@ -158,7 +159,7 @@ class Loop:
             else:
                 connection.ready(mask)
         for _ in range(len(self.turns)):
-            self.turns.popleft().ready(selectors.EVENT_READ | selectors.EVENT_WRITE)
+            self.turns.popleft().go_on()
         while self._calls:
             self._calls.popleft()()
         while self._lanes:
@@ -206,7 +207,7 @@ class Loop:
             self._look_up(lane, exchange)
 
     def _connect(self, lane: Lane, exchange: Exchange, addresses: list[Address]) -> None:
-        def connected(sock: socket.socket) -> None:
+        def connected(sock: Stream) -> None:
             Connection(self, lane, exchange.endpoint, sock).take(exchange)
 
         Dial(self, lane, exchange, addresses, connected)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    import socket
+from file_dataset._http.tls import CHUNK_BYTES
 
+if TYPE_CHECKING:
     from file_dataset._http.exchange import Exchange, FileBody
+    from file_dataset._http.tls import Stream
 
 TURN_BYTES = 2 << 20  # what one connection may send or receive before the others have their turn
 
@@ -24,7 +25,7 @@ class Sending:
         self.file: FileBody | None = exchange.upload()
         self.left = len(self._head) + (0 if self.file is None else self.file.left)  # bytes
 
-    def send(self, sock: socket.socket, scratch: memoryview, *, is_plain: bool) -> bool:
+    def send(self, sock: Stream, scratch: memoryview, *, is_plain: bool) -> bool:
         """Send what the socket takes; return whether that is all, and not only its turn.
 
         Args:
@@ -45,7 +46,7 @@ class Sending:
                 return False
             if self._exchange.cancelled.is_set():
                 raise InterruptedError("cancelled")
-            count = min(file.left, TURN_BYTES)
+            count = min(file.left, TURN_BYTES if is_plain else CHUNK_BYTES)
             if file.left == count:
                 file.check(file.fd)
             if file.by_kernel and is_plain:

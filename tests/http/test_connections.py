@@ -4,14 +4,12 @@
 
 from __future__ import annotations
 
-import errno
 import os
-import socket
 import threading
 
 import pytest
 from helpers import impatient_options, until
-from one_object import AT, BODY, LARGE, SMALL, Asked, get, one_attempt, put, store_at
+from one_object import AT, LARGE, SMALL, Asked, get, one_attempt, put, store_at
 from servers.scripted import Scripted, always, answer, error, swallowing
 
 import file_dataset
@@ -151,37 +149,6 @@ def test_a_connection_that_ends_after_its_first_byte_is_no_stale_one():
         get(store)
         with pytest.raises(ConnectionError):
             get(store)
-
-
-def test_a_reset_right_after_a_whole_record_is_told_and_no_stale_connection(monkeypatch):
-    """What is small is looked for at once: when that meets the reset, the server has answered all the same."""
-
-    class Breaking(socket.socket):
-        is_reset = False
-
-        def recv_into(self, buffer, *args):
-            if self.is_reset:
-                raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
-            count = super().recv_into(buffer, *args)
-            self.is_reset = count == connection._RECORD_BYTES
-            return count
-
-    whole = answer(BODY[:40_000], etag='"1"')
-
-    def script(peer):
-        peer.request()
-        peer.send(answer(b"body"))
-        peer.request()
-        peer.send(whole[: connection._RECORD_BYTES])
-        peer.wait_until_the_client_leaves()
-
-    monkeypatch.setattr(socket, "socket", Breaking)
-    with Scripted(script, always(whole)) as server:
-        store = one_attempt(server.url)
-        assert get(store) == b"body"
-        with pytest.raises(ConnectionError):
-            get(store)
-        assert len(server.heads) == 2
 
 
 def test_an_idle_connection_is_closed_after_a_while(monkeypatch):

@@ -1,0 +1,180 @@
+"""TLS over a socket that does not block: what arrives is received many records at a time, and decrypted in place.
+
+`ssl.SSLSocket` asks the system twice for each record of 16 KiB, for its five bytes of header and for the rest: OpenSSL
+reads ahead only where it is told to, and Python's `ssl` has no way to tell it. Here records pass through memory
+(`ssl.MemoryBIO`), four a call. They are copied once more, out of the processor's cache, and that costs less: measured
+on OpenSSL 3.0, 48 MiB that had arrived took 0.54 to 0.60 s of CPU per GiB where they took 0.74.
+
+Left out: decryption by the kernel (`ssl.OP_ENABLE_KTLS`), which needs Python 3.12, and a kernel with the module `tls`,
+on which nothing of this could be tested; and a second loop on two cores, one of them the server's: 300 x 1 MiB took
+1.07 x the wall and 1.18 x the CPU.
+"""
+
+from __future__ import annotations
+
+import ssl
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import socket
+    from typing import TypeAlias
+
+    Stream: TypeAlias = "socket.socket | TlsSocket"
+
+# What is received or encrypted at a time. OpenSSL's memory grows to 4/3 of it and stays with the connection: with four
+# times as much a GiB took 0.02 s less, and 64 connections 16 MiB more.
+CHUNK_BYTES = 64 << 10
+
+
+class TlsSocket:
+    """A socket that speaks TLS. Where it would have to wait it raises what a socket of `ssl` does."""
+
+    __slots__ = ("_error", "_incoming", "_is_at_end", "_object", "_outgoing", "_sent", "_sock", "_unsent")
+
+    def __init__(self, sock: socket.socket, context: ssl.SSLContext, host: str) -> None:
+        """Take over a connected socket; no byte is sent yet."""
+        self._sock = sock
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._object = context.wrap_bio(self._incoming, self._outgoing, server_hostname=host)
+        self._unsent = memoryview(b"")  # encrypted already
+        self._sent = 0  # bytes whose encrypted form is in `_unsent`
+        self._error: OSError | None = None  # met after bytes that were handed out first
+        self._is_at_end = False
+
+    def fileno(self) -> int:
+        """Return the descriptor."""
+        return self._sock.fileno()
+
+    def detach(self) -> int:
+        """Return the descriptor and let go of it."""
+        return self._sock.detach()
+
+    def close(self) -> None:
+        """Close the socket without a goodbye, as `ssl.SSLSocket` does."""
+        self._sock.close()
+
+    def do_handshake(self) -> None:
+        """Go on with the handshake.
+
+        Raises:
+            ssl.SSLWantReadError: it goes on when the server has sent more.
+            ssl.SSLWantWriteError: it goes on when the system takes more.
+            ssl.SSLError: there will be no TLS with this server, which was sent the reason.
+        """
+        while True:
+            try:
+                self._object.do_handshake()
+            except ssl.SSLWantReadError:
+                self._flush()
+            except ssl.SSLError:
+                try:  # noqa: SIM105  # suppress() would hide which of the two errors is meant
+                    self._flush()
+                except OSError:
+                    pass
+                raise
+            else:
+                self._flush()
+                return
+            if not self._receive():
+                self._incoming.write_eof()
+
+    def recv_into(self, view: memoryview) -> int:
+        """Fill the memory with what is there, all of it if it fits; return how many bytes, 0 at the end.
+
+        What is left over when it is full wakes no selector: it is to be called until it raises.
+
+        Raises:
+            ssl.SSLWantReadError: nothing is there.
+            OSError: the connection broke, or what came is no TLS.
+        """
+        filled = 0 if self._error is not None else self._decrypt(view)
+        while filled < len(view) and self._error is None and not self._is_at_end:
+            try:
+                received = self._receive()
+            except ssl.SSLWantReadError:
+                break
+            except OSError as exc:
+                self._error = exc.with_traceback(None)
+                break
+            count = self._decrypt(view[filled:])
+            filled += count
+            if received < CHUNK_BYTES or not count:  # no more is there, or others have their turn
+                break
+        if filled or self._is_at_end:
+            return filled
+        raise self._error or ssl.SSLWantReadError
+
+    def send(self, data: memoryview) -> int:
+        """Send the first bytes; return how many. Where it raises it is to be called again with the same ones.
+
+        Raises:
+            ssl.SSLWantWriteError: the system takes no more now.
+            OSError: the connection broke.
+        """
+        if not self._sent:
+            data = data[:CHUNK_BYTES]
+            self._object.write(data)
+            self._sent = len(data)
+        self._flush()
+        count, self._sent = self._sent, 0
+        return count
+
+    def has_more(self) -> bool:
+        """Return whether more was received than was read: what counts, not a session ticket."""
+        if self._error is not None or self._is_at_end:
+            return True
+        if not self._incoming.pending and not self._object.pending():
+            return False
+        try:
+            self._object.read(1)
+        except ssl.SSLWantReadError:
+            return False
+        except ssl.SSLError:
+            pass
+        return True
+
+    def _decrypt(self, view: memoryview) -> int:
+        read, size, filled = self._object.read, len(view), 0
+        try:
+            while filled < size:
+                count: int = read(size - filled, view[filled:])  # type: ignore[assignment]  # typeshed forgot the buffer
+                if not count:  # the server says goodbye
+                    self._is_at_end = True
+                    break
+                filled += count
+        except ssl.SSLWantReadError:
+            if self._outgoing.pending:
+                self._answer()
+        except ssl.SSLError as exc:
+            self._error = exc.with_traceback(None)
+        return filled
+
+    def _receive(self) -> int:
+        try:
+            data = self._sock.recv(CHUNK_BYTES)
+        except BlockingIOError:
+            raise ssl.SSLWantReadError from None
+        if data:
+            self._incoming.write(data)
+        else:
+            self._is_at_end = True
+        return len(data)
+
+    def _flush(self) -> None:
+        while True:
+            while self._unsent:
+                try:
+                    count = self._sock.send(self._unsent)
+                except BlockingIOError:
+                    raise ssl.SSLWantWriteError from None
+                self._unsent = self._unsent[count:]
+            if not self._outgoing.pending:
+                return
+            self._unsent = memoryview(self._outgoing.read())
+
+    def _answer(self) -> None:
+        """Send what the protocol itself has to say, a new key, say; what does not go now goes with the next request."""
+        try:  # noqa: SIM105  # suppress() costs more than what it would save a reader
+            self._flush()
+        except OSError:  # the next call meets it again
+            pass
