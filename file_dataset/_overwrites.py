@@ -33,10 +33,11 @@ def inputs_at_risk(rows: Rows, prefix: Location, is_one_store: Callable[[], bool
         below = {cell for cell in cells if isinstance(cell, str) and cell.startswith(start)}
         return below if below and is_one_store() else set()
     places: set[str] = set()
+    real_parents: dict[str, str] = {}  # of a directory with many inputs the links are followed once
     for cell in cells:
         with contextlib.suppress(InvalidDatasetError):  # costs its row when its turn comes
             at = _urls.parse(cell, base=rows.base)
-            places.update(_places(at) if isinstance(at, Path) else ())
+            places.update(_places(at, real_parents) if isinstance(at, Path) else ())
     return places
 
 
@@ -63,8 +64,19 @@ def failures(uploads: Iterable[Transfer[Location]], inputs: AbstractSet[str]) ->
     ]
 
 
-def _places(at: Location) -> set[str]:
-    """Return what a write to `at` replaces: the object, or the file and what a link of that name leads to."""
+def _places(at: Location, real_parents: dict[str, str] | None = None) -> set[str]:
+    """Return what a write to `at` replaces: the object, or the file and what a link of that name leads to.
+
+    Args:
+        at: a target or an input.
+        real_parents: of directories that were looked at, their paths without links; gains that of `at`.
+    """
     if isinstance(at, _urls.ObjectUrl):
         return {str(at)}
-    return {os.path.realpath(at), os.path.join(os.path.realpath(at.parent), at.name)}  # noqa: PTH118
+    real_parents = {} if real_parents is None else real_parents
+    parent, name = os.path.split(at)
+    if (real_parent := real_parents.get(parent)) is None:
+        real_parent = real_parents[parent] = os.path.realpath(parent)
+    place = os.path.join(real_parent, name)  # noqa: PTH118
+    is_elsewhere = name == ".." or os.path.islink(place)  # noqa: PTH114
+    return {place, os.path.realpath(at)} if is_elsewhere else {place}

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeAlias, TypeVar
 
 from file_dataset._errors import Failure, RowError, is_fatal, is_unanswered, store_error
 from file_dataset._local_file import LocalFile
@@ -218,11 +218,11 @@ def infos(
     Raises:
         RowError: the store refuses these credentials, or there are none: nothing is known of any file.
     """
-    failed: list[tuple[Wanted, OSError]] = []
+    failed = _Failed(_unread)
     yield from _tried(wanted, _info_from(stores), _place, failed, stores, threading.Event())
-    if fatal := [(file, error) for file, error in failed if is_fatal(error)]:
-        raise RowError([_unread(file, error) for file, error in fatal]) from fatal[0][1]
-    missing += [(file, _unread(file, error)) for file, error in failed]
+    if failed.fatal:
+        raise RowError(failed.fatal) from failed.worst
+    missing += failed.all
 
 
 def _info_from(stores: Stores) -> Callable[[Wanted], Future[ObjectInfo]]:
@@ -348,6 +348,33 @@ def _make_directory(path: str) -> bool:
     return True
 
 
+class _Failed(Generic[F]):
+    """The files that failed, as failures. Of their errors one is kept: each holds the frames of its traceback, 5 KB.
+
+    Attributes:
+        all: every file that failed, and why.
+        fatal: the failures that every later row would meet too.
+        worst: the first error of those that predict most of the rows to come.
+    """
+
+    def __init__(self, failure: Callable[[F, OSError], Failure]) -> None:
+        self._failure = failure
+        self.all: list[tuple[F, Failure]] = []
+        self.fatal: list[Failure] = []
+        self.worst: OSError | None = None
+        self._rank: tuple[bool, bool] = False, False
+
+    def add(self, file: F, error: OSError) -> None:
+        """Take a file."""
+        failure = self._failure(file, error)
+        self.all.append((file, failure))
+        rank = is_fatal(error), is_unanswered(error)
+        if rank[0]:
+            self.fatal.append(failure)
+        if self.worst is None or rank > self._rank:
+            self.worst, self._rank = error, rank
+
+
 def _each(  # noqa: PLR0913, PLR0917  # what to do, what to report, when to stop, how much at once
     files: Iterable[F],
     start: Callable[[F], Future[T]],
@@ -373,19 +400,17 @@ def _each(  # noqa: PLR0913, PLR0917  # what to do, what to report, when to stop
         RowError: files that failed, every one of them; raised at the end.
         InterruptedError: cancelled.
     """
-    failed: list[tuple[F, OSError]] = []
+    failed = _Failed(failure)
     yield from _tried(files, start, place, failed, stores, cancelled, grace_s=grace_s)
-    if failed:
-        # the first of those that predict most of the rows to come
-        errors = sorted((error for _, error in failed), key=lambda error: not is_unanswered(error))
-        raise RowError([failure(file, error) for file, error in failed]) from next(filter(is_fatal, errors), errors[0])
+    if failed.all:
+        raise RowError([one for _, one in failed.all]) from failed.worst
 
 
 def _tried(  # noqa: PLR0913, PLR0917  # the same, and where failures go
     files: Iterable[F],
     start: Callable[[F], Future[T]],
     place: Callable[[F], Location | LocalFile],
-    failed: list[tuple[F, OSError]],
+    failed: _Failed[F],
     stores: Stores,
     cancelled: threading.Event,
     *,
@@ -412,7 +437,7 @@ def _tried(  # noqa: PLR0913, PLR0917  # the same, and where failures go
             try:
                 running.append((file, start(file)))
             except OSError as exc:  # the store could not be reached at all: no credentials, say
-                failed.append((file, exc))
+                failed.add(file, exc)
         yield from _ended(running, 0, failed, to_end)
         # a transfer's own InterruptedError is no failure of its row
         _check(cancelled)
@@ -427,7 +452,7 @@ def _tried(  # noqa: PLR0913, PLR0917  # the same, and where failures go
 def _ended(
     running: deque[tuple[F, Future[T]]],
     left: int,
-    failed: list[tuple[F, OSError]],
+    failed: _Failed[F],
     to_end: Callable[[Future[T]], None],
 ) -> Iterator[tuple[F, T]]:
     """Take those from `running` that have ended, in order, until `left` are running; yield them, or note a failure."""
@@ -440,7 +465,7 @@ def _ended(
             try:
                 found = file, future.result()
             except OSError as exc:
-                failed.append((file, exc))
+                failed.add(file, exc)
                 continue
             finally:
                 del file, future  # what they hold can be large

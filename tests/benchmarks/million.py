@@ -182,10 +182,10 @@ def reading(use: Callable[[file_dataset.Reader], object], cell: object = None) -
 
 
 def refused(reader: file_dataset.Reader) -> object:
-    """Return the error that names cells."""
+    """Return the error that names every file."""
     try:
         reader.into_size_table()
-    except file_dataset.InvalidDatasetError as error:
+    except (file_dataset.InvalidDatasetError, file_dataset.RowError) as error:
         return error
     raise AssertionError
 
@@ -221,6 +221,7 @@ STEPS = (
     Step("result, pickled", of_result(pickle.dumps)),
     Step("sizes", reading(lambda reader: reader.into_size_table()), 0.1),
     Step("infos", reading(lambda reader: reader.into_info_table()), 0.1),
+    Step("sizes, no file is there", reading(refused, "/none/scan.mha"), 0.1),
     Step("sizes, no row can be read", reading(refused, "gs://bucket/scan.mha")),
 )
 

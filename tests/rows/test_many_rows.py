@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import gc
 import sys
 import tracemalloc
 
@@ -10,7 +11,7 @@ import pandas as pd
 import pytest
 from helpers import forward
 
-from file_dataset import Pipeline
+from file_dataset import Pipeline, reader
 from file_dataset import _frame as frames
 from file_dataset._errors import Failure, RowError
 from file_dataset._tally import Failed, Stored, Tally
@@ -110,6 +111,28 @@ def test_a_result_shows_many_failures_without_a_call_for_each(show):
 
     work(10)
     assert work(4000) < work(2000) + 100
+
+
+def test_links_above_many_inputs_are_followed_once(tmp_path):
+    """Of each path and its directory every part was looked at: 97 calls a row at this depth."""
+    deep = tmp_path.joinpath(*"abcdefgh")
+    deep.mkdir(parents=True)
+    frame = pd.DataFrame({"id": range(500), "a.mha": [f"{deep}/{number}.mha" for number in range(500)]})
+    pipeline = Pipeline(forward, into_path=tmp_path / "out", progress=False)
+    pipeline._prepare(frame)  # noqa: SLF001
+    per_row = calls(lambda: pipeline._prepare(frame)) / 500  # noqa: SLF001
+    assert per_row < 40, per_row
+
+
+def test_of_many_missing_files_one_error_is_kept(tmp_path):
+    """Each holds the frames of its traceback: 5 KB a file."""
+    frame = pd.DataFrame({"id": range(500), "a.mha": str(tmp_path / "none.mha")})
+    with pytest.raises(RowError) as caught:
+        reader(frame).into_size_table()
+    gc.collect()  # an error and its Future refer to each other
+    kept = [one for one in gc.get_objects() if type(one) is FileNotFoundError]
+    assert len(caught.value.failures) == 500
+    assert len(kept) < 50  # of other tests
 
 
 # --- what was put comes back
