@@ -98,7 +98,7 @@ class Place:
         )
 
 
-def ours(place: Place, batch_size: int) -> Iterator[Any]:
+def ours(place: Place, batch_size: int | None = None) -> Iterator[Any]:
     import pandas as pd
 
     import file_dataset
@@ -193,6 +193,7 @@ def by_hand(place: Place) -> None:
 
 
 READERS: dict[str, Callable[[Place], Iterable[Any]]] = {
+    "blob_reader": ours,
     "blob_reader, batch 4": lambda place: ours(place, 4),
     "blob_reader, batch 100": lambda place: ours(place, 100),
     "ray read_binary_files": read_binary_files,
