@@ -9,7 +9,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from dataclasses import dataclass
+import sys
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,12 +44,33 @@ _SOURCES = {
 }  # botocore's names of the others (assume-role, sso, ...) are words
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class Source:
-    """A session, and the key of what it was made from."""
+    """A session that is made when it is first asked for, and the key of what it is made from."""
 
-    key: str
-    session: Any
+    def __init__(self, key: str, default: Any, given: dict[str, Any]) -> None:  # noqa: ANN401  # boto3 has no types
+        """Make no session yet.
+
+        Args:
+            key: of what follows and of the environment.
+            default: `boto3.DEFAULT_SESSION`; held here, so that no other can get its id.
+            given: arguments of `boto3.Session`.
+        """
+        self.key, self._default, self._given = key, default, given
+        self._lock = threading.Lock()
+        self._session: Any = None
+
+    @property
+    def session(self) -> Any:  # noqa: ANN401  # boto3 has no types
+        """The session.
+
+        Raises:
+            PermissionError: credentials are named that cannot be had: an unknown profile, say.
+        """
+        # credentials are asked for under the lock: a botocore session asked by two threads would ask twice
+        with self._lock:
+            if self._session is None:
+                self._session = _made(self._default, self._given)
+            return self._session
 
 
 def source(given: Mapping[str, Any]) -> Source:
@@ -56,18 +78,13 @@ def source(given: Mapping[str, Any]) -> Source:
 
     Args:
         given: arguments of `boto3.Session`; with a profile or credentials among them the default session is left out.
-
-    Raises:
-        PermissionError: credentials are named that cannot be had: an unknown profile, say.
     """
-    import boto3
-
     is_own = not given.keys().isdisjoint(("profile_name", *CREDENTIALS))
-    default = None if is_own else boto3.DEFAULT_SESSION
-    # the session is held by what is kept under the key, so that no other can get its id
+    # where boto3 is not loaded there is no default session
+    default = None if is_own else getattr(sys.modules.get("boto3"), "DEFAULT_SESSION", None)
     text = repr((_environment(), id(default), sorted(given.items())))
     key = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-    return _per_process.recent(("default", key), lambda: _made(key, default, dict(given)), capacity=CAPACITY)
+    return _per_process.recent(("default", key), lambda: Source(key, default, dict(given)), capacity=CAPACITY)
 
 
 def forget(found: Source) -> None:
@@ -99,13 +116,12 @@ def _environment() -> tuple[object, ...]:
     return tuple(values.items()), tuple(files)
 
 
-def _made(key: str, default: Any, given: dict[str, Any]) -> Source:  # noqa: ANN401  # boto3 has no types
+def _made(default: Any, given: dict[str, Any]) -> Any:  # noqa: ANN401  # boto3 has no types
     import boto3
     from botocore.exceptions import BotoCoreError, ClientError
 
     try:
         session = boto3.Session(**given) if default is None else default
-        # asked for here, under the lock of this key: a botocore session asked by two threads would ask twice
         credentials = session.get_credentials()
         if default is not None and given:
             # one of its own, for the region that was given, with the same credentials
@@ -119,7 +135,7 @@ def _made(key: str, default: Any, given: dict[str, Any]) -> Source:  # noqa: ANN
                 session = fresh
     except (BotoCoreError, ClientError) as exc:
         raise lost(exc) from None
-    return Source(key, session)
+    return session
 
 
 def lost(error: Exception) -> OSError:

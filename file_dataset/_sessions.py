@@ -30,7 +30,7 @@ Kwargs: TypeAlias = Mapping[str, Any]
 
 _UNSIGNED = "unsigned"
 # s3transfer's own default is 5 too (boto3.s3.transfer.TransferConfig.num_download_attempts)
-_ATTEMPTS = 5
+ATTEMPTS = 5
 # as botocore's own rule, which also takes an empty name and a line break at the end: no request can be signed for those
 _REGION = re.compile("[A-Za-z0-9-]+")
 
@@ -118,7 +118,7 @@ def attempts(client_kwargs: Kwargs, session: Session) -> int:
     count = retries.get("total_max_attempts")
     if count is None:
         count = session._session.get_config_variable("max_attempts")  # noqa: SLF001
-    return _ATTEMPTS if count is None else max(1, int(count))
+    return ATTEMPTS if count is None else max(1, int(count))
 
 
 def keeps_alive(session: Session, config: Any) -> bool:  # noqa: ANN401  # the stubs know none of its values
@@ -212,28 +212,42 @@ def verify(client_kwargs: Kwargs, session: Session) -> tuple[bool | str, str]:
     return _defaults.ca_bundle(session) or (True, "botocore")
 
 
-def tls_context(path: str | None, by: str) -> ssl.SSLContext:
-    """Return a TLS context that trusts the CA file or directory; None: those that botocore trusts.
+def tls_context(verify: bool | str, by: str) -> ssl.SSLContext:  # noqa: FBT001  # botocore's `verify`
+    """Return a TLS context that trusts a CA file or directory, True: what botocore trusts, False: any certificate.
 
     Raises:
         InvalidDatasetError: it is not there, or is no CA file.
     """
     import ssl
 
-    from botocore.httpsession import get_cert_path
-
-    if path is not None:
-        _check_file(path, by)
+    if isinstance(verify, str):
+        _check_file(verify, by)
     made = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     made.minimum_version = ssl.TLSVersion.TLSv1_2
+    if verify is False:
+        made.check_hostname = False
+        made.verify_mode = ssl.CERT_NONE
+        return made
+    path = verify if isinstance(verify, str) else _usual_authorities()
     try:
-        if path is not None and os.path.isdir(path):  # noqa: PTH112
+        if os.path.isdir(path):  # noqa: PTH112
             made.load_verify_locations(capath=path)
         else:
-            made.load_verify_locations(path or get_cert_path(True))  # noqa: FBT003  # botocore's
+            made.load_verify_locations(path)
     except OSError as exc:  # SSLError is one
         raise InvalidDatasetError(f"{by} names {path}, which holds no certificate in PEM format: {exc}") from exc
     return made
+
+
+def _usual_authorities() -> str:
+    """Return the file that botocore trusts (`botocore.httpsession.get_cert_path`), without loading its HTTP."""
+    try:
+        from certifi import where
+    except ImportError:
+        import botocore
+
+        return os.path.join(os.path.dirname(botocore.__file__), "cacert.pem")  # noqa: PTH118, PTH120  # as botocore
+    return where()
 
 
 # a Config as plain data: its UNSIGNED does not survive pickle

@@ -1,4 +1,7 @@
-"""The client and the credentials in use: made for the first request, and anew when the credentials have expired."""
+"""The credentials in use and how requests are made with them: for the first request, and anew when they have expired.
+
+A plain S3 needs no client of boto3's until something is left to boto3 (`_plain` says why that is worth it).
+"""
 
 from __future__ import annotations
 
@@ -7,29 +10,50 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from botocore import exceptions as boto
-
-from file_dataset import _defaults, _options, _secrets, _sessions
+from file_dataset import _defaults, _options, _plain, _secrets, _sessions
 from file_dataset._errors import InvalidDatasetError, code_of, store_error
-from file_dataset._s3 import errors
-from file_dataset._s3.route import Router
+from file_dataset._s3 import extra_args
+from file_dataset._s3.plain_router import PlainRouter
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from file_dataset._defaults import Source
     from file_dataset._options import Options
+    from file_dataset._s3.router import Router
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Access:
-    """One set of credentials in use: the session that has them, its client, and the routes that the client gave."""
+    """One set of credentials in use: the routes, and the session and client that gave them."""
 
-    session: Any
-    client: Any
-    router: Router
+    router: Router | PlainRouter
     attempts: int  # per request
     asks_for_digests: bool  # of each GET and HEAD, beside what the user configured
+    session: Any = None  # this and `client` None: a plain S3, which none was needed for
+    client: Any = None
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether there is no client."""
+        return self.client is None
+
+    @property
+    def endpoint_url(self) -> str:
+        """Where requests go that are for no bucket."""
+        return str(self.router.endpoint_url if isinstance(self.router, PlainRouter) else self.client.meta.endpoint_url)
+
+    def algorithm(self, extra: Mapping[str, Any]) -> str | None:
+        """Return the checksum that goes along with an upload; None: none of ours."""
+        if self.is_plain:
+            return None if extra_args.has_checksum(extra) else extra_args.ALGORITHM
+        return extra_args.algorithm(self.client, extra)
+
+    def keys(self) -> tuple[str, str | None] | None:
+        """Return access key id and token; None: there are none."""
+        return self.router.keys if isinstance(self.router, PlainRouter) else _sessions.keys_of(self.session)
 
 
 class CurrentAccess:
@@ -47,21 +71,62 @@ class CurrentAccess:
         self.held: Access | None = None  # None: there was no request yet
         self._has_fallen_back = False
 
-    def get(self) -> Access:
-        """Return the access; the first call makes the client, and may fetch credentials.
+    def get(self, bucket: str | None = None) -> Access:
+        """Return the access; the first call may make the client, and fetch credentials.
+
+        Args:
+            bucket: it has a route for this one, or boto3's client.
 
         Raises:
             InvalidDatasetError: no request of these options can work: a CA file is not there, say.
             PermissionError: the credentials cannot be had, or cannot be sent.
         """
-        if (held := self.held) is not None:
+        if (held := self.held) is None:
+            with self._lock:
+                if self.held is None:
+                    self.held = self._plain() or self._connected(self._options)
+                held = self.held
+        if bucket is None or not isinstance(held.router, PlainRouter) or held.router.knows(bucket):
             return held
+        return self.connected(held)
+
+    def connected(self, access: Access) -> Access:
+        """Return the access with a client of boto3's; raises as `get` does."""
+        if not access.is_plain:
+            return access
         with self._lock:
-            if self.held is None:
+            if self.held is None or self.held.is_plain:
                 self.held = self._connected(self._options)
             return self.held
 
+    def look(self) -> None:
+        """See who may answer requests by now; a plain access is let go where boto3 was loaded, which mocks need."""
+        held = self.held
+        if held is None:
+            return
+        if not isinstance(held.router, PlainRouter):
+            held.router.look()
+        elif not _plain.may_be():
+            with self._lock:
+                if self.held is held:
+                    self.held = None
+
+    def _plain(self) -> Access | None:
+        options = self._options
+        if options.engine == "boto3" or not _plain.may_be():
+            return None
+        found = _plain.find(options.session_kwargs or {}, options.s3_client_kwargs or {})
+        if found is None:
+            return None
+        router = PlainRouter(found, asks_for_digests=options.check_digests)
+        return Access(router, _sessions.ATTEMPTS, options.check_digests)
+
     def _connected(self, options: Options, *, anew: bool = False) -> Access:
+        from botocore.exceptions import BotoCoreError
+
+        from file_dataset._s3 import boto_errors
+        from file_dataset._s3.router import Router
+
         source = self._source
         kwargs = options.s3_client_kwargs or {}
         try:
@@ -72,9 +137,9 @@ class CurrentAccess:
             client = _sessions.new_client(kwargs, session, options.max_concurrency, one_attempt=True)
             _sessions.check_client(kwargs, session, client)
             count = _sessions.attempts(kwargs, session)
-        except errors.LOST as exc:
-            raise errors.os_error(exc) from None
-        except (boto.BotoCoreError, ValueError) as exc:  # no request can ever be made: a region with a space in it, say
+        except boto_errors.LOST as exc:
+            raise boto_errors.os_error(exc) from None
+        except (BotoCoreError, ValueError) as exc:  # no request can ever be made: a region with a space in it, say
             if isinstance(exc, InvalidDatasetError):
                 raise
             message = _secrets.without_userinfo(_secrets.masked(str(exc)))
@@ -86,7 +151,7 @@ class CurrentAccess:
         client.meta.events.register("before-sign.s3", _check_credentials)
         # what the user registers on the `s3_client` of the options given here, whatever credentials are in use by now
         own = _options.identity(self._options) if source is None else None
-        return Access(session, client, Router(options, session, client, own), count, asks_for_digests)
+        return Access(Router(options, session, client, own), count, asks_for_digests, session, client)
 
     def renew(self, expired: Access, error: OSError) -> None:
         """Go on with newer credentials: those of this process's own chain, read afresh.
@@ -100,8 +165,8 @@ class CurrentAccess:
             if self._source is not None:
                 _defaults.forget(self._source)
             access = self._connected(_options.without_credentials(self._options), anew=True)
-            keys = _sessions.keys_of(access.session)
-            if keys is None or keys == _sessions.keys_of(expired.session):
+            keys = access.keys()
+            if keys is None or keys == expired.keys():
                 reason = "this process has none of its own" if keys is None else "this process's own are the same"
                 remedy = "renew them, or give workers a role, a profile or the AWS_* variables"
                 message = f"{error.strerror} (the credentials in use expired, and {reason}: {remedy})"

@@ -8,14 +8,11 @@ import os
 import time
 from typing import TYPE_CHECKING, Any
 
-from botocore import exceptions as boto
-from s3transfer.utils import ReadFileChunk
-
 from file_dataset._errors import InvalidDatasetError, code_of, store_error
 from file_dataset._http.deadline import SLOW_BYTES_S, stall_s
 from file_dataset._local_file import CHUNK_BYTES
-from file_dataset._s3 import errors, etags, extra_args, responses
-from file_dataset._s3.errors import RAISED, REPLACED_CODES, WrongSpanError, replaced
+from file_dataset._s3 import etags, extra_args, responses
+from file_dataset._s3.errors import REPLACED_CODES, WrongSpanError, replaced
 from file_dataset._sink import ObjectInfo
 
 if TYPE_CHECKING:
@@ -47,6 +44,8 @@ class Boto3:
         return sink.finish()
 
     def _get_part(self, access: Access, source: ObjectUrl, sink: Sink, part: Part | None) -> None:
+        from file_dataset._s3 import boto_errors as errors
+
         resume: dict[str, str] = {}
         if part is not None and sink.info is not None:
             span = f"bytes={part.start + part.received}-{part.stop - 1}"
@@ -70,7 +69,7 @@ class Boto3:
             for chunk in _pieces(body, access.client.meta.config.read_timeout):
                 part.write(chunk)
                 self._silence.moved()
-        except RAISED as exc:
+        except errors.RAISED as exc:
             raise errors.os_error(exc) from errors.cause_of(exc)
         finally:
             body.close()
@@ -116,6 +115,7 @@ class Boto3:
         **kwargs: Any,  # noqa: ANN401  # boto3 has no types
     ) -> Any:  # noqa: ANN401
         """Return the answer to a request whose body is a piece of a local file, `length` bytes from `first` on."""
+        from s3transfer.utils import ReadFileChunk
 
         def before_it_is_sent(bytes_transferred: int) -> None:
             del bytes_transferred  # s3transfer passes it by name
@@ -141,12 +141,16 @@ class Boto3:
         Raises:
             OSError: what botocore's error is.
         """
+        from botocore.exceptions import ClientError
+
+        from file_dataset._s3 import boto_errors as errors
+
         # alone, there are never more requests than threads in the pool
         with contextlib.nullcontext() if self._is_alone else self._sender.place():
             try:
                 answer = getattr(access.client, operation)(**kwargs)
-            except RAISED as exc:
-                if isinstance(exc, boto.ClientError):
+            except errors.RAISED as exc:
+                if isinstance(exc, ClientError):
                     self._sender.lane.response_began()
                 if isinstance(getattr(exc, "kwargs", {}).get("error"), RecursionError):
                     raise _redirected() from None

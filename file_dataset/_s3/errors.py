@@ -1,6 +1,6 @@
-"""Which `OSError` an error of S3 is, and its remedy: of a response, of botocore, of a socket and of TLS.
+"""Which `OSError` an error of S3 is, and its remedy: of a response and of TLS.
 
-Both engines, our own HTTP and boto3, raise what these functions return.
+Both engines, our own HTTP and boto3, raise what these functions return; `boto_errors` has what boto3 alone raises.
 """
 
 from __future__ import annotations
@@ -11,17 +11,10 @@ import ssl
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
-import urllib3
-from botocore import exceptions as boto
-from botocore import parsers
-from urllib3.connection import CertificateError  # type: ignore[attr-defined]  # where each version has it
-
-from file_dataset import _defaults, _secrets
+from file_dataset import _secrets
 from file_dataset._errors import (
     CREDENTIAL_CODES,
     EXPIRED_CODES,
-    NO_CREDENTIALS,
-    IncompleteBodyError,
     code_of,
     is_unanswered,
     mark_unanswered,
@@ -34,9 +27,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from file_dataset._sink import Sink
-
-# what boto3 raises; a body that breaks off can raise urllib3's own
-RAISED = (boto.BotoCoreError, boto.ClientError, urllib3.exceptions.HTTPError)
 
 # https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html and botocore's own list of throttling codes
 _TRANSIENT_CODES = frozenset({
@@ -72,19 +62,6 @@ _CERTIFICATE_REMEDIES = {
 }
 _UNKNOWN_CA = (2, 18, 19, 20, 21)
 
-LOST = (
-    boto.CredentialRetrievalError, boto.MetadataRetrievalError, boto.NoAuthTokenError, boto.NoCredentialsError,
-    boto.PartialCredentialsError, boto.ProfileNotFound, boto.SSOError, boto.TokenRetrievalError,
-)  # fmt: skip
-_LATE = (boto.ConnectTimeoutError, boto.ReadTimeoutError, urllib3.exceptions.ReadTimeoutError)
-_UNANSWERED = (
-    boto.ConnectionClosedError, boto.ConnectTimeoutError, boto.EndpointConnectionError, boto.ProxyConnectionError,
-    boto.ReadTimeoutError, boto.SSLError,
-)  # fmt: skip
-_BROKEN = (
-    boto.ConnectionError, boto.EndpointConnectionError, boto.HTTPClientError, boto.ResponseStreamingError,
-    boto.SSLError, urllib3.exceptions.HTTPError, ssl.SSLError,
-)  # fmt: skip
 # the version that was begun with is not there any more
 REPLACED_CODES = frozenset({"PreconditionFailed", "412", "InvalidRange", "416"})
 
@@ -117,47 +94,22 @@ def error_of(status: int, headers: Mapping[str, str], body: bytes, *, checksums:
         checksums: what in botocore's `Config` had the request carry a header of S3's checksums; None: it has none.
     """
     parsed = _parser().parse({"status_code": status, "headers": dict(headers), "body": body}, None)
-    return _error_of_response(parsed, status, checksums)
+    return error_of_response(parsed, status, checksums)
 
 
-def os_error(error: Exception, *, checksums: str | None = None) -> OSError:
-    """Return the `OSError` that one of `RAISED`, or an error of a socket, is; secrets are masked in both.
-
-    `checksums` as in `error_of`.
-    """
-    found = _defaults.lost(error) if isinstance(error, boto.ProfileNotFound) else _os_error(error, checksums)
-    if isinstance(error, _UNANSWERED) or is_unanswered(error):
+def tls_error(error: ssl.SSLError) -> OSError:
+    """Return the error that one of TLS is; secrets are masked in both."""
+    _secrets.scrub(error)
+    text = without_userinfo(str(error))
+    advice = tls_remedy(error)
+    found = store_error(OSError, f"{text}; {advice}") if advice else store_error(ConnectionError, text)
+    if is_unanswered(error):
         mark_unanswered(found)
     return found
 
 
-def _os_error(error: Exception, checksums: str | None) -> OSError:
-    _secrets.scrub(error)  # a store may repeat what it was sent, and a traceback shows it
-    if isinstance(error, boto.ClientError):
-        status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-        return _error_of_response(error.response, status, checksums)
-    if isinstance(error, OSError) and not isinstance(error, (*RAISED, ssl.SSLError)):
-        return error
-    text = without_userinfo(str(error))
-    if isinstance(error, LOST):
-        remedy = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile or a role; for a public bucket give"
-        unsigned = "Options(s3_client_kwargs={'config': Config(signature_version=botocore.UNSIGNED)})"
-        return store_error(PermissionError, f"{text}: {remedy} {unsigned}", code=NO_CREDENTIALS)
-    if isinstance(error, boto.IncompleteReadError):
-        return IncompleteBodyError(None, text)
-    if isinstance(error, boto.SSLError | ssl.SSLError) and (advice := _tls_remedy(error)):
-        return store_error(OSError, f"{text}; {advice}")
-    kind = TimeoutError if isinstance(error, _LATE) else ConnectionError if isinstance(error, _BROKEN) else OSError
-    return store_error(kind, text)
-
-
-def cause_of(error: Exception) -> Exception | None:
-    """Return what a traceback may show of the cause."""
-    # other errors than the store's own can hold a header or an endpoint's password, and a traceback shows them
-    return error if isinstance(error, boto.ClientError) else None
-
-
-def _error_of_response(response: Mapping[str, Any], status: int, checksums: str | None) -> OSError:
+def error_of_response(response: Mapping[str, Any], status: int, checksums: str | None) -> OSError:
+    """Return the error that a response is, as botocore's parser reads it; `checksums` as in `error_of`."""
     fields = response.get("Error", {})
     code = str(fields.get("Code", ""))
     text = without_userinfo(str(fields.get("Message") or code or _phrase(status)))
@@ -179,15 +131,22 @@ def _phrase(status: int) -> str:
     return HTTPStatus(status).phrase if status in list(HTTPStatus) else str(status)
 
 
-def _tls_remedy(error: BaseException | None) -> str | None:
-    """Return what to do about an error that no other attempt helps; None: the connection broke."""
+def tls_remedy(
+    error: BaseException | None, other_hosts: type[BaseException] | tuple[type[BaseException], ...] = ()
+) -> str | None:
+    """Return what to do about an error that no other attempt helps; None: the connection broke.
+
+    Args:
+        error: of TLS, or what has one as its cause.
+        other_hosts: what says that a certificate is another host's, beside OpenSSL.
+    """
     seen: list[BaseException] = []
     while isinstance(error, BaseException) and error not in seen:
         if isinstance(error, ssl.SSLCertVerificationError):
             if error.verify_code in _UNKNOWN_CA:
                 return "give the CA of this certificate as Options(s3_client_kwargs={'verify': 'ca.pem'})"
             return _CERTIFICATE_REMEDIES.get(error.verify_code, "check the server's certificate")
-        if isinstance(error, CertificateError):  # urllib3 compares names itself
+        if isinstance(error, other_hosts):
             return _CERTIFICATE_REMEDIES[62]
         if isinstance(error, ssl.SSLError) and error.reason in NOT_TLS:
             return NO_TLS_REMEDY
@@ -199,4 +158,6 @@ def _tls_remedy(error: BaseException | None) -> str | None:
 
 @functools.cache
 def _parser() -> Any:  # noqa: ANN401  # botocore has no types
+    from botocore import parsers  # with it comes urllib3: for those who meet an error
+
     return parsers.create_parser("rest-xml")

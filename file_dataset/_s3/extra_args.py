@@ -6,8 +6,6 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from boto3.s3.transfer import S3Transfer
-
 from file_dataset import _secrets
 from file_dataset._errors import InvalidDatasetError
 
@@ -25,6 +23,8 @@ def check_extra_args(extra_args: Mapping[str, Any]) -> None:
     Raises:
         InvalidDatasetError: names that are not among `S3Transfer.ALLOWED_UPLOAD_ARGS`; what no header can hold.
     """
+    from boto3.s3.transfer import S3Transfer
+
     _secrets.remember(value for name, value in extra_args.items() if name.endswith("SSECustomerKey"))
     if unknown := sorted(set(extra_args) - set(S3Transfer.ALLOWED_UPLOAD_ARGS)):
         raise InvalidDatasetError(f"extra_args {unknown} are none of boto3's ExtraArgs for uploads")

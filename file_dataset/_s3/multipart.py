@@ -109,7 +109,7 @@ class Multipart:
             if known or access.router.is_changed:
                 raise UnknownError(f"parts with {sorted(known)}, or handlers")
             query = f"partNumber={number}&uploadId={quote(upload.names['UploadId'], safe='-_.~')}"
-            algorithm = extra_args.algorithm(access.client, extra)
+            algorithm = access.algorithm(extra)
             body = Body(source, first, length, {}, query=query, algorithm=algorithm)
             signer = access.router.signer(route)
             self._sender.put(

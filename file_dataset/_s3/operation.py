@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar
 
 from file_dataset._errors import EXPIRED_CODES, code_of
 from file_dataset._retry import attempt
-from file_dataset._s3 import errors
-from file_dataset._s3.errors import RAISED
+from file_dataset._s3.plain_router import PlainRouter
 from file_dataset._s3.requests import ElsewhereError
 from file_dataset._s3.route import UnknownError
 
@@ -61,7 +60,7 @@ class Operations:
 
     def submit(self, operation: Operation[T]) -> Future[T]:
         """Begin an operation, by our own HTTP on this thread where the bucket has a route."""
-        access = self._current.get()
+        access = self._current.get(operation.at.bucket)
         route = self.route(access, operation.at.bucket)
         if route is None:
             return self._pool.submit(self.retried, operation)
@@ -99,7 +98,7 @@ class Operations:
         first = [failed] if failed else []
 
         def once() -> T:
-            access, error = first.pop() if first else (self._current.get(), None)
+            access, error = first.pop() if first else (self._current.get(operation.at.bucket), None)
             try:
                 return self._once(operation, access, error)
             except OSError as exc:
@@ -122,11 +121,12 @@ class Operations:
                 return future.result()
         except UnknownError as exc:
             logger.debug("%s is left to boto3: %s", operation.at, exc)
+            access = self._current.connected(access)
             result = operation.by_boto3(access)
-            if isinstance(exc, ElsewhereError):  # botocore knows by now where
-                access.router.find_again(bucket)
+            if isinstance(exc, ElsewhereError) and not isinstance(access.router, PlainRouter):
+                access.router.find_again(bucket)  # botocore knows by now where
             return result
-        return operation.by_boto3(access)
+        return operation.by_boto3(self._current.connected(access))
 
     def route(self, access: Access, bucket: str) -> Route | None:
         """Return how our own requests for the bucket are made; None: they are left to boto3.
@@ -136,7 +136,11 @@ class Operations:
         """
         if self._is_boto3:
             return None
+        if isinstance(access.router, PlainRouter):
+            return access.router.route(bucket)
+        from file_dataset._s3 import boto_errors as errors
+
         try:
             return access.router.route(bucket)
-        except RAISED as exc:
+        except errors.RAISED as exc:
             raise errors.os_error(exc) from errors.cause_of(exc)

@@ -111,7 +111,7 @@ class Request(Exchange, Generic[T]):
         """Answer the Future with the result, or with what is wrong."""
         try:
             if isinstance(error, ssl.SSLError):
-                error = errors.os_error(error)
+                error = errors.tls_error(error)
             if error is not None:
                 raise error  # noqa: TRY301  # one place maps every error
             assert answer is not None  # noqa: S101  # one of the two

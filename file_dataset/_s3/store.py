@@ -15,7 +15,7 @@ from file_dataset._pool import Pool
 from file_dataset._s3 import etags, responses
 from file_dataset._s3.access import CurrentAccess
 from file_dataset._s3.by_boto3 import Boto3
-from file_dataset._s3.extra_args import algorithm, has_checksum
+from file_dataset._s3.extra_args import has_checksum
 from file_dataset._s3.multipart import Multipart, needs_parts
 from file_dataset._s3.operation import Operation, Operations
 from file_dataset._s3.requests import Body, Head, Put, Sender
@@ -68,7 +68,7 @@ class S3Store:
     def endpoint(self) -> str | None:
         """Where requests of this process went; None: there was none."""
         held = self._current.held
-        return None if held is None else str(held.client.meta.endpoint_url)
+        return None if held is None else held.endpoint_url
 
     def info(self, at: ObjectUrl) -> Future[ObjectInfo]:
         """Answer size, ETag and checksum: one HEAD."""
@@ -100,6 +100,8 @@ class S3Store:
     ) -> Future[ObjectInfo]:
         """Store the file: one PUT up to 64 MiB, else a multipart upload that is aborted when it fails."""
         extra, size = dict(extra_args), source.size_bytes
+        if extra:  # which headers they are is botocore's
+            self._current.connected(self._current.get())
         if needs_parts(size):
             return self._pool.submit(self._multipart.upload, source, target, extra, cancelled)
 
@@ -107,7 +109,7 @@ class S3Store:
             headers = access.router.upload_headers(target.bucket, extra)
             if headers is None or has_checksum(extra):
                 raise UnknownError(f"an upload with {sorted(extra)}")
-            body = Body(source, 0, size, headers, algorithm=algorithm(access.client, extra))
+            body = Body(source, 0, size, headers, algorithm=access.algorithm(extra))
             signer = access.router.signer(route)
             self._sender.put(Put(route, target, signer, cancelled, body, _stored, future=future, rescue=rescue))
 
@@ -118,8 +120,7 @@ class S3Store:
 
     def begin_call(self) -> None:
         """Take note that a call of the user's begins: a mock may have come or gone since the last."""
-        if self._current.held is not None:
-            self._current.held.router.look()
+        self._current.look()
 
     def connect(self) -> None:
         """Make session and client, without a request to the store; credentials may be fetched.

@@ -19,7 +19,7 @@ from botocore import UNSIGNED
 from botocore.config import Config
 
 import file_dataset
-from file_dataset import Options, _per_process
+from file_dataset import Options, _per_process, _plain
 from file_dataset._s3.requests import Request
 
 KEY = "a b/ü+%25.txt"
@@ -217,9 +217,12 @@ WAYS = {
 }
 
 
+@pytest.mark.parametrize("is_loaded", [True, False], ids=["boto3 is loaded", "boto3 is not loaded"])
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("case", CASES)
-def test_what_leaves_the_wire_is_what_boto3_sends(case, way, asked, authority, monkeypatch, tmp_path):
+def test_what_leaves_the_wire_is_what_boto3_sends(  # what pytest hands over
+    case, way, is_loaded, asked, authority, monkeypatch, tmp_path
+):
     environment, profile, session, client = CASES[case]
     if way == "options=None" and client:
         pytest.skip("None takes no arguments")
@@ -242,6 +245,7 @@ def test_what_leaves_the_wire_is_what_boto3_sends(case, way, asked, authority, m
     on_wire = []
     head = Request.head
     monkeypatch.setattr(Request, "head", lambda *args, **kwargs: on_wire.append(1) or head(*args, **kwargs))
+    monkeypatch.setattr(_plain, "may_be", lambda: not is_loaded and boto3.DEFAULT_SESSION is None)
     by_us(options, tmp_path)
     found = [essence(request) for request in asked()]
     assert len(on_wire) == 3

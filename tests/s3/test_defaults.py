@@ -18,9 +18,16 @@ from helpers import options_for
 from servers.faults import Status
 
 import file_dataset
-from file_dataset import InvalidDatasetError, Options, RowError, RunStoppedError, _per_process
+from file_dataset import InvalidDatasetError, Options, RowError, RunStoppedError, _per_process, _plain
 
 ROW = {"a.txt": "s3://bucket/a.txt"}
+
+
+@pytest.fixture(autouse=True, params=["boto3 is loaded", "boto3 is not loaded"])
+def _as_if_boto3_were_loaded_or_not(request, monkeypatch):
+    """Where it is not loaded there is no default session."""
+    if request.param == "boto3 is not loaded":
+        monkeypatch.setattr(_plain, "may_be", lambda: boto3.DEFAULT_SESSION is None)
 
 
 @pytest.fixture
