@@ -36,7 +36,8 @@ class Options:
     Args:
         session_kwargs: for `boto3.Session(...)`.
         s3_client_kwargs: for `session.client("s3", ...)`; its `config` is merged over one with adaptive retries.
-        max_concurrency: requests in flight per process and options.
+        max_concurrency: requests in flight per process and options, at most. None: 64 to begin with, twice as many
+            where they bring more, up to 512 and within half of the free file descriptors.
         check_digests: compare the digest that the store offers; length and version are always compared.
         engine: what moves the bytes: `"boto3"`, or `"auto"` for the fastest that is there.
         local_paths: False refuses local inputs and outputs: for frames that strangers write. A local cell costs its row
@@ -58,7 +59,7 @@ class Options:
 
     session_kwargs: Mapping[str, Any] | None = None
     s3_client_kwargs: Mapping[str, Any] | None = None
-    max_concurrency: int = field(default=64, kw_only=True)
+    max_concurrency: int | None = field(default=None, kw_only=True)
     check_digests: bool = field(default=True, kw_only=True)
     engine: Engine = field(default="auto", kw_only=True)
     local_paths: bool = field(default=True, kw_only=True)
@@ -80,12 +81,9 @@ class Options:
             raise InvalidDatasetError(
                 "botocore_session cannot be pickled: give profile_name or the credentials instead"
             )
-        if (
-            isinstance(self.max_concurrency, bool)
-            or not isinstance(self.max_concurrency, int)
-            or self.max_concurrency < 1
-        ):
-            raise InvalidDatasetError(f"max_concurrency={self.max_concurrency!r}: give a whole number of at least 1")
+        width = self.max_concurrency
+        if width is not None and (isinstance(width, bool) or not isinstance(width, int) or width < 1):
+            raise InvalidDatasetError(f"max_concurrency={width!r}: give a whole number of at least 1, or None")
         if self.engine not in ("auto", "boto3"):
             raise InvalidDatasetError(f"engine={self.engine!r}: give 'auto' or 'boto3'")
         if not isinstance(self.local_paths, bool):
@@ -97,7 +95,7 @@ class Options:
         session_kwargs: Mapping[str, Any] | None = None,
         s3_client_kwargs: Mapping[str, Any] | None = None,
         *,
-        max_concurrency: int = 64,
+        max_concurrency: int | None = None,
         check_digests: bool = True,
         engine: Engine = "auto",
         local_paths: bool = True,
@@ -238,7 +236,7 @@ def _masked(kwargs: Mapping[str, Any]) -> str:
 def _from_plain(  # noqa: PLR0913, PLR0917  # pickle passes by position
     session: tuple[tuple[str, Any], ...],
     client: tuple[tuple[str, Any], ...],
-    max_concurrency: int,
+    max_concurrency: int | None,
     check_digests: bool,  # noqa: FBT001  # pickle passes by position
     engine: Engine,
     local_paths: bool,  # noqa: FBT001  # the same

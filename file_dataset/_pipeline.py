@@ -211,7 +211,7 @@ class Pipeline:
     def run(self, frame: pd.DataFrame) -> PipelineResult:
         """Run every row of the frame and return the manifest, the failures and what was stored, in input order.
 
-        One GET per input file and one PUT per output (over 64 MiB: an upload in parts); no HEAD, no listing.
+        One GET per input file and one PUT per output (over 32 MiB: an upload in parts); no HEAD, no listing.
 
         Raises:
             InvalidDatasetError: the frame is refused (ids, names, columns) before the first request.

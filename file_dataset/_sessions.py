@@ -44,7 +44,12 @@ def shared_session(identity: str, session_kwargs: Kwargs) -> Session:
     return _per_process.recent(("session", identity), lambda: new_session(session_kwargs))
 
 
-def shared_client(identity: str, session_kwargs: Kwargs, client_kwargs: Kwargs, max_concurrency: int) -> S3Client:
+_CONNECTIONS = 64  # of a boto3 client, where the user sets no bound: as many as our own HTTP begins with
+
+
+def shared_client(
+    identity: str, session_kwargs: Kwargs, client_kwargs: Kwargs, max_concurrency: int | None
+) -> S3Client:
     """Return this process's client of the options of this identity."""
 
     def make() -> S3Client:
@@ -82,7 +87,9 @@ def new_session(session_kwargs: Kwargs) -> Session:
         raise InvalidDatasetError(f"session_kwargs: {exc}; boto3.Session's own arguments are known") from exc
 
 
-def new_client(client_kwargs: Kwargs, session: Session, max_concurrency: int, *, one_attempt: bool = False) -> S3Client:
+def new_client(
+    client_kwargs: Kwargs, session: Session, max_concurrency: int | None, *, one_attempt: bool = False
+) -> S3Client:
     """Return a new S3 client; with `one_attempt` botocore itself retries nothing and compares no digests."""
     from botocore.config import Config
 
@@ -95,7 +102,7 @@ def new_client(client_kwargs: Kwargs, session: Session, max_concurrency: int, *,
         retries = {"mode": mode, "total_max_attempts": 1}
         ours["response_checksum_validation"] = "when_required"
     last: Any = Config(retries=retries, **ours)  # type: ignore[arg-type]  # the stubs know no "mode" in a dict
-    config = Config(max_pool_connections=max_concurrency).merge(given).merge(last)
+    config = Config(max_pool_connections=max_concurrency or _CONNECTIONS).merge(given).merge(last)
     try:
         return session.client("s3", config=config, **kwargs)
     except TypeError as exc:

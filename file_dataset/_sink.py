@@ -26,8 +26,6 @@ from file_dataset._errors import (
 from file_dataset._local_file import CHUNK_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from file_dataset._digest import Digest, Hasher
 
 # names of files that are not whole yet; a forked child has its own number of process
@@ -57,8 +55,9 @@ class ObjectInfo:
 class Sink:
     """Where the bytes of one object go: a file that gets its name when it is whole, or memory.
 
-    A sink belongs to one transfer. It is filled by one part from the first byte to the last, or by several side by side
-    (`split`). What a part has, and the ETag in `info`, show the next attempt where the last one broke off.
+    A sink belongs to one transfer. It is filled by one part from the first byte to the last; other connections take
+    parts off its end (`cut`). What a part has, and the ETag in `info`, show the next attempt where the last one broke
+    off.
     """
 
     __slots__ = (
@@ -67,7 +66,6 @@ class Sink:
         "_is_closing",
         "_is_first",
         "_limit_bytes",
-        "_lock",
         "_path",
         "_target",
         "_unpinned",
@@ -76,6 +74,7 @@ class Sink:
         "comes_in_parts",
         "data",
         "info",
+        "lock",
         "parts",
     )  # fmt: skip
 
@@ -109,7 +108,7 @@ class Sink:
         self._path: str | None = None  # what there is to remove
         self._fd, self._writers, self._is_closing = -1, 0, False
         self._is_alone, self._is_first = is_alone, is_first
-        self._lock = threading.Lock()
+        self.lock = threading.Lock()  # of the file, and of the ends of parts
 
     @property
     def received(self) -> int:
@@ -143,7 +142,10 @@ class Sink:
         if self.info.etag is None or not self.received or not self.comes_in_parts:
             self.restart()
             return []
-        return [part for part in self.parts if part.wants() > 0]
+        missing = [part for part in self.parts if part.wants() > 0]
+        for part in missing:
+            part.claimed = part.received  # what was claimed and lost comes again
+        return sorted(missing, key=Part.first)
 
     def begin(self, info: ObjectInfo) -> Part:
         """Start at the first byte of a body; return the part that is the whole of it.
@@ -175,7 +177,7 @@ class Sink:
     def _make_file(self) -> None:
         target = self._target
         assert target is not None  # noqa: S101  # memory makes no file
-        with self._lock:  # discard() may come from another thread
+        with self.lock:  # discard() may come from another thread
             if self.cancelled.is_set():
                 raise InterruptedError("cancelled")
             if self._fd >= 0:
@@ -190,13 +192,14 @@ class Sink:
             self._path = f"{directory}{slash}.{_TOKEN}-{os.getpid()}-{next(_numbers)}.part"
             self._fd = _new_file(self._path)
 
-    def split(self, starts: Sequence[int]) -> list[Part]:
-        """End the one part at the first of `starts`; return parts from each start to the next, the last to the end."""
-        (whole,) = self.parts
-        stops = [*starts[1:], whole.stop]
-        whole.stop = starts[0]
-        more = [Part(self, start, stop) for start, stop in zip(starts, stops, strict=True)]
-        self.parts += more
+    def cut(self, part: Part, count: int) -> Part:
+        """End a part `count` bytes earlier and return the part that has these bytes, for another connection.
+
+        The lock is held: `part.left()` was at least so many.
+        """
+        stop, part.stop = part.stop, part.stop - count
+        more = Part(self, part.stop, stop)
+        self.parts.append(more)
         return more
 
     def put(self, position: int, chunk: memoryview) -> None:
@@ -208,7 +211,7 @@ class Sink:
         if self._target is None:
             self.data[position : position + len(chunk)] = chunk
             return
-        with self._lock:
+        with self.lock:
             if self._fd < 0 or self._is_closing:  # discarded meanwhile: the number may be another file's by now
                 raise InterruptedError("cancelled")
             self._writers += 1
@@ -220,7 +223,7 @@ class Sink:
         except OSError as exc:
             raise self._explained(exc) from exc
         finally:
-            with self._lock:
+            with self.lock:
                 self._writers -= 1
                 is_last = self._is_closing and not self._writers
             if is_last:
@@ -238,7 +241,8 @@ class Sink:
         received = self.received
         if received < info.size_bytes:
             raise IncompleteBodyError(None, f"{received} of {info.size_bytes} bytes arrived")
-        found = _digest.joined([(part.hasher, part.stop - part.start) for part in self.parts if part.hasher])
+        parts = sorted(self.parts, key=Part.first)
+        found = _digest.joined([(part.hasher, part.stop - part.start) for part in parts if part.hasher])
         if received > info.size_bytes or (found is not None and found != info.digest):
             self.restart()
             raise ChecksumMismatchError(
@@ -266,7 +270,7 @@ class Sink:
             self._path = None
 
     def _close(self) -> None:
-        with self._lock:
+        with self.lock:
             self._is_closing = True
             if self._fd >= 0 and not self._writers:
                 os.close(self._fd)
@@ -309,14 +313,17 @@ def _new_file_below(directory: str, path: str, *, is_first: bool) -> int:
 
 
 class Part:
-    """A run of bytes of one object, `start` to `stop`, that arrives in order over one connection at a time."""
+    """A run of bytes of one object, `start` to `stop`, that arrives in order over one connection at a time.
 
-    __slots__ = ("hasher", "received", "sink", "start", "stop")
+    Its end may be cut off while it arrives, up to what its connection has claimed. `received` counts what was written.
+    """
+
+    __slots__ = ("claimed", "hasher", "received", "sink", "start", "stop")
 
     def __init__(self, sink: Sink, start: int, stop: int) -> None:
         """Start with nothing."""
         digest = sink.info.digest if sink.info else None
-        self.sink, self.start, self.stop, self.received = sink, start, stop, 0
+        self.sink, self.start, self.stop, self.received, self.claimed = sink, start, stop, 0, 0
         self.hasher: Hasher | None = _digest.hasher(digest.algorithm) if digest else None
 
     def write(self, chunk: bytes | memoryview) -> None:
@@ -334,9 +341,30 @@ class Part:
         self.sink.put(self.start + self.received, view)
         self.received += len(view)
 
+    def first(self) -> int:
+        """Return the position of its first byte, by which parts are sorted."""
+        return self.start
+
     def wants(self) -> int:
         """Return how many bytes are missing."""
         return self.stop - self.start - self.received
+
+    def left(self) -> int:
+        """Return how many bytes its connection has not claimed."""
+        return self.stop - self.start - max(self.claimed, self.received)
+
+    def claim(self, most: int) -> int:
+        """Return how many of the next bytes, `most` at most, the connection may take: nobody cuts them off."""
+        with self.sink.lock:
+            count = min(most, self.stop - self.start - self.claimed)
+            self.claimed += count
+        return count
+
+    def settle(self, unused: int) -> int:
+        """Give back what was claimed and did not come; return how many bytes are unclaimed."""
+        with self.sink.lock:
+            self.claimed -= unused
+            return self.stop - self.start - self.claimed
 
     def room(self) -> memoryview | None:
         """Return where in memory the bytes to come go, and `arrived` reports that they are there; None: to a file."""

@@ -418,7 +418,6 @@ def _tried(  # noqa: PLR0913, PLR0917  # the same, and where failures go
 ) -> Iterator[tuple[F, T]]:
     """Do what `_each` does, with `failed` for the files that failed."""
     running: deque[tuple[F, Future[T]]] = deque()
-    ahead = stores.ahead
 
     def to_end(future: Future[T]) -> None:
         if not future.done():
@@ -432,7 +431,7 @@ def _tried(  # noqa: PLR0913, PLR0917  # the same, and where failures go
 
     try:
         for file in files:
-            if len(running) >= ahead:
+            if len(running) >= (ahead := stores.ahead):  # it grows with what is in flight
                 yield from _ended(running, ahead // 2, failed, to_end)
             try:
                 running.append((file, start(file)))

@@ -26,7 +26,7 @@ def write_files(
 ) -> dict[str, str | Path | None]:
     """Store local files at `<into_path>/<id>/<file name>`, now, replacing what is there.
 
-    One PUT per file up to 64 MiB, above it a multipart upload that is aborted when it fails. A local file appears under
+    One PUT per file up to 32 MiB, above it a multipart upload that is aborted when it fails. A local file appears under
     its name when it is whole.
 
     Args:

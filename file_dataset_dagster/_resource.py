@@ -150,7 +150,9 @@ class FileDatasetResource(ResourceWithS3Configuration):
         default=False, description="Send checksums only where S3 demands them: for stores that refuse the others."
     )
     check_digests: bool = Field(default=True, description="Compare a digest of each download where the store has one.")
-    max_concurrency: int = Field(default=64, description="Transfers under way at once, at most.")
+    max_concurrency: int | None = Field(
+        default=None, description="Requests in flight at most; without it as many as bring most, up to 512."
+    )
 
     @model_validator(mode="after")
     def _refuse_two_configurations(self) -> "FileDatasetResource":

@@ -44,7 +44,7 @@ import file_dataset
 from file_dataset import RowError
 
 _OBJECTS = 200
-_LARGE_BYTES = 70 << 20  # an upload in parts begins over 64 MiB
+_LARGE_BYTES = 70 << 20  # an upload in parts begins over 32 MiB
 _SOCKETS = 2 * 64 + 8  # idle connections of two options, and the loop's own
 _GROWTH_MB = 48  # from the second minute on; a guess above what an allocator keeps
 _BREAKS = (INTERNAL_ERROR, SLOW_DOWN, TOO_MANY_REQUESTS, Reset(), Reset(10), Truncate(10), LostReply())

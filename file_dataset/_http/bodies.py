@@ -191,8 +191,10 @@ def into_target(loop: BodyLoop, target: Target, length: int, rest: memoryview) -
     if room is None:
         if len(rest):
             target.write(rest)
-        kind = IntoTarget if left <= INLINE_BYTES else LargeIntoTarget
-        body = kind(loop, target, left - len(rest))
+        if left <= INLINE_BYTES:
+            body = IntoTarget(loop, target, left - len(rest))
+        else:
+            body = LargeIntoTarget(loop, target, left - len(rest), len(rest))
     else:
         room = room[:left]
         room[: len(rest)] = rest
@@ -235,28 +237,57 @@ class IntoMemory(Body):
             self._target.arrived(self._room[: len(self._room) - self.left])
 
 
-class LargeIntoMemory(Body):
+class LargeBody(Body):
+    """A body whose end may be cut off while it arrives: another connection receives that."""
+
+    __slots__ = ("_target", "_to_come")
+
+    writer: BodyWriter
+
+    def __init__(self, loop: BodyLoop, target: Target, left: int, arrived: int) -> None:
+        """Take where `left` bytes go that are to come, and how many came with the head."""
+        self.writer, self._target, self._to_come = BodyWriter(loop, target), target, left
+        target.claim(arrived)
+        self.left = min(left, target.settle(0))
+
+    def count(self) -> int:
+        """Return how many bytes the server has to send."""
+        return self._to_come
+
+    def claim(self) -> int:
+        """Return how many bytes may be received."""
+        return self._target.claim(min(self._to_come, BUFFER_BYTES))
+
+    def settle(self, claimed: int, count: int) -> None:
+        """Take note of what came of what was claimed."""
+        self._to_come -= count
+        self.left = min(self._to_come, self._target.settle(claimed - count))
+        if not self.left and self._to_come:
+            self.is_excess = True
+
+
+class LargeIntoMemory(LargeBody):
     """A large body in memory: it is hashed by the pool while the rest arrives."""
 
     __slots__ = ("_room",)
 
-    writer: BodyWriter
-
     def __init__(self, loop: BodyLoop, target: Target, room: memoryview, left: int) -> None:
         """Take the memory of the whole body, of which `left` bytes are to come."""
-        self.writer, self.left = BodyWriter(loop, target), left
         arrived = len(room) - left
+        super().__init__(loop, target, left, arrived)
         if arrived:
             self.writer.feed(room[:arrived], None)
         self._room = room[arrived:]
 
     def receive(self, sock: Stream) -> tuple[int, int]:
         """Receive into its place."""
-        room, requested = self._room, min(self.left, BUFFER_BYTES)
-        count = sock.recv_into(room[:requested])
-        if count == 0:
-            raise self._broke_off()
-        self.left -= count
+        room, requested, count = self._room, self.claim(), 0
+        try:
+            count = sock.recv_into(room[:requested])
+            if count == 0:
+                raise self._broke_off()
+        finally:
+            self.settle(requested, count)
         self.writer.feed(room[:count], None)
         self._room = room[count:]
         return count, requested
@@ -283,16 +314,15 @@ class IntoTarget(Body):
         return count, requested
 
 
-class LargeIntoTarget(Body):
+class LargeIntoTarget(LargeBody):
     """A large body that its target writes, on the pool, out of buffers that all such bodies share."""
 
     __slots__ = ("_buffers",)
 
-    writer: BodyWriter
-
-    def __init__(self, loop: BodyLoop, target: Target, left: int) -> None:
+    def __init__(self, loop: BodyLoop, target: Target, left: int, arrived: int) -> None:
         """Take where the bytes to come go."""
-        self.writer, self._buffers, self.left = BodyWriter(loop, target), loop.buffers, left
+        super().__init__(loop, target, left, arrived)
+        self._buffers = loop.buffers
 
     def receive(self, sock: Stream) -> tuple[int, int]:
         """Receive into a buffer.
@@ -305,15 +335,14 @@ class LargeIntoTarget(Body):
         buffer = self._buffers.take()
         if buffer is None:
             raise NoBufferError
-        requested = min(self.left, BUFFER_BYTES)
-        count = 0
+        requested, count = self.claim(), 0
         try:
             count = self._fill(sock, memoryview(buffer)[:requested])
         finally:
+            self.settle(requested, count)
             if not count:
                 self._buffers.give_back(buffer)
         self.writer.feed(memoryview(buffer)[:count], buffer)
-        self.left -= count
         return count, requested
 
     def _fill(self, sock: Stream, view: memoryview) -> int:

@@ -22,6 +22,7 @@ from file_dataset._http.tls import TlsSocket
 if TYPE_CHECKING:
     from collections import deque
     from collections.abc import Callable
+    from concurrent.futures import Future
 
     from file_dataset._http.lane import Lane
     from file_dataset._http.tls import Stream
@@ -38,6 +39,14 @@ class ConnectionLoop(BodyLoop, DialLoop, Protocol):
 
     turns: deque[Connection]  # stopped in the middle, so that others have their turn
     ticked: float
+    now_s: float
+    idle_s: float
+
+    def submit(self, lane: Lane, exchange: Exchange | Future[None]) -> None:
+        """Queue an exchange."""
+
+    def release(self, lane: Lane) -> None:
+        """Free a place in flight."""
 
     def again(self, lane: Lane, exchange: Exchange) -> None:
         """Send an exchange once more, over a new connection."""
@@ -247,9 +256,9 @@ class Connection:
             self._out.stop()
         self._clear()
         if answer is not None and answer.status in _SLOW_DOWN:
-            self.lane.throttled()
+            self.lane.throttled(exchange, self.loop)
         else:
-            self.lane.answered()
+            self.lane.answered(exchange, self.loop)
         if is_reusable:
             self._phase, self.moved_at, self._is_used = self._idling, self.loop.clock, True
             self.lane.keep(self)

@@ -55,6 +55,12 @@ class Target(Protocol):
     def write(self, chunk: memoryview) -> None:
         """Take the next bytes."""
 
+    def claim(self, most: int) -> int:
+        """Return how many of the next bytes, `most` at most, may be received: its end may have been cut off."""
+
+    def settle(self, unused: int) -> int:
+        """Take back what was claimed and did not come; return how many bytes are unclaimed."""
+
 
 class Answer:
     """Status and headers (names in lower case), and the body where no target took it."""
@@ -69,11 +75,12 @@ class Answer:
 class Exchange:
     """One request and what becomes of its answer. All methods are called on the loop's thread: they must not block."""
 
-    __slots__ = ("cancelled", "endpoint", "is_head", "is_second_try")
+    __slots__ = ("cancelled", "endpoint", "is_head", "is_second_try", "sent_s")
 
     def __init__(self, endpoint: Endpoint, cancelled: threading.Event, *, is_head: bool = False) -> None:
         """Take where to send it, and what cancels it."""
         self.endpoint, self.cancelled, self.is_head, self.is_second_try = endpoint, cancelled, is_head, False
+        self.sent_s = 0.0  # when its turn came
 
     @property
     def is_large(self) -> bool:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import itertools
-import time
+import math
 from collections import deque
 from typing import TYPE_CHECKING, Protocol
+
+from file_dataset._http.rate import Rate
+from file_dataset._http.window import Window
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -13,11 +16,27 @@ if TYPE_CHECKING:
 
     from file_dataset._http.exchange import Endpoint, Exchange
 
-_THROTTLE_S = 1.0  # the requests that were in flight at the store's first "slow down" are answered so too
+_ANY = 1 << 20  # requests in flight: no bound
+
+
+class Supply(Protocol):
+    """An object of which more can be requested than is requested: it gives ranges to places that are free."""
+
+    in_flight: int
+
+    def more(self, places: int) -> Exchange | None:
+        """Return another request; None: there is nothing to request now.
+
+        Args:
+            places: how many requests in flight are this object's share.
+        """
 
 
 class LaneLoop(Protocol):
     """What a lane needs of a loop."""
+
+    now_s: float
+    idle_s: float
 
     def submit(self, lane: Lane, exchange: Exchange | Future[None]) -> None:
         """Queue an exchange."""
@@ -43,46 +62,94 @@ class IdleConnection(Protocol):
 
 
 class Lane:
-    """Requests to one store: at most `limit` in flight; fewer after the store answered that they are too many."""
+    """Requests to one store: so many in flight, and so many a second, as bring most and as the store takes.
 
-    def __init__(self, limit: int, others: Sequence[LaneLoop] = ()) -> None:
-        """Start with all of them allowed.
+    What was submitted comes first, in its order; then ranges of large objects, of the one with fewest in flight.
+    """
+
+    def __init__(self, window: Window, others: Sequence[LaneLoop] = ()) -> None:
+        """Start with nothing in flight.
 
         Args:
-            limit: the most that are in flight.
+            window: how many may be.
             others: loops that carry some of what is large; the one that it is submitted to carries the rest.
         """
-        self.limit = limit
         self.offloaded = itertools.cycle([None, *(OffloadedLane(self, loop) for loop in others)])
-        self.window = float(limit)
+        self._window, self._rate = window, Rate()
         self.in_flight = 0
+        self._is_short = True
         self.queue: deque[Exchange | Future[None]] = deque()
+        self._supplies: list[Supply] = []
         self.is_queued = False
         self.idle: dict[Endpoint, list[IdleConnection]] = {}
         self.moves = 0  # grows while bytes move; counted in answers, and in connections that a tick saw moving
-        self._throttled_at = -_THROTTLE_S
+        self._halved_s = -math.inf
         self.answers = 0  # that began to arrive; of threads that count at once one may be lost
 
     def response_began(self) -> None:
         """Count a response that began to arrive, an error too."""
         self.answers += 1
 
-    def free(self) -> int:
-        """Return how many more requests would be sent at once."""
-        return max(0, int(self.window) - self.in_flight - len(self.queue))
+    @property
+    def width(self) -> int:
+        """How many requests may be in flight now."""
+        return int(self._window.size)
 
-    def throttled(self) -> None:
-        """Halve what may be in flight; it grows again by one for every window of answers."""
-        now = time.monotonic()
-        if now - self._throttled_at >= _THROTTLE_S:
-            self._throttled_at = now
-            self.window = max(1.0, min(self.window, self.in_flight) / 2)
+    @property
+    def is_full(self) -> bool:
+        """Whether no further request may be in flight."""
+        return self.in_flight >= self._window.size
 
-    def answered(self) -> None:
-        """Let the window grow."""
+    @property
+    def has_more(self) -> bool:
+        """Whether something may wait for a place."""
+        return bool(self.queue or self._supplies)
+
+    def wait_s(self, now_s: float) -> float:
+        """Return how long the next request must wait, because the store refused some."""
+        return self._rate.wait_s(now_s)
+
+    def next(self, loop: LaneLoop) -> Exchange | Future[None] | None:
+        """Return what is next, which is in flight from now on; None: nothing."""
+        found = self._next()
+        self._is_short = found is None  # of requests: places stay free
+        if found is not None:
+            if not self.in_flight:
+                self._window.begin(loop.now_s, loop.idle_s)
+            self.in_flight += 1
+            self._rate.sent(loop.now_s)
+        return found
+
+    def _next(self) -> Exchange | Future[None] | None:
+        if self.queue:
+            return self.queue.popleft()
+        supplies = sorted(self._supplies, key=_in_flight)  # a copy: other threads add and remove
+        for supply in supplies:
+            if (exchange := supply.more(max(1, self.width // len(supplies)))) is not None:
+                return exchange
+        return None
+
+    def open(self, supply: Supply) -> None:
+        """Give an object its share of the places."""
+        self._supplies.append(supply)
+
+    def shut(self, supply: Supply) -> None:
+        """Ask an object for ranges no more."""
+        if supply in self._supplies:
+            self._supplies.remove(supply)
+
+    def throttled(self, exchange: Exchange, loop: LaneLoop) -> None:
+        """Have less in flight, and fewer requests a second: the store answered that they are too many."""
+        self._rate.refused(loop.now_s, exchange.sent_s)
+        if exchange.sent_s > self._halved_s:  # those that were in flight at the last time say nothing new
+            self._halved_s = loop.now_s
+            self._window.refused(self.in_flight)
+
+    def answered(self, exchange: Exchange, loop: LaneLoop) -> None:
+        """Count an answer, by which window and rate grow."""
         self.moves += 1
-        if self.window < self.limit:
-            self.window = min(float(self.limit), self.window + 1 / self.window)
+        self._rate.accepted(loop.now_s, exchange.sent_s)
+        self._window.answered(loop.now_s, loop.idle_s, is_full=not self._is_short)
 
     def moved(self) -> None:
         """Take note that bytes move."""
@@ -95,7 +162,7 @@ class Lane:
     def keep(self, connection: IdleConnection) -> None:
         """Keep an idle connection for the next request; the longest idle is closed when there are too many."""
         self.idle.setdefault(connection.endpoint, []).append(connection)
-        if sum(map(len, self.idle.values())) > self.limit:
+        if sum(map(len, self.idle.values())) > self.width:
             min((found[0] for found in self.idle.values() if found), key=lambda each: each.moved_at).close()
 
     def forget(self, connection: IdleConnection) -> None:
@@ -112,7 +179,7 @@ class OffloadedLane(Lane):
 
     def __init__(self, lane: Lane, loop: LaneLoop) -> None:
         """Take the lane, and the loop that sends."""
-        super().__init__(lane.limit)
+        super().__init__(Window(_ANY))  # the lane that it came from bounds them
         self._lane, self._loop = lane, loop
         self._home = loop  # until the first comes
 
@@ -125,13 +192,15 @@ class OffloadedLane(Lane):
         """Count a response of the lane's."""
         self._lane.response_began()
 
-    def throttled(self) -> None:
-        """Halve the lane's window."""
-        self._home.call(self._lane.throttled)
+    def throttled(self, exchange: Exchange, loop: LaneLoop) -> None:
+        """Have the lane take note of it."""
+        del loop
+        self._home.call(lambda: self._lane.throttled(exchange, self._home))
 
-    def answered(self) -> None:
-        """Let the lane's window grow."""
-        self._home.call(self._lane.answered)
+    def answered(self, exchange: Exchange, loop: LaneLoop) -> None:
+        """Have the lane count it."""
+        del loop
+        self._home.call(lambda: self._lane.answered(exchange, self._home))
 
     def moved(self) -> None:
         """Take note of it in the lane; that one is counted for another is no matter."""
@@ -141,3 +210,7 @@ class OffloadedLane(Lane):
         """Give the place in flight back."""
         super().ended()
         self._home.release(self._lane)
+
+
+def _in_flight(supply: Supply) -> int:
+    return supply.in_flight

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from file_dataset._http.dial import Watched
     from file_dataset._http.exchange import Exchange
-    from file_dataset._http.lane import Lane
+    from file_dataset._http.lane import Lane, Supply
     from file_dataset._http.names import Address
     from file_dataset._http.tls import Stream
 
@@ -63,11 +63,13 @@ class Loop:
             end.setblocking(False)  # noqa: FBT003  # the standard library's
         self.selector.register(self._wake_in, selectors.EVENT_READ, None)
         self._calls: deque[Callable[[], object]] = deque()
-        self._lanes: deque[Lane] = deque()  # with something in their queue
+        self._lanes: deque[Lane] = deque()  # that may have something to send
+        self._paced: dict[Lane, float] = {}  # when each may send again
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._is_asleep = False
-        self._last = self._next_tick = 0.0
+        self.now_s = self._next_tick = 0.0
+        self.idle_s = 0.0  # time in which it waited for sockets
         self.connections: set[Watched] = set()
         self.turns: deque[Connection] = deque()  # stopped in the middle, so that others have their turn
         self.pool = pool or Pool(max(_POOL_THREADS // 2, min(_POOL_THREADS, _cores())), "file_dataset-disk")
@@ -87,6 +89,12 @@ class Loop:
         """
         self._be_running()
         lane.queue.append(exchange)
+        self._queue(lane)
+        self._wake()
+
+    def open(self, lane: Lane, supply: Supply) -> None:
+        """Have free places of a lane taken by ranges of an object; from any thread."""
+        lane.open(supply)
         self._queue(lane)
         self._wake()
 
@@ -129,8 +137,8 @@ class Loop:
                 self._thread = threading.current_thread()
             elif self._thread is not threading.current_thread():
                 return
-        self._last = time.monotonic()
-        self._next_tick = self._last + _TICK_S
+        self.now_s = time.monotonic()
+        self._next_tick = self.now_s + _TICK_S
         while True:
             try:
                 self._turn()
@@ -144,13 +152,15 @@ class Loop:
             self._is_asleep = False
             wait_s: float | None = 0.0
         else:
-            wait_s = max(0.0, self._next_tick - time.monotonic()) if self.connections else None
+            wait_s = self._wait_s()
+        before = time.monotonic()
         events = self.selector.select(wait_s)
         self._is_asleep = False
         now = time.monotonic()
+        self.idle_s += now - before
         if wait_s is not None:
-            self.clock += min(now - self._last, wait_s + _LATE_S)
-        self._last = now
+            self.clock += min(now - self.now_s, wait_s + _LATE_S)
+        self.now_s = now
         for key, mask in events:
             connection: Watched | None = key.data
             if connection is None:
@@ -162,23 +172,43 @@ class Loop:
             self.turns.popleft().go_on()
         while self._calls:
             self._calls.popleft()()
-        while self._lanes:
-            lane = self._lanes.popleft()
-            lane.is_queued = False
-            self._start(lane)
+        self._start_all(now)
         if now >= self._next_tick:
             self._next_tick = now + _TICK_S
             for connection in list(self.connections):
                 connection.tick()
             self.ticked = self.clock
 
+    def _wait_s(self) -> float | None:
+        """Return how long to wait for sockets at most; None: for ever."""
+        due_s = [*self._paced.values(), *([self._next_tick] if self.connections else [])]
+        return max(0.0, min(due_s) - time.monotonic()) if due_s else None
+
+    def _start_all(self, now: float) -> None:
+        for lane in [lane for lane, at in self._paced.items() if at <= now]:
+            del self._paced[lane]
+            self._queue(lane)
+        while self._lanes:
+            lane = self._lanes.popleft()
+            lane.is_queued = False
+            if lane not in self._paced:
+                self._start(lane)
+
+    def _next(self, lane: Lane) -> Exchange | Future[None] | None:
+        """Return what a lane may send now; None: nothing, or only later."""
+        if lane.is_full:
+            return None
+        if lane.has_more and (wait_s := lane.wait_s(self.now_s)):
+            self._paced[lane] = self.now_s + wait_s
+            return None
+        return lane.next(self)
+
     def _start(self, lane: Lane) -> None:
-        while lane.queue and lane.in_flight < lane.window:
-            exchange = lane.queue.popleft()
-            lane.in_flight += 1
+        while (exchange := self._next(lane)) is not None:
             if isinstance(exchange, Future):
                 exchange.set_result(None)
                 continue
+            exchange.sent_s = self.now_s
             if exchange.is_large and (offloaded := next(lane.offloaded)) is not None:
                 try:
                     offloaded.send(self, exchange)
@@ -225,7 +255,7 @@ class Loop:
     def ended(self, lane: Lane) -> None:
         """Count one request less, and start the next."""
         lane.ended()
-        if lane.queue:
+        if lane.has_more:
             self._queue(lane)
 
     def again(self, lane: Lane, exchange: Exchange) -> None:

@@ -62,7 +62,11 @@ class Boto3:
             if (span_sent := answer.get("ContentRange")) is None:
                 info = responses.info_of(headers, check_digests=self._sender.check_digests)
                 part = sink.begin(info)
-            elif part is None or sink.info is None or span_sent != responses.span_of(part, sink.info.size_bytes):
+            elif (
+                part is None
+                or sink.info is None
+                or span_sent != responses.span_of(part, part.stop, sink.info.size_bytes)
+            ):
                 sink.restart()
                 sink.comes_in_parts = False
                 raise WrongSpanError(span_sent)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from dataclasses import dataclass
+from collections import deque
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
@@ -33,8 +34,10 @@ T = TypeVar("T")
 
 # S3 parts are 5 MiB to 5 GiB, at most 10,000 (https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html).
 _MAX_PARTS = 10_000
-_PART_BYTES = 16 << 20  # a guess: large enough that a request's own cost does not show
-_MULTIPART_BYTES = 4 * _PART_BYTES  # a guess: below it, one request is as fast and three fewer
+# One connection brings some 85 MB/s, and ranges of 8 to 16 MiB are recommended
+# (https://docs.aws.amazon.com/AmazonS3/latest/userguide/optimizing-performance-guidelines.html).
+_PART_BYTES = 8 << 20
+_MULTIPART_BYTES = 4 * _PART_BYTES  # a guess: below it, three requests more bring little
 
 
 def needs_parts(size_bytes: int) -> bool:
@@ -63,12 +66,25 @@ class _Upload:
         return self.source.size_bytes
 
 
+@dataclass(slots=True, eq=False)
+class _Parts:
+    """The parts of one upload: those that wait, how many are on their way, and what became of them."""
+
+    work: Callable[[int], dict[str, Any]]
+    todo: deque[int]
+    running: int = 0
+    results: dict[int, dict[str, Any]] = field(default_factory=dict)
+    error: BaseException | None = None
+
+
 class Multipart:
-    """Uploads in parts of one store, on its pool."""
+    """Uploads in parts of one store, on its pool; a thread that is free takes a part of the one with fewest."""
 
     def __init__(self, operations: Operations, boto3: Boto3, sender: Sender, pool: Pool, width: int) -> None:
         """Take what runs a request; `width`: the most parts of a file at a time."""
         self._operations, self._boto3, self._sender, self._pool, self._width = operations, boto3, sender, pool, width
+        self._changed = threading.Condition()
+        self._open: list[_Parts] = []
 
     def upload(
         self, source: LocalFile, target: ObjectUrl, extra: Mapping[str, Any], cancelled: threading.Event
@@ -164,35 +180,56 @@ class Multipart:
                 "upload %s of %s was not aborted and keeps its parts: %s", upload_id, upload.target, exc.strerror
             )
 
-    def _side_by_side(self, work: Callable[[int], T], numbers: Sequence[int]) -> list[T]:
+    def _side_by_side(self, work: Callable[[int], dict[str, Any]], numbers: Sequence[int]) -> list[dict[str, Any]]:
         """Return `work` of every number. This pool thread works too, so a full pool is slow and never stuck."""
-        results: dict[int, T] = {}
-        todo = iter(numbers)
-        lock = threading.Lock()
-        failed = threading.Event()
-
-        def drain() -> None:
-            while not failed.is_set():
-                with lock:
-                    number = next(todo, None)
-                if number is None:
-                    return
-                try:
-                    results[number] = work(number)
-                except BaseException:
-                    failed.set()
-                    raise
-
-        helpers = [self._pool.submit(drain) for _ in range(min(self._width, len(numbers)) - 1)]
+        parts = _Parts(work, deque(numbers))
+        with self._changed:
+            self._open.append(parts)
         try:
-            drain()
+            for _ in range(min(self._width, len(numbers)) - 1):
+                self._pool.submit(self._help)
+            while self._do_one(parts):
+                pass
+            with self._changed:
+                self._changed.wait_for(lambda: not parts.running)
         finally:
-            started = [helper for helper in helpers if not helper.cancel()]
-            errors = [helper.exception() for helper in started]
-        for error in errors:
+            with self._changed:
+                self._open.remove(parts)
+        if parts.error is not None:
+            raise parts.error
+        return [parts.results[number] for number in numbers]
+
+    def _help(self) -> None:
+        """Send a part of the upload that has fewest on their way; then queue up again: other uploads may begin."""
+        with self._changed:
+            parts = min((each for each in self._open if each.todo), key=_running, default=None)
+        if parts is not None:
+            self._do_one(parts)
+            self._pool.submit(self._help)
+
+    def _do_one(self, parts: _Parts) -> bool:
+        """Do the next part; return whether there was one."""
+        with self._changed:
+            if not parts.todo:
+                return False
+            number = parts.todo.popleft()
+            parts.running += 1
+        error: BaseException | None = None
+        try:
+            parts.results[number] = parts.work(number)
+        except BaseException as exc:  # noqa: BLE001  # the thread that uploads raises it
+            error = exc
+        with self._changed:
+            parts.running -= 1
             if error is not None:
-                raise error
-        return [results[number] for number in numbers]
+                parts.error = parts.error or error
+                parts.todo.clear()
+            self._changed.notify_all()
+        return True
+
+
+def _running(parts: _Parts) -> int:
+    return parts.running
 
 
 def _part_of_headers(headers: Mapping[str, str], body: Body) -> dict[str, Any]:

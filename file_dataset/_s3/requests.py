@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import ssl
 import threading
+import time
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -16,6 +17,7 @@ from file_dataset import _digest
 from file_dataset._errors import code_of
 from file_dataset._http.exchange import INLINE_BYTES, Exchange, FileBody
 from file_dataset._s3 import errors, responses
+from file_dataset._s3.ranges import Ranges
 from file_dataset._s3.route import UnknownError
 from file_dataset._s3.sigv4 import UNSIGNED_PAYLOAD
 from file_dataset._sink import ObjectInfo
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from file_dataset._http.exchange import Answer
-    from file_dataset._http.lane import Lane
+    from file_dataset._http.lane import Lane, Supply
     from file_dataset._http.loop import Loop
     from file_dataset._local_file import LocalFile
     from file_dataset._s3.route import Route
@@ -33,10 +35,6 @@ if TYPE_CHECKING:
     from file_dataset._urls import ObjectUrl
 
 T = TypeVar("T")
-
-# Bodies above this are received over several connections, in parts of at least half of it. A guess: S3 gives one
-# connection some 85 MB/s (https://docs.aws.amazon.com/AmazonS3/latest/userguide/optimizing-performance-guidelines.html).
-_SPLIT_BYTES = 16 << 20
 
 _USUAL_OF = 8  # objects from which the size of the next is estimated; a guess
 
@@ -170,9 +168,16 @@ class Head(Request[ObjectInfo]):
 
 
 class Get(Request[ObjectInfo]):
-    """An object, or a part of one, into a sink. The first of a sink's requests leads: it ends when all have ended."""
+    """An object, or a part of one, into a sink. The first of a sink's requests leads: it ends when all have ended.
 
-    __slots__ = ("_error", "_lead", "_lock", "_part", "_pending", "_sender", "_sink")
+    A lead of a large object supplies the lane with ranges: a place that is free takes the end of the part that has most
+    left, also of one that is arriving.
+    """
+
+    __slots__ = (
+        "_began_s", "_error", "_lead", "_lock", "_part", "_parts", "_sender", "_sent_s", "_sink", "_skipped", "_stop",
+        "in_flight",
+    )  # fmt: skip
 
     def __init__(  # noqa: PLR0913  # what a request is made of
         self,
@@ -191,8 +196,12 @@ class Get(Request[ObjectInfo]):
         super().__init__(route, at, signer, sink.cancelled, future=future, rescue=rescue)
         self._sink, self._part, self._sender = sink, part, sender
         self._lead = lead  # None, not itself, for a lead: what refers to itself waits for the garbage collector
+        self._sent_s = self._began_s = 0.0
+        self._stop = self._skipped = 0  # where the part ended when it was requested, and what was there of it before
+        # of a lead
         self._lock = threading.Lock()  # its parts may be on other loops
-        self._pending = 1
+        self._parts: list[Part] = [] if part is None else [part]  # on their way
+        self.in_flight = 1
         self._error: BaseException | None = None
 
     @property
@@ -204,7 +213,9 @@ class Get(Request[ObjectInfo]):
     def begin(self) -> bool:
         """Return whether a caller waits for it still."""
         if self._lead is None:
-            return super().begin()
+            if not (is_wanted := super().begin()):
+                self._sender.lane.shut(self)
+            return is_wanted
         if self.cancelled.is_set():
             raise InterruptedError("cancelled")
         return True
@@ -214,56 +225,64 @@ class Get(Request[ObjectInfo]):
         headers = self.route.read_headers
         if self._part is not None and self._sink.info is not None:
             part = self._part
-            headers = {
-                **headers,
-                "if-match": self._sink.info.pin or "",
-                "range": f"bytes={part.start + part.received}-{part.stop - 1}",
-            }
+            self._stop, self._skipped = part.stop, part.received
+            span = f"bytes={part.start + part.received}-{self._stop - 1}"
+            headers = {**headers, "if-match": self._sink.info.pin or "", "range": span}
+        self._sent_s = time.monotonic()
         return self.head("GET", headers)
 
     def accept(self, answer: Answer) -> Part | None:
         """Return the part that the body fills."""
-        sink, part = self._sink, self._part
+        sink, part, sender = self._sink, self._part, self._sender
+        self._began_s = time.monotonic()
+        sender.ranges.began(self._began_s - self._sent_s)
         if answer.status == 200 and part is None:  # noqa: PLR2004
-            info = responses.info_of(answer.headers, check_digests=self._sender.check_digests)
-            part = sink.begin(info)
-            self._sender.saw(info.size_bytes)
-            if info.size_bytes > _SPLIT_BYTES and sink.comes_in_parts:
-                self._split(info)
+            info = responses.info_of(answer.headers, check_digests=sender.check_digests)
+            self._part = part = sink.begin(info)
+            self._parts.append(part)
+            sender.saw(info.size_bytes)
+            self.supply()
             return part
         if answer.status not in (200, 206):
             return None
         span = answer.headers.get("content-range")
-        if part is None or sink.info is None or span != responses.span_of(part, sink.info.size_bytes):
+        if part is None or sink.info is None or span != responses.span_of(part, self._stop, sink.info.size_bytes):
             raise errors.WrongSpanError(span)
         return part
 
-    def _split(self, info: ObjectInfo) -> None:
-        free = self._sender.lane.free()
-        is_provable = info.digest is None or _digest.can_join(info.digest.algorithm)
-        count = min(free + 1, info.size_bytes // (_SPLIT_BYTES // 2))
-        if count < 2 or not info.etag or not is_provable:  # noqa: PLR2004
+    def supply(self) -> None:
+        """Have free places take ranges of the object, if it is large and its parts can be proven."""
+        sink, ranges = self._sink, self._sender.ranges
+        info = sink.info
+        if info is None or not info.etag or not sink.comes_in_parts:
             return
-        step = -(-info.size_bytes // count)
-        for part in self._sink.split(range(step, info.size_bytes, step)):
-            self.also(part)
+        is_provable = info.digest is None or _digest.can_join(info.digest.algorithm)
+        if is_provable and any(ranges.of(part.left(), 1) for part in self._parts):
+            self._sender.open(self)
 
-    def also(self, part: Part) -> None:
-        """Ask for another part of the object at the same time."""
+    def more(self, places: int) -> Get | None:
+        """Return a request for a range that another connection has, or was to have."""
+        sink, ranges = self._sink, self._sender.ranges
         with self._lock:
-            self._pending += 1
-        self._sender.send(
-            Get(
-                self.route,
-                self.at,
-                self.signer,
-                self._sink,
-                future=self.future,
-                sender=self._sender,
-                part=part,
-                lead=self,
-            )
-        )
+            if self._error is not None or not self._parts or self.cancelled.is_set():
+                return None
+            longest = max(self._parts, key=_left)
+            with sink.lock:
+                if not (count := ranges.of(longest.left(), places)):
+                    return None
+                part = sink.cut(longest, count)
+            return self._also(part)
+
+    def also(self, part: Part) -> Get:
+        """Return a request for another part of the object."""
+        with self._lock:
+            return self._also(part)
+
+    def _also(self, part: Part) -> Get:
+        self.in_flight += 1
+        self._parts.append(part)
+        sender, sink = self._sender, self._sink
+        return Get(self.route, self.at, self.signer, sink, future=self.future, sender=sender, part=part, lead=self)
 
     def result(self, answer: Answer) -> ObjectInfo:
         """Prove the whole."""
@@ -278,15 +297,21 @@ class Get(Request[ObjectInfo]):
                 error = _refused(answer, self.checksums)
             except Exception as exc:  # noqa: BLE001  # handed over
                 error = exc
-        if lead._is_last(error):  # noqa: SLF001
+        part = self._part
+        if part is not None and (count := part.received - self._skipped) > INLINE_BYTES:
+            self._sender.ranges.ended(count, time.monotonic() - self._began_s)
+        if lead._is_last(part, error):  # noqa: SLF001
+            self._sender.lane.shut(lead)
             lead.end(answer, lead._whole_error())  # noqa: SLF001
 
-    def _is_last(self, error: BaseException | None) -> bool:
+    def _is_last(self, part: Part | None, error: BaseException | None) -> bool:
         with self._lock:
             if self._error is None:
                 self._error = error
-            self._pending -= 1
-            return not self._pending
+            if part in self._parts:
+                self._parts.remove(part)
+            self.in_flight -= 1
+            return not self.in_flight
 
     def _whole_error(self) -> BaseException | None:
         error = self._error
@@ -298,19 +323,28 @@ class Get(Request[ObjectInfo]):
         return error
 
 
+def _left(part: Part) -> int:
+    return part.left()
+
+
 class Sender:
     """Sends the requests of one store, and knows what they have in common."""
 
-    __slots__ = ("_loop", "check_digests", "lane", "usual_bytes")
+    __slots__ = ("_loop", "check_digests", "lane", "ranges", "usual_bytes")
 
     def __init__(self, loop: Loop, lane: Lane, *, check_digests: bool) -> None:
         """Take the lane: the places in flight of this store."""
         self._loop, self.lane, self.check_digests = loop, lane, check_digests
         self.usual_bytes = 0.0  # of the last objects that were read
+        self.ranges = Ranges()
 
     def send(self, request: Exchange) -> None:
         """Queue a request."""
         self._loop.submit(self.lane, request)
+
+    def open(self, supply: Supply) -> None:
+        """Have free places taken by ranges of an object."""
+        self._loop.open(self.lane, supply)
 
     def get(  # noqa: PLR0913  # what a GET is made of
         self,
@@ -325,10 +359,10 @@ class Sender:
         """Ask for what a sink lacks: the whole object, or the rest of its parts side by side."""
         lead, *others = sink.missing() or (None,)
         get = Get(route, source, signer, sink, future=future, rescue=rescue, sender=self, part=lead)
-        for part in others:
-            if part is not None:
-                get.also(part)
-        self.send(get)
+        gets = [get, *(get.also(part) for part in others if part is not None)]
+        get.supply()
+        for each in gets:
+            self.send(each)
 
     def put(self, put: Put[Any]) -> None:
         """Send a PUT. A large one is hashed first, off the loop, where its head depends on the bytes."""

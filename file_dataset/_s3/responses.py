@@ -71,9 +71,9 @@ def _count(text: str, name: str) -> int:
     return int(text)
 
 
-def span_of(part: Part, size_bytes: int) -> str:
-    """Return the `Content-Range` of what a part still lacks."""
-    return f"bytes {part.start + part.received}-{part.stop - 1}/{size_bytes}"
+def span_of(part: Part, stop: int, size_bytes: int) -> str:
+    """Return the `Content-Range` of what a part still lacks, up to `stop`."""
+    return f"bytes {part.start + part.received}-{stop - 1}/{size_bytes}"
 
 
 def check_stored(headers: Mapping[str, str], body: bytes) -> None:

@@ -9,8 +9,10 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Any
 
+from file_dataset._http import descriptors
 from file_dataset._http.lane import Lane
 from file_dataset._http.loop import loops
+from file_dataset._http.window import FIRST, MOST, Window
 from file_dataset._pool import Pool
 from file_dataset._s3 import etags, responses
 from file_dataset._s3.access import CurrentAccess
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
 
 
 class S3Store:
-    """Objects in S3, `max_concurrency` requests at a time."""
+    """Objects in S3, at most `max_concurrency` requests at a time; None: as many as bring most."""
 
     def __init__(self, options: Options, source: Source | None = None) -> None:
         """Make neither client nor thread yet; the first request does.
@@ -47,17 +49,23 @@ class S3Store:
             options: how S3 is reached.
             source: the session of `options=None`; None: that of the options.
         """
-        width, is_boto3 = options.max_concurrency, options.engine == "boto3"
+        width, is_boto3 = options.max_concurrency or FIRST, options.engine == "boto3"
         self._current = CurrentAccess(options, source)
         pool = Pool(width, "file_dataset-s3")
         loop, *others = loops()
-        self._lane = lane = Lane(width, others)
+        window = Window(width) if options.max_concurrency else Window(min(width, _most()), _most)
+        self._lane = lane = Lane(window, others)
         self.silence = Silence(lambda: lane.moves)
         self._sender = Sender(loop, lane, check_digests=options.check_digests)
         self._boto3 = Boto3(self._sender, self.silence, is_alone=is_boto3)
         self._operations = Operations(self._current, pool, is_boto3=is_boto3)
         self._multipart = Multipart(self._operations, self._boto3, self._sender, pool, width)
         self._pool = pool
+
+    @property
+    def width(self) -> int:
+        """How many requests may be in flight now."""
+        return self._lane.width
 
     @property
     def answers(self) -> int:
@@ -80,7 +88,7 @@ class S3Store:
         return self._operations.submit(Operation(at, cancelled, by_http, lambda access: self._boto3.head(access, at)))
 
     def download(self, source: ObjectUrl, sink: Sink) -> Future[ObjectInfo]:
-        """Fill the sink: one GET, or several side by side for a large object; one more per attempt."""
+        """Fill the sink: one GET, or several side by side for a large object, as places are free."""
 
         def by_http(access: Access, route: Route, future: Future[ObjectInfo], rescue: Rescue) -> None:
             self._sender.get(route, source, access.router.signer(route), sink, future=future, rescue=rescue)
@@ -98,7 +106,7 @@ class S3Store:
         extra_args: Mapping[str, Any],
         cancelled: threading.Event,
     ) -> Future[ObjectInfo]:
-        """Store the file: one PUT up to 64 MiB, else a multipart upload that is aborted when it fails."""
+        """Store the file: one PUT up to 32 MiB, else a multipart upload that is aborted when it fails."""
         extra, size = dict(extra_args), source.size_bytes
         if extra:  # which headers they are is botocore's
             self._current.connected(self._current.get())
@@ -130,6 +138,12 @@ class S3Store:
             PermissionError: the credentials cannot be had, or cannot be sent.
         """
         self._current.get()
+
+
+def _most() -> int:
+    """Return how many requests may be in flight: within half of the free descriptors, for files need some too."""
+    free = descriptors.free()
+    return MOST if free is None else max(1, min(MOST, free // 2))
 
 
 def _stored(headers: Mapping[str, str], body: Body) -> ObjectInfo:

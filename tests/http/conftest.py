@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from file_dataset._s3 import requests
+from file_dataset._s3 import ranges
 
 
 @pytest.fixture(autouse=True)
@@ -14,5 +14,6 @@ def retries_come_at_once(retries_come_at_once):
 
 @pytest.fixture
 def split(monkeypatch):
-    """Bodies above 512 KiB come in parts of at least 256 KiB."""
-    monkeypatch.setattr(requests, "_SPLIT_BYTES", 512 << 10)
+    """Bodies from 512 KiB on come in parts of 256 KiB."""
+    monkeypatch.setattr(ranges, "_LEAST_BYTES", 256 << 10)
+    monkeypatch.setattr(ranges, "_MOST_BYTES", 256 << 10)

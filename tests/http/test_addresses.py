@@ -17,6 +17,7 @@ from file_dataset._http import names
 from file_dataset._http.exchange import Endpoint
 from file_dataset._http.lane import Lane
 from file_dataset._http.loop import loops
+from file_dataset._http.window import Window
 from file_dataset._sink import Sink
 
 
@@ -34,7 +35,7 @@ def test_an_unknown_host_is_named():
 def test_a_host_that_is_no_name_at_all_is_an_error():
     """IDNA's codec raises UnicodeError for an empty label, which is no OSError."""
     exchange = Asked(Endpoint("a..b", 9))
-    loops()[0].submit(Lane(1), exchange)
+    loops()[0].submit(Lane(Window(1)), exchange)
     with pytest.raises(OSError, match=r"a\.\.b"):
         exchange.future.result(10)
 

@@ -59,7 +59,7 @@ def test_a_cancelled_download_in_parts_closes_all_its_connections(own_faults, tm
     cancelled = threading.Event()
     sink = Sink(tmp_path / "a.bin", cancelled)
     future = store.download(AT, sink)
-    assert until(lambda: own_faults.in_flight == 12)
+    assert until(lambda: own_faults.in_flight >= 11)  # of 12: a part whose first bytes came is cut no more
     cancelled.set()
     with pytest.raises(InterruptedError):
         future.result(10)

@@ -18,6 +18,7 @@ from file_dataset._http import connection
 from file_dataset._http.exchange import Endpoint
 from file_dataset._http.lane import Lane
 from file_dataset._http.loop import loops
+from file_dataset._http.window import Window
 from file_dataset._sink import Sink
 
 LAST = {
@@ -206,5 +207,5 @@ def test_an_answer_that_came_before_the_request_could_be_sent_is_told():
 
     with Scripted(script) as server:
         exchange = Late(Endpoint("127.0.0.1", server.port))
-        loops()[0].submit(Lane(1), exchange)
+        loops()[0].submit(Lane(Window(1)), exchange)
         assert exchange.future.result(10).status == 503

@@ -33,7 +33,8 @@ def server():
 
 @pytest.fixture
 def split(monkeypatch):
-    monkeypatch.setattr("file_dataset._s3.requests._SPLIT_BYTES", 1 << 20)
+    monkeypatch.setattr("file_dataset._s3.ranges._LEAST_BYTES", 512 << 10)
+    monkeypatch.setattr("file_dataset._s3.ranges._MOST_BYTES", 512 << 10)
 
 
 def options_of(server, **kwargs):

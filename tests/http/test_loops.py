@@ -16,10 +16,10 @@ from servers.faults import SLOW_DOWN, Busy, FlipBit, IgnoreRange, Replace, Reset
 
 from file_dataset import _per_process
 from file_dataset._errors import code_of
-from file_dataset._http import lane, loop
+from file_dataset._http import loop
 from file_dataset._http.buffers import BUFFERS
 from file_dataset._local_file import LocalFile
-from file_dataset._s3 import requests
+from file_dataset._s3 import ranges
 from file_dataset._s3.store import S3Store
 from file_dataset._sink import Part, Sink
 from file_dataset._urls import ObjectUrl
@@ -32,7 +32,8 @@ def loops(monkeypatch):
     """Three loops of the test's own, of a machine with six cores; objects over 1 MiB come in parts."""
     monkeypatch.setattr(_per_process, "_shared", OrderedDict())
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(6)), raising=False)
-    monkeypatch.setattr(requests, "_SPLIT_BYTES", 1 << 20)
+    monkeypatch.setattr(ranges, "_LEAST_BYTES", 512 << 10)
+    monkeypatch.setattr(ranges, "_MOST_BYTES", 512 << 10)
     made = loop.loops()
     yield made
     for each in made:
@@ -126,16 +127,15 @@ def test_all_loops_together_keep_to_max_concurrency(faults, loops):
     assert until(lambda: store._lane.in_flight == 0)
 
 
-def test_a_store_that_says_slow_down_to_any_loop_gets_fewer_requests(faults, store, loops, monkeypatch):
-    monkeypatch.setattr(lane, "_THROTTLE_S", 0.0)
+def test_a_store_that_says_slow_down_to_any_loop_gets_fewer_requests(faults, store, loops):
     faults.put(URL, os.urandom(600_000))
     for _ in range(12):  # now they are shared out
         download(store, AT)
     for _ in loops:  # one attempt and the next take turns among them
-        store._lane.window = store._lane.limit
+        store._lane._window.size = 12.0
         faults.fail("GetObject", SLOW_DOWN)
         download(store, AT)
-        assert until(lambda: store._lane.window < store._lane.limit / 2)
+        assert until(lambda: store._lane.width < 6)
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from file_dataset._http.connection import Connection
 from file_dataset._http.exchange import INLINE_BYTES, Endpoint
 from file_dataset._http.lane import Lane
 from file_dataset._http.loop import Loop, loops
+from file_dataset._http.window import Window
 from file_dataset._s3 import requests
 from file_dataset._sink import Sink
 
@@ -68,7 +69,7 @@ class Gated:
     """A target whose last bytes are not taken before the gate opens."""
 
     def __init__(self, size, gate):
-        self.size, self.received, self.gate = size, 0, gate
+        self.size, self.received, self.claimed, self.gate = size, 0, 0, gate
 
     def wants(self):
         return self.size - self.received
@@ -78,6 +79,15 @@ class Gated:
 
     def arrived(self, chunk):
         raise NotImplementedError
+
+    def claim(self, most):
+        count = min(most, self.size - self.claimed)
+        self.claimed += count
+        return count
+
+    def settle(self, unused):
+        self.claimed -= unused
+        return self.size - self.claimed
 
     def write(self, chunk):
         self.received += len(chunk)
@@ -112,7 +122,7 @@ def test_an_exchange_that_is_cancelled_while_its_last_bytes_are_written_ends_onc
     body = os.urandom(INLINE_BYTES + 1)
     with Scripted(always(answer(body))) as server:
         gate, cancelled = threading.Event(), threading.Event()
-        target, lane = Gated(len(body), gate), Lane(4)
+        target, lane = Gated(len(body), gate), Lane(Window(4))
         exchange = Fetched(Endpoint("127.0.0.1", server.port), target, cancelled)
         loop = loops()[0]
         loop.submit(lane, exchange)
@@ -170,7 +180,7 @@ def test_an_error_of_an_exchanges_own_does_not_end_the_loop(caplog):
             raise ZeroDivisionError
 
     with Scripted(always(answer(b"body"))) as server:
-        endpoint, lane = Endpoint("127.0.0.1", server.port), Lane(1)
+        endpoint, lane = Endpoint("127.0.0.1", server.port), Lane(Window(1))
         for kind in (Broken, Asked):
             exchange = kind(endpoint)
             loops()[0].submit(lane, exchange)

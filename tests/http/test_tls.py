@@ -12,7 +12,7 @@ from servers.authority import Authority
 from servers.scripted import Scripted, always, answer, answering
 
 from file_dataset._http.loop import loops
-from file_dataset._s3 import requests
+from file_dataset._s3 import ranges
 from file_dataset._s3.store import S3Store
 from file_dataset._sink import Part, Sink
 
@@ -45,7 +45,7 @@ def test_objects_go_both_ways_over_tls(tls_faults, authority, monkeypatch, sourc
 
 @in_parts
 def test_a_large_object_comes_over_tls_in_parts(tls_faults, authority, tmp_path, monkeypatch):
-    monkeypatch.setattr(requests, "_SPLIT_BYTES", 1 << 20)
+    monkeypatch.setattr(ranges, "_MOST_BYTES", 512 << 10)
     body = os.urandom(9 << 20)
     tls_faults.put(URL, body, checksum="CRC64NVME")
     sink = Sink(tmp_path / "a.bin", threading.Event())

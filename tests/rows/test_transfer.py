@@ -59,7 +59,7 @@ def test_few_files_are_begun_before_the_first_is_taken():
 
 def test_as_many_files_are_begun_as_keep_every_connection_busy():
     assert _stores.Stores(Options(max_concurrency=10)).ahead == 40
-    assert _stores.Stores(None).ahead == 4 * Options().max_concurrency
+    assert _stores.Stores(None).ahead == 4 * 64
 
 
 def test_a_caller_that_stops_in_the_middle_cancels_what_it_began():

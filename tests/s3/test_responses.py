@@ -15,7 +15,7 @@ from servers.scripted import Scripted, always, answer, answering
 
 import file_dataset
 from file_dataset import RowError, _retry
-from file_dataset._s3 import multipart, requests
+from file_dataset._s3 import multipart, ranges
 from file_dataset._sink import ObjectInfo, Sink
 
 URL = "s3://bucket/a.bin"
@@ -130,7 +130,7 @@ def test_the_rest_of_an_object_is_asked_for_under_the_etag_as_it_came(engine, et
 
 @pytest.mark.parametrize("etag", ["abc-3", '"abc-3"', 'W/"abc"', 'W/"'], ids=["unquoted", "quoted", "weak", "damaged"])
 def test_a_store_that_knows_no_etag_of_its_own_gives_the_object_all_the_same(engine, etag, monkeypatch):
-    monkeypatch.setattr(requests, "_SPLIT_BYTES", 1 << 20)
+    monkeypatch.setattr(ranges, "_MOST_BYTES", 512 << 10)
     body = os.urandom(3 << 20)
     with Scripted(store_of(body, etag, lambda _: False)) as server:
         assert blob(impatient_options(server.url, engine=engine)) == body
@@ -138,7 +138,7 @@ def test_a_store_that_knows_no_etag_of_its_own_gives_the_object_all_the_same(eng
 
 
 def test_a_version_that_is_refused_is_not_said_to_have_been_replaced(monkeypatch):
-    monkeypatch.setattr(requests, "_SPLIT_BYTES", 1 << 20)
+    monkeypatch.setattr(ranges, "_MOST_BYTES", 512 << 10)
     script = store_of(bytes(3 << 20), '"abc-3"', lambda _: False)
     script.is_whole = True
     with Scripted(script) as server, pytest.raises(RowError, match="may have been replaced"):

@@ -33,7 +33,8 @@ def engine(request):
 @pytest.fixture
 def split(monkeypatch):
     """Large objects are met by making "large" small: above 256 KiB a body comes in parts side by side."""
-    monkeypatch.setattr("file_dataset._s3.requests._SPLIT_BYTES", 256 << 10)
+    monkeypatch.setattr("file_dataset._s3.ranges._LEAST_BYTES", 128 << 10)
+    monkeypatch.setattr("file_dataset._s3.ranges._MOST_BYTES", 128 << 10)
 
 
 class StoreContract:
@@ -326,8 +327,8 @@ class TestAStoreThatChecksSignatures(S3Contract):
 
 @pytest.mark.parametrize(
     ("size", "expected"),
-    [(1, 16 << 20), (160_000 << 20, 16 << 20), ((160_000 << 20) + 1, 17 << 20), (5 << 40, 525 << 20)],
-    ids=["small", "10,000 parts of 16 MiB", "one byte more", "5 TiB"],
+    [(1, 8 << 20), (80_000 << 20, 8 << 20), ((80_000 << 20) + 1, 9 << 20), (5 << 40, 525 << 20)],
+    ids=["small", "10,000 parts of 8 MiB", "one byte more", "5 TiB"],
 )
 def test_parts_grow_so_that_ten_thousand_hold_the_file(size, expected):
     assert part_bytes(size) == expected
