@@ -218,18 +218,17 @@ def pool(concurrency: int | tuple[int, int] | None, takes: Mapping[str, Any], *,
     return {"compute": ActorPoolStrategy(min_size=least, max_size=most)}
 
 
-def cut(dataset: ray.data.Dataset, rows: int, *, at_once: bool) -> ray.data.Dataset:
-    """Return the Dataset in blocks of so many rows, the last of each one's fewer; as it is where Ray is too old.
+def cut(dataset: ray.data.Dataset, count: int, rows: int, *, at_once: bool) -> ray.data.Dataset:
+    """Return the Dataset in blocks of some so many rows.
 
     Args:
         dataset: what Ray makes a task of is a block of it, however many rows that has.
-        rows: at most.
+        count: rows of all.
+        rows: of a block.
         at_once: cut them now, which takes no CPU later, beside actors that have them all.
     """
-    known = _taken_by(ray.data.Dataset.repartition, {"target_num_rows_per_block": rows})
-    if not known:
-        return dataset
-    blocks: ray.data.Dataset = dataset.repartition(**known)
+    as_they_come = _taken_by(ray.data.Dataset.repartition, {"target_num_rows_per_block": rows})
+    blocks: ray.data.Dataset = dataset.repartition(**(as_they_come or {"num_blocks": -(-count // rows)}))
     if at_once:
         with settings(blocks):
             blocks = blocks.materialize()

@@ -90,7 +90,7 @@ def run_dataset(options: BatchOptions, dataset: ray.data.Dataset) -> PipelineRes
             job = dataclasses.replace(_job(options, dataset, ids, columns, inputs), gives_rows=True)
             starts = [at for at, is_first in enumerate(surveyed["file_columns"].is_valid().to_pylist()) if is_first]
             if any(end - start > job.batch_size for start, end in itertools.pairwise([*starts, len(ids)])):
-                dataset = compat.cut(dataset, job.batch_size, at_once=options.uses_actors)
+                dataset = compat.cut(dataset, len(ids), job.batch_size, at_once=options.uses_actors)
             ledger.collect(_mapped(options, dataset, job), report, job.patience_s)
     return dataclasses.replace(ledger.whole(), input=None)
 
