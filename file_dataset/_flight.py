@@ -5,19 +5,22 @@ from __future__ import annotations
 import os
 import threading
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from file_dataset import _frame, _outputs, _overwrites, _plan, _transfer, _urls, _verdict
 from file_dataset._errors import Failure, InvalidDatasetError, RowError
 from file_dataset._tally import Failed, Stored
 from file_dataset._tempdir import TempDir
+from file_dataset._turns import Ended
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from concurrent.futures import Future
     from pathlib import Path
 
     from file_dataset._local_file import LocalFile
     from file_dataset._prepared import Prepared
+    from file_dataset._silence import Silence
     from file_dataset._sink import ObjectInfo
     from file_dataset._window import OnDisk
 
@@ -31,9 +34,29 @@ class Fetched:
 
 
 class Flight:
-    """A row that has, or is about to have, files on disk; at most `window` of them are there."""
+    """A row that has, or is about to have, files on disk; at most a window of them are there.
 
-    __slots__ = ("cancelled", "dirs", "input_dir", "on_disk", "output_dir", "position", "work")
+    Attributes:
+        fetched: None until its files are here.
+        outcome: None until it is stored or has failed.
+        task: of the pool, which finishes it; None where the calling thread does, and before.
+    """
+
+    __slots__ = (
+        "_files",
+        "_moving",
+        "_uploads",
+        "_work",
+        "cancelled",
+        "dirs",
+        "fetched",
+        "input_dir",
+        "on_disk",
+        "outcome",
+        "output_dir",
+        "position",
+        "task",
+    )  # fmt: skip
 
     input_dir: Path
     output_dir: Path
@@ -42,59 +65,130 @@ class Flight:
     def __init__(self, position: int, on_disk: OnDisk) -> None:
         self.position, self.on_disk = position, on_disk
         self.cancelled = threading.Event()
-        self.work: TempDir | None = None
+        self.fetched: Fetched | None = None
+        self.outcome: Stored | Failed | Ended | None = None
+        self.task: Future[None] | None = None
+        self._work: TempDir | None = None
+        self._moving: _transfer.Moving | None = None
+        self._files: Mapping[str, LocalFile | None] = {}
+        self._uploads: Sequence[_plan.Transfer[_urls.Location]] = ()
 
     def _make_dirs(self, row: _plan.FileRow, where: Path | None) -> None:
         if self.cancelled.is_set():
             raise InterruptedError("cancelled")
         try:
-            self.work = TempDir(where)
-            self.input_dir, self.output_dir = self.work.path / "input", self.work.path / "output"
-            self.input_dir.mkdir()
-            self.output_dir.mkdir()
-            own = os.path.realpath(self.work.path)  # now: fn may put a link in its place
+            self._work = TempDir(where)
+            path = str(self._work.path)
+            for name in ("input", "output"):
+                os.mkdir(f"{path}/{name}")  # noqa: PTH102  # pathlib costs more than the call
+            self.input_dir, self.output_dir = self._work.path / "input", self._work.path / "output"
+            own = os.path.realpath(path)  # now: fn may put a link in its place
             self.dirs = _outputs.RowDirs(f"{own}/input", f"{own}/output")
         except OSError as exc:
             raise RowError([Failure.of(row.id, "download", exc)]) from exc
 
-    def fetch(self, prepared: Prepared, began: _transfer.Began | None) -> Fetched | Failed:
-        """Download the row's files into a directory of its own; `began` hears of their sizes."""
-        downloads: list[_plan.Transfer[str]] = []
+    def fetch(self, prepared: Prepared, began: _transfer.Began, then: Callable[[], object]) -> None:
+        """Begin to download the row's files into a directory of its own.
+
+        Args:
+            prepared: the run.
+            began: hears of their sizes.
+            then: called when the last of them has ended, by the thread that ends it; it takes them by `arrive`.
+
+        Raises:
+            RowError: the row has no file, or nothing can be written.
+        """
+        row = _row_with_files(prepared.rows, self.position)
+        self._make_dirs(row, prepared.temp_dir)
+        downloads = _plan.downloads(row, str(self.input_dir))
+
+        def arrive() -> None:
+            # in the loop's thread maybe: `self._moving` is not there where all have ended before this returned
+            self._arrive(row, downloads)
+            then()
+
+        self._moving = moving = _transfer.Moving(downloads, prepared.source, "download", self.cancelled)
+        moving.fill(began, arrive)
+
+    def _arrive(self, row: _plan.FileRow, downloads: Sequence[_plan.Transfer[str]]) -> None:
+        moving, self._moving = self._moving, None
+        assert moving is not None  # noqa: S101  # for mypy
         try:
-            row = _row_with_files(prepared.rows, self.position)
-            self._make_dirs(row, prepared.temp_dir)
-            downloads = _plan.downloads(row, str(self.input_dir))
-            infos = _transfer.copy_in(downloads, prepared.source, cancelled=self.cancelled, began=began)
+            infos = moving.finish_in()
         except RowError as exc:
-            return Failed(exc, is_all=len(exc.failures) == len(downloads))
-        without_digest = sum(
-            info.digest is None and isinstance(down.source, _urls.ObjectUrl)
-            for down, info in zip(downloads, infos, strict=True)
-        )
-        return Fetched(row, without_digest)
+            self.outcome = Failed(exc, is_all=len(exc.failures) == len(downloads))
+        except BaseException as exc:  # noqa: BLE001  # a fault of ours ends the run, and not the thread that it is met in
+            self.outcome = Ended(exc)
+        else:
+            without_digest = sum(
+                info.digest is None and isinstance(down.source, _urls.ObjectUrl)
+                for down, info in zip(downloads, infos, strict=True)
+            )
+            self.fetched = Fetched(row, without_digest)
+        moving.forget()
 
     def store(
         self,
         prepared: Prepared,
-        fetched: Fetched,
         files: Mapping[str, LocalFile | None],
         uploads: Sequence[_plan.Transfer[_urls.Location]],
-    ) -> Stored | Failed:
-        """Upload what fn returned; the row is done when all of it is stored."""
+        then: Callable[[], object],
+    ) -> None:
+        """Begin to upload what fn returned; `finish` when `then` was called, which is as in `fetch`.
+
+        Raises:
+            RowError: a local target cannot be written.
+        """
+        self._files, self._uploads = files, uploads
+        self._moving = moving = _transfer.Moving(uploads, prepared.target, "upload", self.cancelled)
+        moving.store(prepared.extra_args, then)
+
+    def finish(self) -> None:
+        """Have the outcome of a row whose uploads have ended: it is done when all of them are stored."""
+        if self.outcome is None and self._moving is not None and self.fetched is not None:
+            self._have_outcome()
+            self._moving.forget()
+
+    def _have_outcome(self) -> None:
+        assert self._moving is not None  # noqa: S101  # for mypy
+        assert self.fetched is not None  # noqa: S101
         try:
-            infos = _transfer.copy_out(uploads, prepared.target, prepared.extra_args, cancelled=self.cancelled)
+            infos = self._moving.finish_out()
         except RowError as exc:
-            return Failed(exc, is_refused=_verdict.is_refusal(exc, len(uploads)))
-        return Stored(
-            dict.fromkeys(files) | {up.file: str(up.target) for up in uploads},
-            tuple(_stored_file(self.position, up, info) for up, info in zip(uploads, infos, strict=True)),
-            fetched.without_digest,
+            self.outcome = Failed(exc, is_refused=_verdict.is_refusal(exc, len(self._uploads)))
+            return
+        except Exception as exc:  # noqa: BLE001  # a fault of ours ends the run
+            self.outcome = Ended(exc)
+            return
+        self.outcome = Stored(
+            dict.fromkeys(self._files) | {up.file: str(up.target) for up in self._uploads},
+            tuple(_stored_file(self.position, up, info) for up, info in zip(self._uploads, infos, strict=True)),
+            self.fetched.without_digest,
         )
+
+    def silent(self) -> Iterator[tuple[Silence, str]]:
+        """Yield what it waits for, and who knows for how long no byte has moved."""
+        return iter(()) if (moving := self._moving) is None else moving.silent()
+
+    def give_up(self) -> list[Future[Any]]:
+        """Leave no file behind outside its directory; return what is to be waited for: it has been cancelled."""
+        begun: list[Future[Any]] = []
+        if self.task is not None and not self.task.cancel():
+            begun = [self.task]  # which finishes it
+        elif self._moving is not None:
+            begun += self._moving.give_up()
+        return begun
+
+    def stored_meanwhile(self) -> Stored | None:
+        """Return the outcome of a row that was stored before it could be cancelled: then it counts."""
+        if (self.task is None or self.task.cancelled()) and self._moving is not None and self._moving.is_whole:
+            self.finish()
+        return self.outcome if isinstance(self.outcome, Stored) else None
 
     def clean_up(self) -> None:
         """Remove the row's files."""
-        if self.work is not None:
-            self.work.cleanup()
+        if self._work is not None:
+            self._work.cleanup()
 
 
 def uploads_of(

@@ -35,8 +35,7 @@ class Progress:
 
     def __str__(self) -> str:
         """Return `5 of 12 rows done, 1 dropped`."""
-        ahead = "" if self.prefetch is None else f", prefetch {self.prefetch}"
-        return f"{self.done} of {self.total} rows done, {self.dropped} dropped{ahead}"
+        return f"{self.done} of {self.total} rows done, {self.dropped} dropped"
 
 
 # None: a bar on a terminal or in a notebook, log lines elsewhere; False: silence.
@@ -73,6 +72,7 @@ def _log_lines() -> Callable[[Progress], None]:
         nonlocal last
         if now.done == now.total or time.monotonic() - last >= _LOG_EVERY_S:
             last = time.monotonic()
-            logger.info("%s", now)
+            ahead = "" if now.prefetch is None else f", prefetch {now.prefetch}"
+            logger.info("%s%s", now, ahead)
 
     return log

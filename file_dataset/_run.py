@@ -1,7 +1,9 @@
 """One run of a Pipeline: rows download ahead of fn and upload behind it, and are judged in the order of the input.
 
-The calling thread drives, calls fn, logs and reports progress; threads of the run's own pool do the transfers. A row
-moves through these states, and has files on disk in all but the first and the last:
+The calling thread drives: it makes rows' directories, submits their transfers, calls fn, logs and reports progress.
+Nobody waits for a transfer: the thread that ends a row's last one says so. While fn works in the calling thread, a few
+threads of the run's own remove the files of finished rows and begin the next ones. A row moves through these states,
+and has files on disk in all but the first and the last:
 
     waiting -> ahead (downloading, then ready) -> in fn -> uploading -> done
 
@@ -18,27 +20,25 @@ import shutil
 import threading
 import time
 from collections import deque
-from concurrent.futures import Future, wait
+from concurrent.futures import wait
 from dataclasses import replace
 from pathlib import Path
-from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from file_dataset import (
     _call,
     _outputs,
     _per_process,
-    _plan,
     _progress,
     _transfer,
-    _urls,
     _verdict,
 )
 from file_dataset._call import Calls
 from file_dataset._errors import InvalidDatasetError, RowError
 from file_dataset._failure_log import FailureLog
-from file_dataset._flight import Fetched, Flight, uploads_of
+from file_dataset._flight import Flight, uploads_of
 from file_dataset._interrupts import Interrupts
+from file_dataset._news import News
 from file_dataset._pool import Pool
 from file_dataset._result import RunStoppedError
 from file_dataset._tally import Failed, Stored, Tally
@@ -48,20 +48,23 @@ from file_dataset._window import Window
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from concurrent.futures import Future
 
     from file_dataset._local_file import LocalFile
+    from file_dataset._plan import FileRow
     from file_dataset._prepared import Prepared
     from file_dataset._result import PipelineResult
     from file_dataset._workers.pool import Workers
 
 logger = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
 # How long a run that is stopped waits for its transfers to give up: they hear of it within 0.1 s, and an upload in
 # parts has 5 s to abort what it began (`_transfer`).
 _GRACE_S = 6.0
 _LOOK_S = 0.1  # how late it notices another interrupt meanwhile; a guess
+# Threads that finish rows while fn works in the calling one: what they do is to remove files. A guess.
+_HELPERS = 4
+_SMALL_BYTES = 4 << 20  # what is larger takes a while to remove; a guess
 
 
 class Run:
@@ -94,27 +97,28 @@ class Run:
             self.total,
             (prepared.source, prepared.target),
             log=self.log,
-            why_full=self._why_full,
+            why_full=lambda position, error: _why_full(self.prepared, self.window, position, error),
             is_part=is_part,
             has_first_row=has_first_row,
         )
         recorded = {at: Failed(RowError([failure]), is_recorded=True) for at, failure in self.rows.failed.items()}
         self.turns = Turns(recorded, self.total, _verdict.allowed_failures(self.settings, self.total))
-        self.running: dict[int, tuple[Flight, Fetched, Future[object]]] = {}
-        self.uploads: dict[int, Future[Stored | Failed]] = {}
+        self.running: dict[int, tuple[Flight, Future[object]]] = {}
         self.in_fn = 0
         self.calls = Calls(prepared, idle_workers)
         self.interrupts = Interrupts()  # those of a caller that has begun to hold them, where there is one
-        # shared with the pool's threads, under the lock: which row is next, and who has files on disk
+        # shared, under the lock: which row is next, who has files on disk, and what became of it; nobody who holds the
+        # lock waits for anything, for the thread that moves all bytes takes it too
         self.lock = threading.RLock()
         self.next = 0
         self.is_stopped = False
         self.flights: dict[int, Flight] = {}
-        self.ahead: deque[tuple[Flight, Future[Fetched | Failed]]] = deque()
+        self.ahead: deque[Flight] = deque()
+        self.todo: deque[Flight] = deque()  # rows that are stored or have failed: the calling thread finishes them
         self.window = Window(self.settings, len(self.rows.file_columns), functools.partial(_free_bytes, prepared))
-        most = self.window.most_rows
-        self.pool = Pool(most, "file_dataset-run") if most > 1 else None
-        self.events: SimpleQueue[None] = SimpleQueue()
+        self.pool = Pool(_HELPERS, "file_dataset-run") if self.window.most_rows > 1 else None
+        self.is_calling = False  # whether the calling thread is in fn
+        self.news = News(self.lock)
 
     def to_end(self) -> PipelineResult:
         """Run the rows and return the result."""
@@ -145,47 +149,35 @@ class Run:
         if self.total:
             self.calls.make_ready()
         while True:
-            has_news = self._harvest()
+            self.news.forget()
+            is_busy = self._harvest()
             self._judge(report)
             if self.turns.taken == self.total:
                 return
             self._fill()
-            # without threads there is nothing to wait for: what was submitted is done
-            if not self._begin_fn() and not has_news and self.pool is not None:
+            if not self._begin_fn() and not is_busy:
                 self._look_ahead()
-                self.events.get()
+                self.news.wait(lambda: (each for flight in list(self.flights.values()) for each in flight.silent()))
+
+    def _harvest(self) -> bool:
+        """Finish rows whose transfers have ended, take what workers return; return whether there was anything."""
+        is_busy = bool(self.todo)
+        while self.todo:
+            self._finish(self.todo.popleft())
+        for position, (flight, called) in list(self.running.items()):
+            if called.done():
+                is_busy = True
+                del self.running[position]
+                self.in_fn -= 1
+                self._after_fn(flight, functools.partial(_call.of_worker, called=called))
+        return is_busy
 
     def _look_ahead(self) -> None:
         """Have more rows ahead, where it is files that fn waits for."""
         with self.lock:
-            if self.in_fn < self.settings.slots and self._has_more() and self.window.fn_waits():
-                self._fill()
-
-    def _harvest(self) -> bool:
-        """Take what threads and workers have finished; return whether there was anything."""
-        has_news = False
-        with self.lock:
-            failed = [
-                (flight, one) for flight, future in self.ahead if isinstance(one := _outcome(future), Failed | Ended)
-            ]
-            for flight, failure in failed:
-                has_news = True
-                self._settle(flight.position, failure)
-            if failed:
-                places = {flight.position for flight, _ in failed}
-                self.ahead = deque(pair for pair in self.ahead if pair[0].position not in places)
-        for position, (flight, fetched, called) in list(self.running.items()):
-            if called.done():
-                has_news = True
-                del self.running[position]
-                self.in_fn -= 1
-                self._after_fn(flight, fetched, functools.partial(_call.of_worker, fetched.row, called))
-        for position, upload in list(self.uploads.items()):
-            if (outcome := _outcome(upload)) is not None:
-                has_news = True
-                self._settle(position, outcome)
-                del self.uploads[position]
-        return has_news
+            grows = self.in_fn < self.settings.slots and self._has_more() and self.window.fn_waits()
+        if grows:
+            self._fill()
 
     def _settle(self, position: int, outcome: Stored | Failed | Ended) -> None:
         """Take a row's outcome, which waits for its turn."""
@@ -202,166 +194,184 @@ class Run:
         Raises:
             RunStoppedError: at a row that stops the run.
         """
-        while (turn := self.turns.take()) is not None:
-            position, outcome = turn
+        while True:
+            with self.lock:
+                if (turn := self.turns.take()) is None:
+                    return
+                position, outcome = turn
+                if isinstance(outcome, Failed):
+                    self.tally.put(position, outcome)
             if isinstance(outcome, Ended):
                 raise outcome.error
             if isinstance(outcome, Failed):
-                self.tally.put(position, outcome)
                 self.tally.judge(position, outcome)
             prefetch = self.window.prefetch if self.window.is_chosen else None
             report(_progress.Progress(self.turns.taken, self.total, len(self.tally.failed), prefetch))
 
-    def _why_full(self, position: int, error: RowError) -> str:
-        prefix = self.prepared.prefix
-        if error.failures[0].stage == "upload" and isinstance(prefix, Path):
-            return f"no space left on device in {prefix}: {error}"
-        place = Path(self.prepared.temp_dir or TempDir.parent())
-        rows, prefetch = self.window.rows, self.window.prefetch
-        here = _input_bytes(self.prepared, position)
-        return _verdict.no_space(self.settings, rows, prefetch, place, shutil.disk_usage(place).free, here, error)
-
     def _begin_fn(self) -> bool:
         """Call fn for a row whose files are here, or hand it to a worker; return whether there was one."""
-        if self.in_fn >= self.settings.slots or (found := self._take_ready()) is None:
+        if self.in_fn >= self.settings.slots or (flight := self._take_ready()) is None:
             return False
-        flight, fetched = found
         self.in_fn += 1
         self.window.taken()
         self._fill()
         if self.calls.uses_workers:
             called = self.calls.submit(flight)
-            self.running[flight.position] = flight, fetched, called
-            called.add_done_callback(lambda _: self.events.put(None))
+            self.running[flight.position] = flight, called
+            called.add_done_callback(self.news.came)
             return True
-        self._after_fn(flight, fetched, functools.partial(self.calls.here, fetched.row, flight))
+        self._after_fn(flight, lambda row: self._call_here(row, flight))
         self.in_fn -= 1
         return True
 
-    def _take_ready(self) -> tuple[Flight, Fetched] | None:
+    def _call_here(self, row: FileRow, flight: Flight) -> object:
+        with self.lock:
+            self.is_calling = True
+            todo = [self.todo.popleft() for _ in range(len(self.todo))]
+        for each in todo:  # they came since this thread looked
+            self._hand_over(each)
+        try:
+            return self.calls.here(row, flight)
+        finally:
+            self.is_calling = False
+
+    def _take_ready(self) -> Flight | None:
         """Return the next row for fn: in this thread rows come in input order, workers take whichever is here."""
         with self.lock:
-            for place, (flight, future) in enumerate(self.ahead):
+            for place, flight in enumerate(self.ahead):
                 if flight.position > self.turns.limit:
                     return None
-                fetched = _outcome(future)
-                if isinstance(fetched, Fetched):
+                if flight.fetched is not None:
                     del self.ahead[place]
-                    return flight, fetched
+                    return flight
                 if not self.calls.uses_workers:
                     return None
         return None
 
-    def _after_fn(self, flight: Flight, fetched: Fetched, result: Callable[[], object]) -> None:
-        """Check what fn returned and have it stored, or settle the row's failure."""
-        row = fetched.row
+    def _after_fn(self, flight: Flight, result: Callable[[FileRow], object]) -> None:
+        """Check what fn returned and have it stored, or have the row fail."""
+        assert flight.fetched is not None  # noqa: S101  # fn had it
+        row = flight.fetched.row
         try:
             files = _outputs.checked_outputs(
-                result(), row_id=row.id, contract=self.prepared.contract, carried=self.rows.carried, dirs=flight.dirs
+                result(row), row_id=row.id, contract=self.prepared.contract, carried=self.rows.carried, dirs=flight.dirs
             )
             uploads = uploads_of(self.prepared, row, files)
             with self.lock:
                 self.window.returns(flight.on_disk, _output_bytes(files, flight))
+            flight.store(self.prepared, files, uploads, functools.partial(self._has_ended, flight))
         except (RowError, RunStoppedError) as exc:
-            self._settle(flight.position, Failed(exc) if isinstance(exc, RowError) else Ended(exc))
-            self._leave(flight)
-            return
-        self.uploads[flight.position] = self._submit(self._store, flight, fetched, files, uploads)
+            flight.outcome = Failed(exc) if isinstance(exc, RowError) else Ended(exc)
+            self._has_ended(flight)
 
     def _stop(self) -> None:
         """Give up what is in flight, which after a whole run is nothing; leave no file, thread or process behind."""
         with self.lock:
             self.is_stopped = True
-        for flight in list(self.flights.values()):
+            flights = list(self.flights.values())
+        for flight in flights:
             flight.cancelled.set()
         try:
             self.calls.leave(is_whole=self.turns.taken == self.total)
-            begun: list[Future[Any]] = [*(future for _, future in self.ahead), *self.uploads.values()]
-            self._wait(begun)
-            for position, upload in self.uploads.items():
-                # stored before it could be cancelled: then it counts
-                if isinstance(outcome := _outcome(upload), Stored):
-                    self.tally.put(position, outcome)
+            _wait([begun for flight in flights for begun in flight.give_up()], self.interrupts)
+            for flight in flights:
+                if (stored := flight.stored_meanwhile()) is not None:
+                    self.tally.put(flight.position, stored)
         finally:
-            for flight in list(self.flights.values()):
+            for flight in flights:
                 flight.clean_up()
             # an error's traceback refers to this run for as long as it is kept; the threads are not to wait
             self.pool = None
 
-    def _wait(self, begun: Sequence[Future[Any]]) -> None:
-        """Wait for transfers to give up; another interrupt means that there is no time for that."""
-        end = time.monotonic() + _GRACE_S
-        while begun and not self.interrupts.is_urgent and (left_s := end - time.monotonic()) > 0:
-            begun = list(wait(begun, timeout=min(left_s, _LOOK_S)).not_done)
-
-    # the threads of the pool, and the calling thread
-
-    def _submit(self, work: Callable[..., T], *args: Any) -> Future[T]:  # noqa: ANN401  # whatever `work` takes
-        if self.pool is None:
-            return _now(work, *args)
-        try:
-            future = self.pool.submit(work, *args)
-        except OSError as exc:
-            raise RunStoppedError(f"stopped: {exc.strerror}") from exc
-        future.add_done_callback(lambda _: self.events.put(None))
-        return future
+    # the calling thread and those of the pool
 
     def _fill(self) -> None:
         """Begin the download of as many rows as may be ahead of fn, and as there is room for on disk."""
-        with self.lock:
-            while self._has_room():
+        while True:
+            with self.lock:
+                if not (self._has_more() and self.window.has_room(len(self.ahead), self.in_fn)):
+                    return
                 position, self.next = self.next, self.next + 1
                 if position in self.rows.failed:  # its failure was recorded by an earlier Pipeline
                     continue
                 flight = self.flights[position] = Flight(position, self.window.begins())
-                self.ahead.append((flight, self._submit(self._fetch, flight)))
-
-    def _has_room(self) -> bool:
-        return self._has_more() and self.window.has_room(len(self.ahead), self.in_fn)
+                self.ahead.append(flight)
+            try:
+                began = functools.partial(self._begins_file, flight)
+                flight.fetch(self.prepared, began, functools.partial(self._has_arrived, flight))
+            except Exception as exc:  # noqa: BLE001  # what no row can do with ends the run: no such temp_dir, say
+                flight.outcome = Failed(exc) if isinstance(exc, RowError) else Ended(exc)
+                self._has_ended(flight)
 
     def _has_more(self) -> bool:
         return not self.is_stopped and self.next < self.total and self.next <= self.turns.limit
 
-    def _fetch(self, flight: Flight) -> Fetched | Failed:
-        """Download the row's files into a directory of its own."""
-        outcome: Fetched | Failed | None = None
-
-        def began(more_bytes: int, is_first: bool) -> None:  # noqa: FBT001  # as `_transfer` calls it
-            with self.lock:
-                self.window.file_begins(flight.on_disk, more_bytes, is_first=is_first)
-
-        try:
-            # a number needs no sizes; and without threads the lock is held here
-            outcome = flight.fetch(self.prepared, began if self.window.is_chosen else None)
-        finally:
-            if isinstance(outcome, Fetched):
-                with self.lock:
-                    self.window.arrives(flight.on_disk)
-            else:
-                self._leave(flight)
-        return outcome
-
-    def _store(
-        self,
-        flight: Flight,
-        fetched: Fetched,
-        files: Mapping[str, LocalFile | None],
-        uploads: Sequence[_plan.Transfer[_urls.Location]],
-    ) -> Stored | Failed:
-        """Upload what fn returned; the row is done when all of it is stored."""
-        try:
-            return flight.store(self.prepared, fetched, files, uploads)
-        finally:
-            self._leave(flight)
-
-    def _leave(self, flight: Flight) -> None:
-        """Remove the row's files, which makes room for another row."""
+    def _finish(self, flight: Flight) -> None:
+        """Have the outcome of a row whose transfers have ended, and remove its files: that makes room for another."""
+        flight.finish()
         flight.clean_up()
         with self.lock:
-            self.flights.pop(flight.position, None)
+            if self.is_stopped or flight.outcome is None:
+                return
+            # what it holds, fn's error, has frames that hold the flight
+            outcome, flight.outcome = flight.outcome, None
+            del self.flights[flight.position]
             self.window.leaves(flight.on_disk)
-            if self.pool is not None:  # without one the calling thread does one thing after the other
-                self._fill()
+            if flight.fetched is None:
+                self.ahead.remove(flight)
+            # before another row begins, which this one may forbid
+            self._settle(flight.position, outcome)
+            self.news.came()
+        if self.is_calling:
+            self._fill()
+
+    def _hand_over(self, flight: Flight) -> None:
+        """Have a thread of the pool finish a row; where there is none the calling thread does, later."""
+        try:
+            if self.pool is not None:
+                flight.task = self.pool.submit(self._finish, flight)
+                return
+        except OSError:
+            pass
+        with self.lock:
+            self.todo.append(flight)
+            self.news.came()
+
+    # whatever thread moves bytes: it must not wait
+
+    def _begins_file(self, flight: Flight, more_bytes: int, is_first: bool) -> None:  # noqa: FBT001  # as called
+        with self.lock:
+            self.window.file_begins(flight.on_disk, more_bytes, is_first=is_first)
+
+    def _has_arrived(self, flight: Flight) -> None:
+        """Take note that a row's downloads have ended."""
+        if flight.outcome is not None:
+            self._has_ended(flight)
+            return
+        with self.lock:
+            self.window.arrives(flight.on_disk)
+            # fn in this thread takes rows in order: another one is no news
+            if self.calls.uses_workers or (self.ahead and self.ahead[0] is flight):
+                self.news.came()
+
+    def _has_ended(self, flight: Flight) -> None:
+        """Have a row finished, by the calling thread where it would only wait: a change of threads costs more."""
+        with self.lock:
+            if self.is_stopped:
+                return
+            is_small = flight.on_disk.bytes <= _SMALL_BYTES
+            if self.pool is None or (is_small and not self.is_calling):
+                self.todo.append(flight)
+                self.news.came()
+                return
+        self._hand_over(flight)
+
+
+def _wait(begun: Sequence[Future[Any]], interrupts: Interrupts) -> None:
+    """Wait for transfers to give up; another interrupt means that there is no time for that."""
+    end = time.monotonic() + _GRACE_S
+    while begun and not interrupts.is_urgent and (left_s := end - time.monotonic()) > 0:
+        begun = list(wait(begun, timeout=min(left_s, _LOOK_S)).not_done)
 
 
 def _free_bytes(prepared: Prepared) -> int:
@@ -369,6 +379,15 @@ def _free_bytes(prepared: Prepared) -> int:
         return shutil.disk_usage(prepared.temp_dir or TempDir.parent()).free
     except (OSError, InvalidDatasetError):  # no such place, which the first row finds too
         return 0
+
+
+def _why_full(prepared: Prepared, window: Window, position: int, error: RowError) -> str:
+    prefix = prepared.prefix
+    if error.failures[0].stage == "upload" and isinstance(prefix, Path):
+        return f"no space left on device in {prefix}: {error}"
+    place = Path(prepared.temp_dir or TempDir.parent())
+    free_bytes, here = shutil.disk_usage(place).free, _input_bytes(prepared, position)
+    return _verdict.no_space(prepared.settings, window.rows, window.prefetch, place, free_bytes, here, error)
 
 
 def _input_bytes(prepared: Prepared, position: int) -> str:
@@ -388,20 +407,3 @@ def _output_bytes(files: Mapping[str, LocalFile | None], flight: Flight) -> int:
 
 def _failure_log() -> FailureLog:
     return FailureLog(logger)
-
-
-def _outcome(future: Future[T]) -> T | Ended | None:
-    """Return what a finished future has, None where it is not finished."""
-    if not future.done():
-        return None
-    error = future.exception()
-    return future.result() if error is None else Ended(error)
-
-
-def _now(work: Callable[..., T], *args: object) -> Future[T]:
-    future: Future[T] = Future()
-    try:
-        future.set_result(work(*args))
-    except Exception as exc:  # noqa: BLE001  # as a thread would: taking the result raises it
-        future.set_exception(exc)
-    return future

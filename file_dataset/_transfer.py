@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeAlias, TypeVar
 
 from file_dataset._errors import Failure, RowError, is_fatal, is_unanswered, store_error
 from file_dataset._local_file import LocalFile
+from file_dataset._silence import Silence
 from file_dataset._sink import ObjectInfo, Sink
-from file_dataset._urls import ObjectUrl
 
 if TYPE_CHECKING:
     import mmap
@@ -26,11 +26,10 @@ if TYPE_CHECKING:
 
     from file_dataset._errors import RowId, Stage
     from file_dataset._plan import Transfer
-    from file_dataset._silence import Silence
     from file_dataset._sink import Part
     from file_dataset._store import RemoteStore
     from file_dataset._stores import Stores
-    from file_dataset._urls import Location
+    from file_dataset._urls import Location, ObjectUrl
 
 F = TypeVar("F")
 T = TypeVar("T")
@@ -56,39 +55,6 @@ class Wanted:
     position: int
 
 
-def copy_in(
-    transfers: Sequence[Transfer[Any]],
-    stores: Stores,
-    *,
-    stage: Stage = "download",
-    cancelled: threading.Event | None = None,
-    began: Began | None = None,
-) -> list[ObjectInfo]:
-    """Copy every source into its local target; all of them get their names, or none.
-
-    Args:
-        transfers: the files.
-        stores: the stores that have them.
-        stage: at which what fails fails.
-        cancelled: another thread may set it.
-        began: hears of each file's size as soon as the store has said it.
-
-    Raises:
-        RowError: files that failed, every one of them.
-        InterruptedError: another thread has set `cancelled`.
-    """
-    with _Sinks(stores, stage, cancelled or threading.Event(), began) as sinks:
-        infos = []
-        filled = []
-        for transfer, sink, info in sinks.filled([(transfer, sinks.of(transfer)) for transfer in transfers]):
-            filled.append((transfer, sink))
-            infos.append(info)
-        _check_unchanged(transfers)
-        for transfer, sink in filled:
-            sinks.commit(transfer, sink)
-    return infos
-
-
 def fill(transfers: Iterable[Transfer[str]], stores: Stores) -> None:
     """Copy every source into its local target, which has its name from the start.
 
@@ -98,53 +64,230 @@ def fill(transfers: Iterable[Transfer[str]], stores: Stores) -> None:
     Raises:
         RowError: files that failed, every one of them.
     """
-    with _Sinks(stores, "download", threading.Event()) as sinks:
-        for _, sink, _ in sinks.filled((transfer, sinks.alone(transfer)) for transfer in transfers):
+    with _Sinks(stores, threading.Event()) as sinks:
+        for sink in sinks.filled((transfer, sinks.of(transfer)) for transfer in transfers):
             sink.commit()
             sinks.forget(sink)
 
 
-def copy_out(
-    transfers: Sequence[Transfer[Location]],
-    stores: Stores,
-    extra_args: Mapping[str, Any],
-    *,
-    cancelled: threading.Event | None = None,
-) -> list[ObjectInfo]:
+def copy_out(transfers: Sequence[Transfer[Location]], stores: Stores, extra_args: Mapping[str, Any]) -> None:
     """Store every local source at its target; local targets are replaced all together or not at all.
 
     Raises:
         RowError: files that failed, every one of them, with the URL that was to be written, and what was replaced.
-        InterruptedError: another thread has set `cancelled`.
     """
-    if any(isinstance(transfer.target, Path) for transfer in transfers):
-        return copy_in(transfers, stores, stage="upload", cancelled=cancelled)
-    cancelled = cancelled or threading.Event()
+    moving = Moving(transfers, stores, "upload", threading.Event())
+    moving.store(extra_args, lambda: None)
+    moving.wait()
+    moving.finish_out()
 
-    def upload(transfer: Transfer[Location]) -> Future[ObjectInfo]:
-        source, target = transfer.source, transfer.target
-        assert isinstance(source, LocalFile)  # noqa: S101  # the plan of an upload
-        assert isinstance(target, ObjectUrl)  # noqa: S101
-        store: RemoteStore[ObjectUrl] = stores.s3  # which there may be none of: no such profile
-        return store.upload(source, target, extra_args=extra_args, cancelled=cancelled)
 
-    def failure(transfer: Transfer[Location], error: OSError) -> Failure:
-        return Failure.of(transfer.row_id, "upload", error, file=transfer.file, url=transfer.target)
+class Moving:
+    """The files of one row on their way, all begun at once."""
 
-    try:
-        each = _each(transfers, upload, lambda each: each.target, failure, stores, cancelled, grace_s=_GRACE_S)
-        infos = [info for _, info in each]
-        _check_unchanged(transfers)
-    except RowError as exc:
-        failed = {failure.file for failure in exc.failures}
-        replaced = [str(transfer.target) for transfer in transfers if transfer.file not in failed]
-        if not replaced:
+    def __init__(
+        self, transfers: Sequence[Transfer[Any]], stores: Stores, stage: Stage, cancelled: threading.Event
+    ) -> None:
+        """Begin nothing yet."""
+        self._transfers, self._stores, self._stage, self._cancelled = transfers, stores, stage, cancelled
+        self._sinks: list[Sink] = []  # where they are files that this process writes
+        self._running: list[tuple[Transfer[Any], Future[ObjectInfo]]] = []
+        self._failed: list[tuple[Transfer[Any], OSError]] = []
+        self._lock = threading.Lock()
+        self._left = 1  # this thread, until all are begun
+        self._is_given_up = False
+        self._then: Callable[[], object] = lambda: None
+
+    def fill(self, began: Began, then: Callable[[], object]) -> None:
+        """Begin to copy every source into its local target, which has its name from the start, as `fill` has it.
+
+        Args:
+            began: hears of each file's size as soon as the store has said it.
+            then: called when the last of them has ended, by the thread that ends it: it must not wait for anything.
+        """
+        self._sinks = [_Told(transfer.target, self._cancelled, began) for transfer in self._transfers]
+        self._begin(self._download, then)
+
+    def store(self, extra_args: Mapping[str, Any], then: Callable[[], object]) -> None:
+        """Begin to store every local source at its target.
+
+        Raises:
+            RowError: a local target cannot be written.
+        """
+        if any(isinstance(transfer.target, Path) for transfer in self._transfers):
+            is_new: dict[str, bool] = {}
+            self._sinks = [_sink_of(transfer, self._cancelled, is_new) for transfer in self._transfers]
+            self._begin(self._download, then)
+            return
+
+        def upload(transfer: Transfer[Any], _: int) -> Future[ObjectInfo]:
+            assert isinstance(transfer.source, LocalFile)  # noqa: S101  # the plan of an upload
+            # there may be no store: no such profile
+            store: RemoteStore[ObjectUrl] = self._stores.s3
+            return store.upload(transfer.source, transfer.target, extra_args=extra_args, cancelled=self._cancelled)
+
+        self._begin(upload, then)
+
+    def _download(self, transfer: Transfer[Any], at: int) -> Future[ObjectInfo]:
+        return self._stores.of(transfer.source).download(transfer.source, self._sinks[at])
+
+    def _begin(self, start: Callable[[Transfer[Any], int], Future[ObjectInfo]], then: Callable[[], object]) -> None:
+        self._then = then
+        for at, transfer in enumerate(self._transfers):
+            try:
+                self._running.append((transfer, start(transfer, at)))
+            except OSError as exc:  # the store could not be reached at all: no credentials, say
+                self._failed.append((transfer, exc))
+        self._left += len(self._running)
+        for _, future in self._running:
+            future.add_done_callback(self._one_ended)
+        self._one_ended()
+
+    def _one_ended(self, _: object = None) -> None:
+        with self._lock:
+            self._left -= 1
+            if self._left:
+                return
+        then, self._then = self._then, lambda: None  # which may refer to who holds this
+        then()
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all have ended well."""
+        with self._lock:
+            is_over = not (self._left or self._failed or self._is_given_up)
+        return is_over and not any(future.cancelled() or future.exception() for _, future in self._running)
+
+    def silent(self) -> Iterator[tuple[Silence, str]]:
+        """Yield what is waited for, and who knows for how long no byte has moved."""
+        for transfer, future in list(self._running):
+            if not future.done():
+                is_upload = self._stage == "upload" and not self._sinks
+                place = transfer.target if is_upload else transfer.source
+                shown = place.path if isinstance(place, LocalFile) else place
+                yield self._stores.of(place).silence, str(shown)
+
+    def wait(self) -> None:
+        """Wait until all have ended; one that is interrupted leaves nothing behind."""
+
+        def silence() -> Silence:
+            return next((one for one, _ in self.silent()), Silence())
+
+        def late() -> str:
+            return awaited([place for _, place in self.silent()])
+
+        try:
+            for _, future in self._running:
+                if not future.done():
+                    _wait(future, self._cancelled, silence, late)
+        except BaseException:
+            self._cancelled.set()
+            wait(self.give_up(), timeout=_GRACE_S)
             raise
-        # S3 has no transaction over objects: what is there now is not what was there before
-        note = f" (stored before that, and listed nowhere: {', '.join(replaced)})"
-        noted = [dataclasses.replace(failure, message=failure.message + note) for failure in exc.failures]
-        raise RowError(noted) from exc.__cause__
-    return infos
+
+    def give_up(self) -> list[Future[ObjectInfo]]:
+        """Leave no file behind; return the uploads that have begun, and abort what they began.
+
+        `cancelled` is set. A download that is stalled is not waited for: it can write nothing any more.
+        """
+        begun = [future for _, future in self._running if not future.cancel()]
+        if not self._sinks:
+            return begun
+        if not self.is_whole:
+            self._is_given_up = True  # what ends well from now on has no file
+            for sink in self._sinks:
+                sink.discard()
+        return []
+
+    def forget(self) -> None:
+        """Let go of what has ended: its callbacks refer to this, which would wait for the garbage collector."""
+        self._running, self._sinks = [], []
+
+    def finish_in(self) -> list[ObjectInfo]:
+        """Return what has come.
+
+        Raises:
+            RowError: files that failed, every one of them.
+        """
+        try:
+            infos = self._infos()
+        except BaseException:
+            for sink in self._sinks:
+                sink.discard()
+            raise
+        for sink in self._sinks:
+            sink.commit()
+        return infos
+
+    def finish_out(self) -> list[ObjectInfo]:
+        """Give local targets their names, and return what was stored.
+
+        Raises:
+            RowError: files that failed, every one of them, with the URL that was to be written, and what was replaced.
+        """
+        try:
+            infos = self._infos()
+            _check_unchanged(self._transfers)
+            for transfer, sink in zip(self._transfers, self._sinks, strict=bool(self._sinks)):
+                self._commit(transfer, sink)
+        except RowError as exc:
+            if self._sinks:
+                for sink in self._sinks:
+                    sink.discard()
+                raise
+            failed = {failure.file for failure in exc.failures}
+            replaced = [str(transfer.target) for transfer in self._transfers if transfer.file not in failed]
+            if not replaced:
+                raise
+            # S3 has no transaction over objects: what is there now is not what was there before
+            note = f" (stored before that, and listed nowhere: {', '.join(replaced)})"
+            noted = [dataclasses.replace(failure, message=failure.message + note) for failure in exc.failures]
+            raise RowError(noted) from exc.__cause__
+        return infos
+
+    def _commit(self, transfer: Transfer[Any], sink: Sink) -> None:
+        try:
+            sink.commit()
+        except OSError as exc:  # a directory lies there, say
+            raise RowError([self._failure(transfer, exc)]) from exc
+
+    def _infos(self) -> list[ObjectInfo]:
+        infos, failed = [], _Failed(self._failure)
+        for transfer, error in self._failed:
+            failed.add(transfer, error)
+        for transfer, future in self._running:
+            try:
+                infos.append(future.result())
+            except OSError as exc:
+                failed.add(transfer, exc)
+        if failed.all:
+            raise failed.row_error()
+        return infos
+
+    def _failure(self, transfer: Transfer[Any], error: OSError) -> Failure:
+        url = transfer.target if isinstance(transfer.source, LocalFile) else transfer.source
+        return Failure.of(transfer.row_id, self._stage, error, file=transfer.file, url=url)
+
+
+def awaited(places: Sequence[str]) -> str:
+    """Return the first of what is waited for, and how many more there are."""
+    more = f" and {len(places) - 1} more" if len(places) > 1 else ""
+    return f"{places[0] if places else 'the last of them'}{more}"
+
+
+def _sink_of(transfer: Transfer[Any], cancelled: threading.Event, is_new: dict[str, bool]) -> Sink:
+    """Return where a file goes that is to be stored on disk; its directory is made, and noted in `is_new`."""
+    target = os.fspath(transfer.target)
+    directory = target.rpartition("/")[0]
+    try:
+        if directory not in is_new:
+            is_new[directory] = _make_directory(directory)
+        # found now, no other file of the row has been replaced yet
+        if not is_new[directory] and os.path.isdir(target):  # noqa: PTH112
+            raise store_error(IsADirectoryError, f"{target} is a directory, which no file can replace")
+    except OSError as exc:
+        raise RowError([Failure.of(transfer.row_id, "upload", exc, file=transfer.file, url=target)]) from exc
+    return Sink(target, cancelled)
 
 
 def _check_unchanged(transfers: Sequence[Transfer[Any]]) -> None:
@@ -243,7 +386,7 @@ class _Told(Sink):
     __slots__ = ("_began", "_told_bytes")
 
     def __init__(self, target: str, cancelled: threading.Event, began: Began) -> None:
-        super().__init__(target, cancelled)
+        super().__init__(target, cancelled, is_alone=True)
         self._began = began
         self._told_bytes: int | None = None
 
@@ -256,13 +399,12 @@ class _Told(Sink):
 
 
 class _Sinks:
-    """The files that one call makes. What it leaves without a name when it ends leaves nothing behind."""
+    """The files that `fill` makes. What is not whole when it ends leaves nothing behind."""
 
-    def __init__(self, stores: Stores, stage: Stage, cancelled: threading.Event, began: Began | None = None) -> None:
-        self._stores, self._stage, self._cancelled, self._began = stores, stage, cancelled, began
-        self._is_new: dict[str, bool] = {}  # directories that were made, and whether something may lie in them
+    def __init__(self, stores: Stores, cancelled: threading.Event) -> None:
+        self._stores, self._cancelled = stores, cancelled
         self._open: set[Sink] = set()
-        self._last = ""  # directory of a file that is alone: a row's come one after the other
+        self._last = ""  # directory of a file: a row's come one after the other
 
     def __enter__(self) -> Self:
         return self
@@ -271,24 +413,7 @@ class _Sinks:
         for sink in self._open:
             sink.discard()
 
-    def of(self, transfer: Transfer[Any]) -> Sink:
-        """Return where a file goes; its directory is made."""
-        target = os.fspath(transfer.target)
-        directory = target.rpartition("/")[0]
-        try:
-            if directory not in self._is_new:
-                self._is_new[directory] = _make_directory(directory)
-            # found now, no other file of the row has been replaced yet
-            if not self._is_new[directory] and os.path.isdir(target):  # noqa: PTH112
-                raise store_error(IsADirectoryError, f"{target} is a directory, which no file can replace")
-        except OSError as exc:
-            failure = Failure.of(transfer.row_id, self._stage, exc, file=transfer.file, url=target)
-            raise RowError([failure]) from exc
-        sink = Sink(target, self._cancelled) if self._began is None else _Told(target, self._cancelled, self._began)
-        self._open.add(sink)
-        return sink
-
-    def alone(self, transfer: Transfer[str]) -> Sink:
+    def of(self, transfer: Transfer[str]) -> Sink:
         """Return where a file goes that no other code looks at yet, and that makes its directory by itself."""
         directory = transfer.target.rpartition("/")[0]
         sink = Sink(transfer.target, self._cancelled, is_alone=True, is_first=directory != self._last)
@@ -296,7 +421,7 @@ class _Sinks:
         self._open.add(sink)
         return sink
 
-    def filled(self, pairs: Iterable[tuple[Transfer[Any], Sink]]) -> Iterator[tuple[Transfer[Any], Sink, ObjectInfo]]:
+    def filled(self, pairs: Iterable[tuple[Transfer[Any], Sink]]) -> Iterator[Sink]:
         """Fill each; yield them in order, as soon as they are there.
 
         Raises:
@@ -309,29 +434,13 @@ class _Sinks:
 
         def failure(pair: tuple[Transfer[Any], Sink], error: OSError) -> Failure:
             transfer, _ = pair
-            url = transfer.target if isinstance(transfer.source, LocalFile) else transfer.source
-            return Failure.of(transfer.row_id, self._stage, error, file=transfer.file, url=url)
+            return Failure.of(transfer.row_id, "download", error, file=transfer.file, url=transfer.source)
 
-        for (transfer, sink), info in _each(
-            pairs, download, lambda pair: pair[0].source, failure, self._stores, self._cancelled
-        ):
-            yield transfer, sink, info
-
-    def commit(self, transfer: Transfer[Any], sink: Sink) -> None:
-        """Give a file its name.
-
-        Raises:
-            RowError: a directory lies there, say.
-        """
-        try:
-            sink.commit()
-        except OSError as exc:
-            failure = Failure.of(transfer.row_id, self._stage, exc, file=transfer.file, url=transfer.target)
-            raise RowError([failure]) from exc
-        self.forget(sink)
+        for (_, sink), _ in _each(pairs, download, lambda pair: pair[0].source, failure, self._stores, self._cancelled):
+            yield sink
 
     def forget(self, sink: Sink) -> None:
-        """Take note that a file has its name."""
+        """Take note that a file is whole."""
         self._open.discard(sink)
 
 
@@ -374,6 +483,12 @@ class _Failed(Generic[F]):
         if self.worst is None or rank > self._rank:
             self.worst, self._rank = error, rank
 
+    def row_error(self) -> RowError:
+        """Return the error that has all of them."""
+        error = RowError([one for _, one in self.all])
+        error.__cause__ = self.worst
+        return error
+
 
 def _each(  # noqa: PLR0913, PLR0917  # what to do, what to report, when to stop, how much at once
     files: Iterable[F],
@@ -382,8 +497,6 @@ def _each(  # noqa: PLR0913, PLR0917  # what to do, what to report, when to stop
     failure: Callable[[F, OSError], Failure],
     stores: Stores,
     cancelled: threading.Event,
-    *,
-    grace_s: float = 0.0,
 ) -> Iterator[tuple[F, T]]:
     """Start every file's transfer and yield its result, in order and as soon as it is there.
 
@@ -394,16 +507,15 @@ def _each(  # noqa: PLR0913, PLR0917  # what to do, what to report, when to stop
         failure: makes the Failure of one that failed.
         stores: the stores of these locations, and how many are started before the first has ended.
         cancelled: set when this is interrupted; another thread may set it.
-        grace_s: how long those that are interrupted are waited for.
 
     Raises:
         RowError: files that failed, every one of them; raised at the end.
         InterruptedError: cancelled.
     """
     failed = _Failed(failure)
-    yield from _tried(files, start, place, failed, stores, cancelled, grace_s=grace_s)
+    yield from _tried(files, start, place, failed, stores, cancelled)
     if failed.all:
-        raise RowError([one for _, one in failed.all]) from failed.worst
+        raise failed.row_error()
 
 
 def _tried(  # noqa: PLR0913, PLR0917  # the same, and where failures go
@@ -413,21 +525,16 @@ def _tried(  # noqa: PLR0913, PLR0917  # the same, and where failures go
     failed: _Failed[F],
     stores: Stores,
     cancelled: threading.Event,
-    *,
-    grace_s: float = 0.0,
 ) -> Iterator[tuple[F, T]]:
     """Do what `_each` does, with `failed` for the files that failed."""
     running: deque[tuple[F, Future[T]]] = deque()
 
     def to_end(future: Future[T]) -> None:
         if not future.done():
-            _wait(future, cancelled, lambda: stores.of(place(running[0][0])).silence, awaited)
+            _wait(future, cancelled, lambda: stores.of(place(running[0][0])).silence, late)
 
-    def awaited() -> str:
-        late = [file for file, future in running if not future.done()]
-        more = f" and {len(late) - 1} more" if len(late) > 1 else ""
-        first = place(late[0]) if late else "the last of them"
-        return f"{first.path if isinstance(first, LocalFile) else first}{more}"
+    def late() -> str:
+        return awaited([str(place(file)) for file, future in running if not future.done()])
 
     try:
         for file in files:
@@ -442,9 +549,8 @@ def _tried(  # noqa: PLR0913, PLR0917  # the same, and where failures go
         _check(cancelled)
     except BaseException:
         cancelled.set()
-        # an upload that has noticed aborts what it began; a stalled one is not waited for
-        begun = [future for _, future in running if not future.cancel()]
-        wait(begun, timeout=grace_s)
+        for _, future in running:
+            future.cancel()
         raise
 
 

@@ -68,6 +68,11 @@ class OnDisk:
         self.unseen, self.input_bytes, self.is_arriving = files, 0, True
         self.output_bytes: int | None = None  # fn has not returned
 
+    @property
+    def bytes(self) -> int:
+        """What is known of it."""
+        return self.input_bytes + (self.output_bytes or 0)
+
 
 class Window:
     """Says whether another row may begin, and grows while fn waits where no number was given.
@@ -207,4 +212,4 @@ class Window:
         self.arrives(row)
         if row.output_bytes is None:
             self._unreturned -= 1
-        self._bytes -= row.input_bytes + (row.output_bytes or 0)
+        self._bytes -= row.bytes

@@ -120,7 +120,8 @@ def test_where_no_thread_starts_every_call_ends_and_the_next_works(faults, tmp_p
             failed += 1
             assert isinstance(found, FileDatasetError), name
             assert "could not be started" in str(found), name
-    assert failed or not limit.refused or names == ["disk"]
+    # a run does without threads of its own
+    assert failed or not limit.refused or names in (["disk"], ["run"])
     limit.is_on = False
     for name, call in calls(options, tmp_path):
         found = ended(call)

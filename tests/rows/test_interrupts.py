@@ -10,15 +10,17 @@ import sys
 import textwrap
 import threading
 import time
+from concurrent.futures import Future
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from helpers import forward, until
+from helpers import forward, impatient_options, until
 
 import file_dataset
 from file_dataset import Pipeline, PipelineResult, _overwrites, _run
 from file_dataset._interrupts import Interrupts
+from file_dataset._s3.store import S3Store
 
 
 @pytest.fixture
@@ -152,18 +154,22 @@ def test_an_interrupt_that_comes_when_all_rows_are_done_carries_the_whole_result
     assert len(caught.value.result.manifest) == len(rows)
 
 
-def test_a_second_interrupt_gives_up_the_wait_for_transfers(rows, on, monkeypatch):
+def test_a_second_interrupt_gives_up_the_wait_for_transfers(paced, six, tmp_path, monkeypatch):
+    """An upload that has begun is waited for; this one hears of nothing."""
     monkeypatch.setattr(_run, "_GRACE_S", 600)
-    release, main, overdue = threading.Event(), threading.main_thread().ident, []
-    fetch = _run.Run._fetch  # noqa: SLF001
+    release, stuck = threading.Event(), threading.Event()
+    upload = S3Store.upload
 
-    def stuck(self, flight):
-        if flight.position == 1:
-            signal.pthread_kill(main, signal.SIGINT)
-            overdue.append(not release.wait(10))
-        return fetch(self, flight)
+    def deaf(self, source, target, *, extra_args, cancelled):
+        if target.key != "out/1/a.txt":
+            return upload(self, source, target, extra_args=extra_args, cancelled=cancelled)
+        stuck.set()
+        future = Future()
+        future.set_running_or_notify_cancel()
+        threading.Thread(target=lambda: release.wait(30) and future.set_exception(InterruptedError("late"))).start()
+        return future
 
-    monkeypatch.setattr(_run.Run, "_fetch", stuck)
+    monkeypatch.setattr(S3Store, "upload", deaf)
     wait = _run.wait
 
     def waits(futures, timeout):
@@ -171,10 +177,21 @@ def test_a_second_interrupt_gives_up_the_wait_for_transfers(rows, on, monkeypatc
         return wait(futures, timeout)
 
     monkeypatch.setattr(_run, "wait", waits)
+
+    def interrupted(input_dir, output_dir):
+        if stuck.is_set():
+            signal.raise_signal(signal.SIGINT)
+        return forward(input_dir, output_dir)
+
+    began = time.monotonic()
+    options = impatient_options(paced.endpoint_url)
+    pipeline = Pipeline(
+        interrupted, into_path="s3://bucket/out", options=options, temp_dir=tmp_path, progress=False, prefetch=2
+    )
     with pytest.raises(KeyboardInterrupt) as caught:
-        on(forward).run(rows)
-    assert not overdue  # the download still stands
-    assert len(caught.value.result.unprocessed_rows) >= 19
+        pipeline.run(six)
+    assert time.monotonic() - began < 300  # of the 600 s that it would wait
+    assert len(caught.value.result.unprocessed_rows) == 6
     release.set()
 
 

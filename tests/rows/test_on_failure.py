@@ -126,7 +126,7 @@ def test_nothing_begins_after_a_row_whose_failure_is_known_while_an_earlier_row_
         target=lambda: (until(lambda: paced.count("PutObject", "out/1/a.txt")), time.sleep(0.5), gate.set())
     ).start()
     with pytest.raises(RunStoppedError) as caught:
-        on(look, on_failure="raise").run(six)
+        on(look, on_failure="raise", prefetch=2).run(six)
     assert caught.value.result.manifest["id"].tolist() == called == [1]
     assert paced.count("GetObject", "in/5") == 0
 

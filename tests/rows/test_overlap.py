@@ -162,7 +162,16 @@ def test_no_thread_outlives_its_run(paced, on, six, is_stopped):
         assert until(lambda: not threads())
         assert caught.value.result is not None
     else:
-        seen = []
-        on(lambda i, o: (seen.extend(threads()), forward(i, o))[1])(six)
+        places, seen, gate = [], [], paced.hold("PutObject", "out/1/a.txt")
+
+        def look(input_dir, output_dir):
+            places.append(input_dir)
+            if number_of(input_dir) == 2:
+                gate.set()
+                assert until(lambda: not places[0].exists())  # which a thread of the run removes meanwhile
+                seen.extend(threads())
+            return forward(input_dir, output_dir)
+
+        on(look)(six)
         assert seen
         assert until(lambda: not threads())

@@ -192,13 +192,32 @@ def test_progress_says_how_many_rows_are_ahead(late):
     result = run(late, progress=told.append)
     assert 2 <= told[0].prefetch <= told[-1].prefetch
     assert told[-1].prefetch == result.prefetch.rows
-    assert str(told[-1]) == f"80 of 80 rows done, 0 dropped, prefetch {result.prefetch.rows}"
     run(late, 3, progress=told.append, prefetch=5)
     assert told[-1].prefetch is None
 
 
+def test_the_log_line_of_progress_says_how_many_rows_are_ahead(late, caplog):
+    caplog.set_level("INFO", "file_dataset")
+    result = run(late, progress=None)
+    assert f"80 of 80 rows done, 0 dropped, prefetch {result.prefetch.rows}" in caplog.messages
+
+
+def test_rows_ahead_take_no_threads(late):
+    before = set(threading.enumerate())
+    names = []
+
+    def look(input_dir, output_dir):
+        names.append([thread.name for thread in set(threading.enumerate()) - before])
+        return forward(input_dir, output_dir)
+
+    result = run(late, fn=look)
+    assert result.prefetch.rows > 16
+    ours = [[name for name in each if name.startswith("file_dataset-")] for each in names]
+    assert max(map(len, ours)) < 12  # loops of the wire among them
+
+
 def test_no_row_begins_behind_one_that_may_stop_the_run_however_many_are_ahead(paced, on):
-    """Row 1 waits in its upload; row 2 has failed. A few begin before the run hears of that."""
+    """Row 1 waits in its upload; row 2 has failed."""
     frame = pd.DataFrame({"id": range(1, 61), "a.txt": ["s3://bucket/in/1", *["s3://bucket/none"] * 59]})
     paced.fail("GetObject", NO_SUCH_KEY, key="none", times=None)
     gate = paced.hold("PutObject")
