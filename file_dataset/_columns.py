@@ -1,6 +1,6 @@
 """Records of rows, kept as columns: a run of a million rows has no object per row.
 
-An object, its tuple and its place in a dict take some 400 bytes a row; columns take 8 bytes a value, and its text.
+An object, its tuple and its place in a dict take about 400 bytes per row. Columns take 8 bytes per value and its text.
 """
 
 from __future__ import annotations

@@ -140,11 +140,11 @@ class Pipeline:
             max_failed_fraction: a larger share of the input rows than this, 0.0 to 1.0, stops the run in the same way.
                 With `max_failures` beside it, whichever allows fewer rows holds.
             prefetch: rows that download while fn works. None: 2 at first, and twice as many each time that fn has to
-                wait for files, 256 at most. All rows with files on disk then take no more than a tenth of what is free
-                in `temp_dir`, and 16 GiB, by the sizes of the rows so far, or one row per fn that runs. How many it
-                came to is in the result's `prefetch`. A number: that many. `max(1, workers) + prefetch + 1` rows, at
-                most, have files on disk at once; `prefetch=0` without workers does one thing after the other, and
-                holds one row.
+                wait for files, 256 at most. All rows with files on disk then take at most a tenth of what is free in
+                `temp_dir`, and at most 16 GiB, as far as the sizes of the rows so far predict it; one row for each fn
+                that runs is always there. The result's `prefetch` has the number. A number: that many. Then at most
+                `max(1, workers) + prefetch + 1` rows have files on disk at once; `prefetch=0` without workers does one
+                thing after the other, and holds one row.
             workers: processes that fn runs in, each on one row at a time, so that one that crashes costs its row only;
                 0: fn runs in the calling thread, on one row at a time, in input order.
             fn_timeout_s: seconds that one call of fn may take before its process is killed, which costs the row; it

@@ -40,8 +40,8 @@ _POLL_S = 0.1
 _GRACE_S = 5.0
 
 
-# Hears, in whatever thread, by how many bytes more than it has heard a file is to take, and whether that is the first
-# it hears of it.
+# Is called in any thread when the size of a file is known, or changes: with how many bytes more it takes than at the
+# call before, and whether this is the first call for the file.
 Began: TypeAlias = Callable[[int, bool], object]
 
 

@@ -1,7 +1,7 @@
 """How many rows have files on disk: as given, or as many as keep fn from waiting, within a share of the disk.
 
-Pure but for the free bytes that it asks for. A run asks it before each row that it begins, and tells it what becomes of
-them, one thread at a time.
+Pure but for the free bytes that it asks for. A run asks it before each row that it begins, and reports to it what
+becomes of the rows, one thread at a time.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ ENOUGH_BYTES = 256 << 20
 
 
 def budget_bytes(free_bytes: int) -> int:
-    """Return how many bytes of a disk rows may take that nobody has asked for by a number."""
+    """Return how many bytes of a disk the rows of a run may take that was given no `prefetch`."""
     return min(free_bytes // _SHARE, _MOST_BYTES)
 
 
@@ -142,7 +142,7 @@ class Window:
     def fn_waits(self) -> bool:
         """Double, where fn waits for files again; return whether there is room for more rows now.
 
-        Not where it waits still, nor before the first row has come: that no row ahead could spare it.
+        Not twice for one wait, and not before the first row has come: no row ahead can spare fn that wait.
         """
         if not self.is_chosen or not self._has_taken:
             return False

@@ -107,7 +107,7 @@ class Connection:
             self._broken(exc)
 
     def go_on(self) -> None:
-        """Receive where it stopped for the others; what has ended meanwhile, or waits for something else, does not."""
+        """Go on receiving after the others had their turn, unless this one has ended or waits for something else."""
         if self._phase == self._talking:
             self.ready(selectors.EVENT_READ)
 

@@ -1,4 +1,4 @@
-"""How many files and sockets this process may open still."""
+"""How many more files and sockets this process may open."""
 
 from __future__ import annotations
 

@@ -1,13 +1,13 @@
 """TLS over a socket that does not block: what arrives is received many records at a time, and decrypted in place.
 
-`ssl.SSLSocket` asks the system twice for each record of 16 KiB, for its five bytes of header and for the rest: OpenSSL
-reads ahead only where it is told to, and Python's `ssl` has no way to tell it. Here records pass through memory
-(`ssl.MemoryBIO`), four a call. They are copied once more, out of the processor's cache, and that costs less: measured
-on OpenSSL 3.0, 48 MiB that had arrived took 0.54 to 0.60 s of CPU per GiB where they took 0.74.
+`ssl.SSLSocket` asks the system twice for each record of 16 KiB: for its header of five bytes, and for the rest. OpenSSL
+can read ahead, but Python's `ssl` has no setting for that. Here records pass through memory (`ssl.MemoryBIO`), four a
+call. They are copied once more, out of the processor's cache, which costs less than the calls: measured on OpenSSL 3.0
+with 48 MiB that had arrived, 0.54 to 0.60 s of CPU per GiB, and 0.74 s by `ssl.SSLSocket`.
 
-Left out: decryption by the kernel (`ssl.OP_ENABLE_KTLS`), which needs Python 3.12, and a kernel with the module `tls`,
-on which nothing of this could be tested; and a second loop on two cores, one of them the server's: 300 x 1 MiB took
-1.07 x the wall and 1.18 x the CPU.
+Left out: decryption by the kernel (`ssl.OP_ENABLE_KTLS`), which needs Python 3.12 and the kernel module `tls`; there
+was no machine with both to test it on. Left out too: a second loop. With two cores, one of which the server used,
+300 x 1 MiB took 1.07 x the wall and 1.18 x the CPU.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
     Stream: TypeAlias = "socket.socket | TlsSocket"
 
-# What is received or encrypted at a time. OpenSSL's memory grows to 4/3 of it and stays with the connection: with four
-# times as much a GiB took 0.02 s less, and 64 connections 16 MiB more.
+# Bytes that are received or encrypted at a time. OpenSSL's memory grows to 4/3 of that and stays with the connection.
+# With four times as many a GiB took 0.02 s less, and 64 connections took 16 MiB more.
 CHUNK_BYTES = 64 << 10
 
 
@@ -120,7 +120,7 @@ class TlsSocket:
         return count
 
     def has_more(self) -> bool:
-        """Return whether more was received than was read: what counts, not a session ticket."""
+        """Return whether data was received that was not read; a session ticket is no data."""
         if self._error is not None or self._is_at_end:
             return True
         if not self._incoming.pending and not self._object.pending():

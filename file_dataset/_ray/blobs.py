@@ -33,9 +33,9 @@ OnFailure: TypeAlias = Literal["raise", "drop", "record"]
 
 # What a task holds beside what it has handed over: rows are read so many bytes at a time, one row at least. A guess.
 _HELD_BYTES = 64 << 20
-# A task's first rows are read by themselves, and say how many the next ones may be: they may be unlike the sample.
+# A task reads so many rows first, and their sizes decide how many it reads next: its rows may be unlike the sample.
 _FIRST_ROWS = 16
-# Of a task, where no number is given. Ray wants blocks of 1 to 128 MiB
+# Of a task, where no `batch_size` is given. Ray wants blocks of 1 to 128 MiB
 # (https://docs.ray.io/en/latest/data/data-internals.html#blocks); tiny files would make one of 100,000 rows, which
 # `take(1)` waits for.
 _TASK_BYTES = 32 << 20
@@ -61,21 +61,23 @@ def blob_reader(  # noqa: PLR0913  # each is a choice of the user's
 ) -> ray.data.Dataset:
     """Return a Ray Dataset of the frame's files, read when it is consumed: `batch_size` rows per task.
 
-    One HEAD per file of at most 16 rows, now, the rows being spread over the frame (fewer rows where they have over 64
-    files, fewer with a lower `batch_size`): their mean bytes per row are taken for those of every row, so that Ray
-    knows how much memory a task takes. One GET per file later, more side by side for one over 16 MiB. Bytes arrive in
-    Arrow buffers, which Ray copies into its object store once. A task reads 16 rows, then as many as 64 MiB have by the
-    mean of what it has read, one row at least, and hands them over; Ray keeps what it was handed until the task has
-    more: twice as much, however large `batch_size` is. Only a task whose rows suddenly grow holds more.
+    One HEAD per file of at most 16 rows, now; the rows are spread over the frame. There are fewer of them where they
+    have over 64 files, or where `batch_size` is lower. Their mean size counts as that of every row, so that Ray knows
+    how much memory a task takes. Later one GET per file, more side by side for a file over 16 MiB. Bytes arrive in
+    Arrow buffers, which Ray copies into its object store once. A task reads 16 rows, then as many rows at a time as
+    make 64 MiB by the mean of what it has read, at least one, and hands them over. Ray keeps them until the task hands
+    over more. So a task has twice that in memory, however large `batch_size` is, and more only where rows suddenly
+    grow.
 
     Args:
         frame: columns of `s3://` URLs (or paths that every node can read); `id`, where it has one, comes along. A
             Dataset with such columns is executed now, and all of its columns come to this process.
-        batch_size: rows per task. None: 32 MiB by the mean, 1,024 rows at most; fewer, down to 8, where slots (as in
-            `run_pipeline`) would have less than four tasks each, and below 8 to give each slot one. 1,000 objects of
-            16 KiB take 0.4 s so, 4.5 s with 4 (measured as `tests/benchmarks/bench_ray.py` does). A block has at most
-            so many rows, fewer where they exceed 64 MiB, or Ray's `target_max_block_size` where that is less: then a
-            task makes several. That limit is the Dataset's own, and of what is made from it.
+        batch_size: rows per task. None: as many as make 32 MiB by the mean, at most 1,024. They are fewer, but not
+            under 8, where slots (as in `run_pipeline`) would get fewer than four tasks each, and under 8 where a slot
+            would get none. 1,000 objects of 16 KiB then take 0.4 s, and 4.5 s with `batch_size=4` (measured as
+            `tests/benchmarks/bench_ray.py` does). A block has at most the rows of a task. Where those exceed 64 MiB, or
+            Ray's `target_max_block_size` if that is less, the task makes several blocks. That limit holds for this
+            Dataset and for those made from it.
         options: how S3 is reached; None: `Options.default()`, read now.
         file_columns: decides alone which columns name files; without it their names and values do.
         carry: have all other columns in the Dataset too.

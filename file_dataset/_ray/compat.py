@@ -45,7 +45,7 @@ def is_client() -> bool:
 
 
 def is_dataset(data: object) -> TypeIs[ray.data.Dataset]:
-    """Return whether these are Ray's rows."""
+    """Return whether this is a Dataset of Ray."""
     return isinstance(data, ray.data.Dataset)
 
 
@@ -165,11 +165,11 @@ def bounded(concurrency: int | None, takes: Mapping[str, Any]) -> int | None:
 def slots(concurrency: int | tuple[int, int] | None, takes: Mapping[str, Any]) -> tuple[int, int]:
     """Return how many tasks there is room for at a time: on the nodes that are there, and when the cluster has grown.
 
-    The second is what Ray's autoscaler says that it may start, where it says so, and any number where no node that is
-    there has room for a task.
+    The second counts the nodes that Ray's autoscaler reports it may start. It is `sys.maxsize` where no node, there or
+    reported, has room for a task.
 
     Args:
-        concurrency: so many; of actors also `(least, most)`; None: as many as there is room for.
+        concurrency: the number that was given; of actors also `(least, most)`; None: as many as there is room for.
         takes: what each takes, as `resources` returns it.
     """
     if concurrency is not None:
@@ -219,13 +219,13 @@ def pool(concurrency: int | tuple[int, int] | None, takes: Mapping[str, Any], *,
 
 
 def cut(dataset: ray.data.Dataset, count: int, rows: int, *, at_once: bool) -> ray.data.Dataset:
-    """Return the Dataset in blocks of some so many rows.
+    """Return the Dataset in blocks of about `rows` rows.
 
     Args:
-        dataset: what Ray makes a task of is a block of it, however many rows that has.
-        count: rows of all.
-        rows: of a block.
-        at_once: cut them now, which takes no CPU later, beside actors that have them all.
+        dataset: Ray makes one task of each of its blocks, however many rows that has.
+        count: its rows.
+        rows: those of a block.
+        at_once: cut now: later there may be no CPU for it beside actors, which may hold all of them.
     """
     as_they_come = _taken_by(ray.data.Dataset.repartition, {"target_num_rows_per_block": rows})
     blocks: ray.data.Dataset = dataset.repartition(**(as_they_come or {"num_blocks": -(-count // rows)}))

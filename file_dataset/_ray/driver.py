@@ -174,7 +174,7 @@ class _Ledger:
     def collect(
         self, dataset: ray.data.Dataset, report: Callable[[Progress], object], patience_s: float | None
     ) -> None:
-        """Take outcomes as they come; Ray waits so long for the next.
+        """Take outcomes as they come; Ray waits `patience_s` for each next one.
 
         Raises:
             RunStoppedError: at what stops a run. No task of Ray's goes on then, as after any other error.

@@ -59,15 +59,15 @@ class BatchOptions:
             raise InvalidDatasetError("fn_timeout_s takes worker processes: leave workers=0 out")
 
     def rows_per_task(self, count: int) -> int:
-        """Return how many of so many rows each task takes."""
+        """Return how many rows each task takes of `count`."""
         if self.batch_size is not None:
             return self.batch_size
         return batching.rows_per_task(count, compat.slots(self.concurrency, self.remote_args), _MOST_ROWS)
 
     def patience_s(self, limit: float | None, rows: int) -> float | None:
-        """Return how long Ray is to wait for a task of so many rows, when it would wait for `limit`; None: for ever.
+        """Return how long Ray is to wait for a task of `rows` rows; None: for ever.
 
-        Where their number was chosen here, a row has the time that it has in a task of 8.
+        That is `limit`, Ray's own, where `batch_size` was given; else `limit` for every 8 rows.
         """
         return limit if limit is None or self.batch_size is not None else limit * batching.patience_factor(rows)
 

@@ -50,13 +50,13 @@ def run_pipeline(  # noqa: PLR0913  # each is a choice of the user's
         pipeline: what to run. Options that were not given are those of this process, frozen.
         data: a frame as `run` takes it, or a Dataset with such columns. A Dataset does not pass through this process,
             but for its ids and carried columns; it is executed twice, first for its ids: `materialize()` one that is
-            costly or differs from time to time. Blocks of more rows than a task are cut.
-        batch_size: rows per task, which costs 30 ms of CPU (measured: 1,000 rows of 16 KiB in tasks of 8 took 6.9 s, of
-            125 3.3 s). None: some four tasks per slot, of 8 to 256 rows, of fewer where slots would have no task. Slots
-            are `concurrency`, else the tasks that fit on the cluster, or on what its autoscaler says it may make of it.
-            Of a Dataset, whose blocks Ray joins, a task has less than twice as many. A given batch must end within Ray
-            Data's `execution_no_progress_timeout_s` (30 minutes; a warning says when rows are too slow), a chosen one
-            has that time for every 8 rows.
+            costly or differs from time to time. A block with more rows than a task takes is cut.
+        batch_size: rows per task. A task costs 30 ms of CPU (measured: 1,000 rows of 16 KiB took 6.9 s in tasks of 8
+            rows, 3.3 s in tasks of 125). None: about four tasks per slot, of 8 to 256 rows, and of fewer where a slot
+            would get no task. There are `concurrency` slots, or as many as tasks fit on the cluster, including nodes
+            that its autoscaler reports it may add. Ray joins the blocks of a Dataset: its tasks may have twice as many
+            rows. With `batch_size` a batch must end within Ray Data's `execution_no_progress_timeout_s` (30 minutes; a
+            warning is logged when rows are too slow for that); without, it has that time for every 8 rows.
         num_cpus: CPUs that each task or actor takes; None: Ray's default, 1. With 0, and nothing else that bounds
             them, there are as many at a time as the cluster has CPUs.
         num_gpus: GPUs that each task or actor takes.
