@@ -313,6 +313,13 @@ def _pieces(path: Path) -> Iterator[bytes]:
 def _unframed(path: Path) -> Iterator[bytes]:
     """Yield the chunks: https://docs.aws.amazon.com/AmazonS3/latest/API/sigv4-streaming-trailers.html."""
     with path.open("rb") as file:
-        while size := int(file.readline().partition(b";")[0], 16):
+        while size := _size_of(file.readline()):
             yield file.read(size)
             file.readline()
+
+
+def _size_of(line: bytes) -> int:
+    try:
+        return int(line.partition(b";")[0], 16)
+    except ValueError:
+        raise Wrong(f"a chunk that begins with {line[:40]!r}") from None

@@ -2,7 +2,8 @@
 
 What a listener does is done by nginx itself, per connection, so that clients are compared at a store that behaves like
 the real ones: the wait for the first byte is a lua sleep, downloads are paced by `limit_rate`. That does not pace the
-reading of request bodies: uploads are read in lua, 512 KiB and a pause at a time.
+reading of request bodies: uploads are read in lua, 512 KiB and a pause at a time (those in HTTP's chunks, boto3's over
+TLS, at once, and answered as late).
 """
 
 from __future__ import annotations
