@@ -44,7 +44,7 @@ from file_dataset._result import RunStoppedError
 from file_dataset._tally import Failed, Stored, Tally
 from file_dataset._tempdir import TempDir
 from file_dataset._turns import Ended, Turns
-from file_dataset._window import Window
+from file_dataset._window import Kept, Window
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -115,7 +115,8 @@ class Run:
         self.flights: dict[int, Flight] = {}
         self.ahead: deque[Flight] = deque()
         self.todo: deque[Flight] = deque()  # rows that are stored or have failed: the calling thread finishes them
-        self.window = Window(self.settings, len(self.rows.file_columns), functools.partial(_free_bytes, prepared))
+        kept, files = _kept(prepared) if is_part else None, len(self.rows.file_columns)
+        self.window = Window(self.settings, files, functools.partial(_free_bytes, prepared), kept)
         self.pool = Pool(_HELPERS, "file_dataset-run") if self.window.most_rows > 1 else None
         self.is_calling = False  # whether the calling thread is in fn
         self.news = News(self.lock)
@@ -313,8 +314,7 @@ class Run:
         with self.lock:
             if self.is_stopped or flight.outcome is None:
                 return
-            # what it holds, fn's error, has frames that hold the flight
-            outcome, flight.outcome = flight.outcome, None
+            outcome, flight.outcome = flight.outcome, None  # fn's error has frames that hold the flight
             del self.flights[flight.position]
             self.window.leaves(flight.on_disk)
             if flight.fetched is None:
@@ -333,9 +333,8 @@ class Run:
                 return
         except OSError:
             pass
-        with self.lock:
-            self.todo.append(flight)
-            self.news.came()
+        self.todo.append(flight)
+        self.news.came()
 
     # whatever thread moves bytes: it must not wait
 
@@ -372,6 +371,15 @@ def _wait(begun: Sequence[Future[Any]], interrupts: Interrupts) -> None:
     end = time.monotonic() + _GRACE_S
     while begun and not interrupts.is_urgent and (left_s := end - time.monotonic()) > 0:
         begun = list(wait(begun, timeout=min(left_s, _LOOK_S)).not_done)
+
+
+def _kept(prepared: Prepared) -> Kept | None:
+    """Return what the batches that this process has run of a pipeline know for the next."""
+    fn = prepared.settings.fn
+    try:
+        return _per_process.recent(("window", fn), Kept)
+    except TypeError:  # a callable object that has no hash
+        return None
 
 
 def _free_bytes(prepared: Prepared) -> int:

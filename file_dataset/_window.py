@@ -6,7 +6,7 @@ becomes of the rows, one thread at a time.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from file_dataset._result import Prefetch
@@ -54,8 +54,8 @@ class Sizes:
 class Kept:
     """What one run knows for the next of the same pipeline, in a process that runs batches."""
 
-    prefetch: int
-    sizes: Sizes
+    prefetch: int = FIRST_ROWS
+    sizes: Sizes = field(default_factory=Sizes)
 
 
 class OnDisk:
@@ -88,13 +88,14 @@ class Window:
             settings: what the Pipeline was given.
             files: the most files of a row.
             free_bytes: asks the disk; called at the start, and before each growth.
-            kept: what an earlier run of the same pipeline left.
+            kept: what earlier runs of the same pipeline left; this one leaves there what it learns.
         """
         self.is_chosen = settings.prefetch is None
-        self.prefetch = settings.prefetch if settings.prefetch is not None else kept.prefetch if kept else FIRST_ROWS
+        self._kept = kept or Kept()
+        self.prefetch = self._kept.prefetch if settings.prefetch is None else settings.prefetch
         self._slots, self._has_workers = settings.slots, bool(settings.worker_count)
         self._files, self._free_bytes = files, free_bytes
-        self._sizes = kept.sizes if kept else Sizes()
+        self._sizes = self._kept.sizes
         self._rows: set[OnDisk] = set()
         self._bytes = self._arriving_bytes = self._unseen = self._unreturned = 0
         self._budget = budget_bytes(free_bytes()) if self.is_chosen else 0
@@ -114,10 +115,6 @@ class Window:
     def chosen(self) -> Prefetch:
         """Return how many rows were ahead, and why not more."""
         return Prefetch(self.prefetch, self._why if self.is_chosen else "as given")
-
-    def kept(self) -> Kept:
-        """Return what the next run is to know."""
-        return Kept(self.prefetch, self._sizes)
 
     def has_room(self, ahead: int, in_fn: int) -> bool:
         """Return whether another row may begin beside `ahead` that fn has not had, and `in_fn` that it has now."""
@@ -156,7 +153,7 @@ class Window:
         if not self._fits():
             self._why = f"the disk budget is {self._budget} bytes"
             return False
-        self.prefetch = min(2 * max(1, self.prefetch), MOST_ROWS)
+        self.prefetch = self._kept.prefetch = min(2 * max(1, self.prefetch), MOST_ROWS)
         self._has_taken = False
         self._why = "grown while fn waited for files"
         return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import threading
 import time
 import types
@@ -14,6 +15,7 @@ from servers.scripted import Scripted, answer
 
 from file_dataset import Pipeline, PipelineResult, RunStoppedError, _window
 from file_dataset._result import Prefetch
+from file_dataset._run import Run
 from file_dataset._window import ENOUGH_BYTES, MOST_ROWS, Kept, Sizes, Window, budget_bytes
 
 GiB = 1 << 30
@@ -134,14 +136,17 @@ def test_more_rows_do_not_begin_beside_large_ones_that_are_on_their_way():
 
 
 def test_a_run_goes_on_from_what_the_one_before_it_kept():
-    window = window_of(kept=Kept(64, Sizes(files=2, file_bytes=2 * GiB)))
+    kept = Kept(64, Sizes(files=2, file_bytes=2 * GiB))
+    window = window_of(kept=kept)
     assert window.prefetch == 64
     for _ in range(9):
         assert window.has_room(0, 0)
         window.begins()
     window.begins()
     assert not window.has_room(0, 0)  # ten of 1 GiB
-    assert window.kept() == Kept(64, Sizes(files=2, file_bytes=2 * GiB))
+    first = Kept()
+    assert waits(window_of(kept=first))
+    assert window_of(kept=first).prefetch == 4
 
 
 # --- in runs
@@ -185,6 +190,17 @@ def test_fn_that_does_not_wait_has_two_rows_ahead(late):
 
 def test_workers_that_wait_have_more_rows_ahead(late):
     assert run(late, 120, workers=2).prefetch.rows > 4
+
+
+def test_batches_of_one_process_go_on_from_each_other(late):
+    frame = pd.DataFrame({"id": range(40), "a.txt": "s3://bucket/in"})
+    options = impatient_options(late.endpoint_url)
+    pipeline = Pipeline(forward, into_path="s3://bucket/out", options=options, progress=False)
+    batches = pickle.loads(pickle.dumps(pipeline))  # as Ray does
+    told = [batches.run(frame).prefetch.rows for _ in range(2)]
+    begun = Run(batches._prepare(frame), idle_workers=[]).window.prefetch  # noqa: SLF001
+    assert begun == told[-1] > 2
+    assert Run(pipeline._prepare(frame)).window.prefetch == 2  # noqa: SLF001
 
 
 def test_progress_says_how_many_rows_are_ahead(late):
