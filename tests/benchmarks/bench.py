@@ -55,7 +55,7 @@ def main() -> None:
     if given.list or not (chosen or given.rows):
         print(*(cell.name for cell in chosen or every), sep="\n")
         return
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))  # the server goes, too
+    signal.signal(signal.SIGTERM, end)
     started = time.monotonic()
     resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
     has_rows = given.rows or not (given.only or given.quick)
@@ -76,6 +76,12 @@ def main() -> None:
     if not (given.only or given.contenders or given.pairs or given.rows or given.base):
         report.write(_RESULTS, "quick" if given.quick else "latest", results, rows, extra, server)
         print(f"tables and plot are in {_RESULTS}")
+
+
+def end(*_: object) -> None:
+    """Have the server and its files go, too; `timeout` sends the signal twice."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.exit("terminated")
 
 
 def revision(name: str, at: Path) -> Path:

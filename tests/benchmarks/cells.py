@@ -24,6 +24,7 @@ S_MANY = Workload("S.many", 20_000, 16 << 10)  # 10 s where 2,000 requests a sec
 L_QUICK = Workload("L", 4, 64 << 20)
 L_ONE_QUICK = replace(L_ONE, size_bytes=64 << 20)
 L_ROWS_QUICK = replace(L_ROWS, size_bytes=64 << 20)
+S_ROWS_QUICK = replace(S_ROWS, count=200)
 S_MANY_QUICK = replace(S_MANY, count=4000)
 
 _BEST = (peers.Ours.name, peers.Awscrt.name, peers.Obstore.name)
@@ -120,7 +121,7 @@ def quick() -> list[Cell]:
         Cell("A", "sizes", S, "http", _BEST),
         *(Cell("B", "download", size, "tls", (*_BEST, peers.Pyarrow.name)) for size in (S, M, L_QUICK)),
     ]
-    smaller = {L: L_QUICK, L_ONE: L_ONE_QUICK, L_ROWS: L_ROWS_QUICK, S_MANY: S_MANY_QUICK}
+    smaller = {L: L_QUICK, L_ONE: L_ONE_QUICK, L_ROWS: L_ROWS_QUICK, S_ROWS: S_ROWS_QUICK, S_MANY: S_MANY_QUICK}
     real = [
         replace(cell, workload=smaller.get(cell.workload, cell.workload), once=(*cell.once, *_PATIENT_QUICK))
         for cell in untuned("tls", 3)
