@@ -42,13 +42,23 @@ class Records:
         """Take the records of a row, values in the order of the columns; return False where they were put before."""
         if self._first[position] >= 0:
             return False
-        self._first[position] = len(self._rows)
-        self._count += 1
-        for record in records:
-            self._rows.append(position)
+        self._drop_unfinished()
+        first = len(self._rows)
+        count = 0
+        for count, record in enumerate(records, 1):  # noqa: B007  # how many there were
             for column, value, is_few in zip(self._columns.values(), record, self._few, strict=True):
                 column.append(self._same.setdefault(value, value) if is_few else value)
+        # Ctrl-C before this leaves the row out, and after it the row is there: Python looks for signals after a call
+        places = [position] * count
+        self._count += 1
+        self._first[position] = first
+        self._rows.extend(places)
         return True
+
+    def _drop_unfinished(self) -> None:
+        """Drop what a `put` that was interrupted has left."""
+        for column in self._columns.values():
+            del column[len(self._rows) :]
 
     def __contains__(self, position: object) -> bool:
         """Whether a row was put."""
@@ -89,6 +99,7 @@ class Records:
         """Return the row of every record, and the columns, in input order."""
         import numpy as np
 
+        self._drop_unfinished()
         rows = np.asarray(self._rows)
         if not len(rows) or (rows[1:] >= rows[:-1]).all():
             return rows.copy(), self._columns
