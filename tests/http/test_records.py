@@ -18,6 +18,7 @@ from servers.scripted import Scripted, always, answer
 from file_dataset._http.exchange import Endpoint
 from file_dataset._http.lane import Lane
 from file_dataset._http.loop import loops
+from file_dataset._http.window import Window
 from file_dataset._s3.store import S3Store
 
 SMALL = b"0123456789"
@@ -239,7 +240,7 @@ def test_what_tls_itself_asks_of_an_idle_connection_is_answered_and_ends_nothing
         is_answered.set()
         always(answer(SMALL))(peer)
 
-    lane = Lane(8)
+    lane = Lane(Window(8))
     with Scripted(script) as server:
         endpoint = Endpoint("127.0.0.1", server.port, tls=trusting_context)
         for number in (1, 2):
