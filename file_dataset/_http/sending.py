@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from file_dataset._http.tls import CHUNK_BYTES
-
 if TYPE_CHECKING:
     from file_dataset._http.exchange import Exchange, FileBody
     from file_dataset._http.tls import Stream
@@ -46,7 +44,7 @@ class Sending:
                 return False
             if self._exchange.cancelled.is_set():
                 raise InterruptedError("cancelled")
-            count = min(file.left, TURN_BYTES if is_plain else CHUNK_BYTES)
+            count = min(file.left, TURN_BYTES)
             if file.left == count:
                 file.check(file.fd)
             if file.by_kernel and is_plain:
