@@ -2,12 +2,13 @@
 
 `ssl.SSLSocket` asks the system twice for each record of 16 KiB: for its header of five bytes, and for the rest. OpenSSL
 can read ahead, but Python's `ssl` has no setting for that. Here records pass through memory (`ssl.MemoryBIO`), four a
-call. They are copied once more, out of the processor's cache, which costs less than the calls: measured on OpenSSL 3.0
-with 48 MiB that had arrived, 0.54 to 0.60 s of CPU per GiB, and 0.74 s by `ssl.SSLSocket`.
+call. They are copied twice more, in the processor's cache, which costs less than the calls: measured on OpenSSL 3.0,
+48 MiB that had arrived, on a machine with other work, 0.67 s of CPU per GiB, and 0.83 s by `ssl.SSLSocket`. In whole
+downloads of 300 x 1 MiB the gain was lost in the noise (0.95 and 1.02 x the CPU in two comparisons).
 
 Left out: decryption by the kernel (`ssl.OP_ENABLE_KTLS`), which needs Python 3.12 and the kernel module `tls`; there
 was no machine with both to test it on. Left out too: a second loop. With two cores, one of which the server used,
-300 x 1 MiB took 1.07 x the wall and 1.18 x the CPU.
+300 x 1 MiB took 1.07 x the wall and 1.18 x the CPU; 2 x 64 MiB 0.90 x the wall and 1.02 x the CPU.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     Stream: TypeAlias = "socket.socket | TlsSocket"
 
 # Bytes that are received at a time. OpenSSL's memory grows to 4/3 of that and stays with the connection.
-# With four times as many a GiB took 0.02 s less, and 64 connections took 16 MiB more.
+# With four times as many a GiB took 0.04 s less (0.1 s on a quieter machine); 64 connections would keep 16 MiB more.
 CHUNK_BYTES = 64 << 10
 # What is encrypted at a time, noisily measured: twice to eight times as much took 0.77 to 0.86 s of CPU per GiB, this
 # 0.69, `ssl.SSLSocket` 0.72.
