@@ -36,6 +36,11 @@ Stage: TypeAlias = Literal["download", "fn", "upload"]
 # (https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html).
 NO_CREDENTIALS = "NoCredentials"  # ours, where the store was never asked
 EXPIRED_CODES = frozenset({"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired"})
+# the store has too many requests; a HEAD's response has no code but its status
+SLOW_DOWN_CODES = frozenset({
+    "429", "503", "BandwidthLimitExceeded", "RequestLimitExceeded", "RequestThrottled", "ServiceUnavailable",
+    "SlowDown", "Throttling", "ThrottlingException", "TooManyRequestsException",
+})  # fmt: skip
 CREDENTIAL_CODES = EXPIRED_CODES | {"InvalidAccessKeyId", "InvalidToken", "SignatureDoesNotMatch", NO_CREDENTIALS}
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING, TypeVar
 
-from file_dataset._errors import is_transient
+from file_dataset._errors import SLOW_DOWN_CODES, code_of, is_transient
 
 if TYPE_CHECKING:
     import threading
@@ -19,6 +19,9 @@ T = TypeVar("T")
 # Full jitter, as botocore's standard mode: a random share of BACKOFF_S, doubled per attempt, at most 20 s
 # (https://docs.aws.amazon.com/sdkref/latest/guide/feature-retry-behavior.html). 0.5 s is a guess.
 BACKOFF_S = 0.5
+# Where the store had too many requests, fewer a second go out from then on (`_http/rate.py`): one that was refused need
+# not wait long, while the files behind it wait for their turn.
+_REFUSED_SHARE = 0.2
 _BACKOFF_MAX_S = 20.0
 
 
@@ -35,11 +38,12 @@ def attempt(request: Callable[[], T], *, attempts: int, cancelled: threading.Eve
         except OSError as exc:
             if cancelled.is_set() or not is_transient(exc):
                 raise
+            backoff_s = BACKOFF_S * (_REFUSED_SHARE if code_of(exc) in SLOW_DOWN_CODES else 1)
             if number == attempts:
                 exc.strerror = f"{exc.strerror or exc} (after {number} attempts)"
                 raise
         # not for cryptography: jitter keeps clients from coming back all at once
-        delay = random.random() * min(_BACKOFF_MAX_S, BACKOFF_S * 2**number)  # noqa: S311
+        delay = random.random() * min(_BACKOFF_MAX_S, backoff_s * 2**number)  # noqa: S311
         if cancelled.wait(delay):
             break
     raise InterruptedError("cancelled")

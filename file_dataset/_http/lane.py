@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections import deque
 from typing import TYPE_CHECKING, Protocol
 
@@ -83,7 +82,6 @@ class Lane:
         self.is_queued = False
         self.idle: dict[Endpoint, list[IdleConnection]] = {}
         self.moves = 0  # grows while bytes move; counted in answers, and in connections that a tick saw moving
-        self._halved_s = -math.inf
         self.answers = 0  # that began to arrive; of threads that count at once one may be lost
 
     def response_began(self) -> None:
@@ -93,7 +91,7 @@ class Lane:
     @property
     def width(self) -> int:
         """How many requests may be in flight now."""
-        return int(self._window.size)
+        return self._window.size
 
     @property
     def is_full(self) -> bool:
@@ -139,11 +137,8 @@ class Lane:
             self._supplies.remove(supply)
 
     def throttled(self, exchange: Exchange, loop: LaneLoop) -> None:
-        """Have less in flight, and fewer requests a second: the store answered that they are too many."""
+        """Have fewer requests a second: the store answered that they are too many."""
         self._rate.refused(loop.now_s, exchange.sent_s)
-        if exchange.sent_s > self._halved_s:  # those that were in flight at the last time say nothing new
-            self._halved_s = loop.now_s
-            self._window.refused(self.in_flight)
 
     def answered(self, exchange: Exchange, loop: LaneLoop) -> None:
         """Count an answer, by which window and rate grow."""

@@ -9,6 +9,8 @@ _SPAN_S = 1.0  # stores count by the second
 _STEP_S = 0.1
 _SHARE = 0.95  # of what was accepted lately: what was refused shows that this is all; a guess
 _STEADY = 0.7
+_LEAST_SHARE = 0.7  # of the rate at the refusal: CUBIC's
+_UNTRIED = 2.0  # of what was accepted lately: a rate that nobody has tried is no rate
 _RECENT = 3  # tenths of a second that are counted for it
 _PAUSE_S = 0.05  # a guess, as is the longest
 _PAUSE_MAX_S = 1.6
@@ -54,11 +56,11 @@ class Rate:
         counts[-1][1] += 1
         if self._per_s < math.inf and sent_s > self._refused_s:
             self._has_accepted = True
-            self._grow(now_s - self._refused_s - self._pause_s)
+            self._grow(now_s - self._refused_s - self._pause_s, _UNTRIED * max(self._base, self._recent(now_s)))
 
-    def _grow(self, since_s: float) -> None:
+    def _grow(self, since_s: float, most: float) -> None:
         exponent = _GROWTH * since_s**3 if self._is_known else since_s / _DOUBLED_S * math.log(2)
-        self._per_s = math.inf if exponent > _FREE else self._base * math.exp(exponent)
+        self._per_s = math.inf if exponent > _FREE else min(self._base * math.exp(exponent), most)
 
     def refused(self, now_s: float, sent_s: float) -> None:
         """Take note of a refusal, and have fewer requests a second from now on.
@@ -70,20 +72,27 @@ class Rate:
         if self._has_accepted:
             self._pause_s = _PAUSE_S
             self._is_known = now_s - self._first_s >= _SPAN_S
-            recent = self._recent(now_s)
-            is_steady = recent > _STEADY * self._per_s  # then what is sent is the better measure: there were pauses
-            self._base = self._per_s = max(1.0, _SHARE * (self._per_s if is_steady else min(recent, self._per_s)))
+            self._base = self._per_s = max(1.0, self._reduced(now_s))
         else:
             self._pause_s = min(_PAUSE_MAX_S, 2 * self._pause_s)
         self._has_accepted = False
         self._refused_s = now_s
         self._next_s = now_s + self._pause_s
 
+    def _reduced(self, now_s: float) -> float:
+        """Return what a refusal leaves of the rate."""
+        if not self._is_known:
+            return _SHARE * min(self._recent(now_s), self._per_s)
+        accepted = sum(count for _, count in self._accepted) / _SPAN_S
+        if accepted > _STEADY * self._per_s:
+            return _SHARE * self._per_s
+        # so many were not sent, or not accepted: how many are, the next refusals will show
+        return min(_LEAST_SHARE * self._per_s, _UNTRIED * accepted)
+
     def _recent(self, now_s: float) -> float:
         """Return how many a second were accepted lately."""
-        counts = list(self._accepted) if self._is_known else list(self._accepted)[-_RECENT:]
-        span_s = _SPAN_S if self._is_known else max(_STEP_S, now_s - counts[0][0]) if counts else _STEP_S
-        return sum(count for _, count in counts) / span_s
+        counts = list(self._accepted)[-_RECENT:]
+        return sum(count for _, count in counts) / max(_STEP_S, now_s - counts[0][0]) if counts else 0.0
 
     def wait_s(self, now_s: float) -> float:
         """Return how long the next request must wait."""

@@ -29,9 +29,8 @@ class Window:
 
     def __init__(self, first: int, most: Callable[[], int] | None = None) -> None:
         """Take the places to begin with; `most`: how many there may be at the time of the call. None: no more."""
-        self.size = float(first)
-        self._first, self._most = first, most
-        self._grown = float(first)  # what it comes back to after the store refused some
+        self.size = first
+        self._most = most
         self._before: float | None = None  # answers a second with half as many places
         self._skip, self._pause = 0, _PAUSE_ROUNDS
         self.begin(0.0, 0.0)
@@ -39,10 +38,6 @@ class Window:
     def begin(self, now_s: float, idle_s: float) -> None:
         """Start a round, with nothing in flight."""
         self._began_s, self._idle_s, self._answers, self._full = now_s, idle_s, 0, 0
-
-    def refused(self, in_flight: int) -> None:
-        """Halve what may be in flight: the store has too many. It comes back by one for every window of answers."""
-        self.size = max(1.0, min(self.size, in_flight) / 2)
 
     def answered(self, now_s: float, idle_s: float, *, is_full: bool) -> None:
         """Take note of an answer.
@@ -52,9 +47,6 @@ class Window:
             idle_s: how much of it the loop has waited for sockets.
             is_full: whether all places were taken.
         """
-        if self.size < self._grown:
-            self.size = min(self._grown, self.size + 1 / self.size)
-            return
         if self._most is None:
             return
         self._answers += 1
@@ -74,11 +66,11 @@ class Window:
         if self._skip:
             self._skip -= 1
         elif self._before is not None and rate < _GAIN * self._before:
-            self.size = self._grown = self._grown / 2
+            self.size //= 2
             self._before, self._skip = None, self._pause
             self._pause *= 2
         elif is_idle and (size := min(2 * self.size, most())) > self.size:
-            self.size = self._grown = size
+            self.size = size
             self._before, self._skip = rate, 1
         else:
             self._before = None

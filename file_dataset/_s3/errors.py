@@ -15,6 +15,7 @@ from file_dataset import _secrets
 from file_dataset._errors import (
     CREDENTIAL_CODES,
     EXPIRED_CODES,
+    SLOW_DOWN_CODES,
     code_of,
     is_unanswered,
     mark_unanswered,
@@ -29,12 +30,9 @@ if TYPE_CHECKING:
     from file_dataset._sink import Sink
 
 # https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html and botocore's own list of throttling codes
-_TRANSIENT_CODES = frozenset({
-    "BadDigest", "BandwidthLimitExceeded", "ConditionalRequestConflict", "IncompleteBody", "InternalError",
-    "OperationAborted", "RequestLimitExceeded",
-    "RequestThrottled", "RequestTimeout", "ServiceUnavailable", "SlowDown", "Throttling", "ThrottlingException",
-    "TooManyRequestsException",
-})  # fmt: skip
+_TRANSIENT_CODES = SLOW_DOWN_CODES | {
+    "BadDigest", "ConditionalRequestConflict", "IncompleteBody", "InternalError", "OperationAborted", "RequestTimeout",
+}  # fmt: skip
 _REMEDIES = {
     "AccessDenied": "check the bucket policy and the permissions of these credentials",
     "AuthorizationHeaderMalformed": "set the bucket's region: Options(session_kwargs={'region_name': ...})",

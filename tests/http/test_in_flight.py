@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -16,10 +17,7 @@ from servers.faults import Busy
 from servers.scripted import Scripted, always, answer, error
 
 import file_dataset
-from file_dataset._http.exchange import Endpoint, Exchange
-from file_dataset._http.lane import Lane
-from file_dataset._http.loop import Loop
-from file_dataset._http.window import Window
+from file_dataset._http.rate import Rate
 from file_dataset._local_file import LocalFile
 from file_dataset._s3.store import S3Store
 from file_dataset._sink import Sink
@@ -122,23 +120,19 @@ def test_a_store_that_is_throttling_gets_fewer_requests_and_later_as_many_again(
 
 
 @pytest.mark.parametrize("status", [429, 503])
-def test_a_lane_halves_what_is_in_flight_when_the_store_says_slow_down(status):
+def test_a_store_that_says_slow_down_gets_fewer_requests_a_second(status):
     with Scripted(always(answer(error("SlowDown"), f"{status} Slow Down"))) as server:
         store = one_attempt(server.url, max_concurrency=8)
+        assert store._lane._rate.per_s == math.inf
         with pytest.raises(ConnectionError):
             get(store)
-        assert store._lane.width == 1  # one was in flight; never less than one
+        assert store._lane._rate.per_s == 1.0  # none was accepted; never less than one
 
 
 def test_requests_that_were_in_flight_together_count_as_one_sign_of_throttling():
-    lane, loop = Lane(Window(64)), Loop()
-    lane.in_flight = 64
-    together = [Exchange(Endpoint("127.0.0.1", 9), threading.Event()) for _ in range(64)]
-    loop.now_s = 1.0
-    for exchange in together:
-        lane.throttled(exchange, loop)
-    assert lane.width == 32
-    together[0].sent_s = 2.0
-    lane.throttled(together[0], loop)
-    assert lane.width == 16
-    loop.abandon()
+    rate = Rate()
+    for number in range(1000):
+        rate.accepted(100 + number / 1000, 100)
+    for _ in range(64):
+        rate.refused(101, 100.9)
+    assert 900 < rate.per_s < 1000

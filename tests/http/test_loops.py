@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import threading
 from collections import OrderedDict
@@ -18,6 +19,7 @@ from file_dataset import _per_process
 from file_dataset._errors import code_of
 from file_dataset._http import loop
 from file_dataset._http.buffers import BUFFERS
+from file_dataset._http.rate import Rate
 from file_dataset._local_file import LocalFile
 from file_dataset._s3 import ranges
 from file_dataset._s3.store import S3Store
@@ -132,10 +134,10 @@ def test_a_store_that_says_slow_down_to_any_loop_gets_fewer_requests(faults, sto
     for _ in range(12):  # now they are shared out
         download(store, AT)
     for _ in loops:  # one attempt and the next take turns among them
-        store._lane._window.size = 12.0
+        store._lane._rate = Rate()
         faults.fail("GetObject", SLOW_DOWN)
         download(store, AT)
-        assert until(lambda: store._lane.width < 6)
+        assert until(lambda: store._lane._rate.per_s < math.inf)
 
 
 @pytest.mark.parametrize(

@@ -88,17 +88,6 @@ def test_time_without_requests_is_not_counted():
     assert window.size == 128
 
 
-def test_a_window_recovers_by_one_request_for_every_window_of_answers():
-    window = Window(64)
-    store = Store(window)
-    window.refused(16)
-    assert window.size == 8
-    store.answers(8, 100)
-    assert 8.9 < window.size < 9.1
-    store.answers(64 * 64, 100)
-    assert window.size == 64
-
-
 def test_places_are_within_half_of_the_free_descriptors(monkeypatch):
     """On macOS a process may have 256 to begin with."""
     from file_dataset._s3 import store
@@ -157,7 +146,7 @@ def test_a_store_that_refuses_gets_nearly_what_it_allows_and_little_more(allowed
     assert store.taken >= 0.85 * allowed * 15
     first = 2 * 8 * store.LATENCY_MS  # what was in flight at the first refusals
     # by the second: whatever comes after the last that is allowed, until it is known
-    assert store.refused < (0.08 if by_second else 0.01) * store.taken + first
+    assert store.refused < (0.15 if by_second else 0.01) * store.taken + first
 
 
 def test_a_store_that_refuses_nothing_has_no_bound():
