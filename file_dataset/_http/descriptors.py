@@ -7,11 +7,11 @@ import resource
 
 
 def free() -> int | None:
-    """Return how many descriptors are free; None: they are not bounded, or the system does not show which are open."""
+    """Return how many descriptors are free, or may be where the system does not show them; None: there is no bound."""
     most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if most == resource.RLIM_INFINITY:
         return None
     try:
         return max(0, most - len(os.listdir("/dev/fd")))  # noqa: PTH208  # a count is all that is wanted
     except OSError:
-        return None
+        return most

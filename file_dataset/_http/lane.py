@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections import deque
 from typing import TYPE_CHECKING, Protocol
@@ -24,7 +25,7 @@ class Supply(Protocol):
     in_flight: int
 
     def more(self, places: int) -> Exchange | None:
-        """Return another request; None: there is nothing to request now.
+        """Return another request; None: there is nothing to request, and there will not be.
 
         Args:
             places: how many requests in flight are this object's share.
@@ -125,6 +126,7 @@ class Lane:
         for supply in supplies:
             if (exchange := supply.more(max(1, self.width // len(supplies)))) is not None:
                 return exchange
+            self.shut(supply)  # parts only become smaller: it will have nothing more
         return None
 
     def open(self, supply: Supply) -> None:
@@ -133,7 +135,7 @@ class Lane:
 
     def shut(self, supply: Supply) -> None:
         """Ask an object for ranges no more."""
-        if supply in self._supplies:
+        with contextlib.suppress(ValueError):  # another thread did
             self._supplies.remove(supply)
 
     def throttled(self, exchange: Exchange, loop: LaneLoop) -> None:
