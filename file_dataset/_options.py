@@ -37,7 +37,7 @@ class Options:
         session_kwargs: for `boto3.Session(...)`.
         s3_client_kwargs: for `session.client("s3", ...)`; its `config` is merged over one with adaptive retries.
         max_concurrency: requests in flight per process and options, at most. None: 64 to begin with, twice as many
-            where they bring more, up to 512 and within half of the free file descriptors.
+            where they bring more, up to 512; always within half of the free file descriptors.
         check_digests: compare the digest that the store offers; length and version are always compared.
         engine: what moves the bytes: `"boto3"`, or `"auto"` for the fastest that is there.
         local_paths: False refuses local inputs and outputs: for frames that strangers write. A local cell costs its row

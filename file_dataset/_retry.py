@@ -19,9 +19,10 @@ T = TypeVar("T")
 # Full jitter, as botocore's standard mode: a random share of BACKOFF_S, doubled per attempt, at most 20 s
 # (https://docs.aws.amazon.com/sdkref/latest/guide/feature-retry-behavior.html). 0.5 s is a guess.
 BACKOFF_S = 0.5
-# Where the store had too many requests, fewer a second go out from then on (`_http/rate.py`): one that was refused need
-# not wait long, while the files behind it wait for their turn.
-_REFUSED_SHARE = 0.2
+# Where the store had too many requests, fewer a second go out from then on (`_http/rate.py`; not of those that boto3
+# sends): one that was refused need not wait long at first, while the files behind it wait for their turn. After two
+# attempts the store may be down, for which the usual time is right.
+_REFUSED_SHARE, _REFUSED_ATTEMPTS = 0.2, 2
 _BACKOFF_MAX_S = 20.0
 
 
@@ -38,7 +39,8 @@ def attempt(request: Callable[[], T], *, attempts: int, cancelled: threading.Eve
         except OSError as exc:
             if cancelled.is_set() or not is_transient(exc):
                 raise
-            backoff_s = BACKOFF_S * (_REFUSED_SHARE if code_of(exc) in SLOW_DOWN_CODES else 1)
+            is_early = number <= _REFUSED_ATTEMPTS and code_of(exc) in SLOW_DOWN_CODES
+            backoff_s = BACKOFF_S * (_REFUSED_SHARE if is_early else 1)
             if number == attempts:
                 exc.strerror = f"{exc.strerror or exc} (after {number} attempts)"
                 raise

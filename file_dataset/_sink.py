@@ -315,7 +315,8 @@ def _new_file_below(directory: str, path: str, *, is_first: bool) -> int:
 class Part:
     """A run of bytes of one object, `start` to `stop`, that arrives in order over one connection at a time.
 
-    Its end may be cut off while it arrives, up to what its connection has claimed. `received` counts what was written.
+    While it arrives, bytes that its connection has not claimed may be cut off its end. `received` counts what was
+    written.
     """
 
     __slots__ = ("claimed", "hasher", "received", "sink", "start", "stop")

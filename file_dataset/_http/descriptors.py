@@ -7,7 +7,10 @@ import resource
 
 
 def free() -> int | None:
-    """Return how many descriptors are free, or may be where the system does not show them; None: there is no bound."""
+    """Return how many descriptors are free; None: there is no bound.
+
+    Where the system does not show which are open, that is the limit itself.
+    """
     most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if most == resource.RLIM_INFINITY:
         return None

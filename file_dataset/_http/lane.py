@@ -62,7 +62,7 @@ class IdleConnection(Protocol):
 
 
 class Lane:
-    """Requests to one store: so many in flight, and so many a second, as bring most and as the store takes.
+    """Requests to one store: as many in flight as bring most, and as many a second as the store accepts.
 
     What was submitted comes first, in its order; then ranges of large objects, of the one with fewest in flight.
     """
@@ -126,7 +126,8 @@ class Lane:
         for supply in supplies:
             if (exchange := supply.more(max(1, self.width // len(supplies)))) is not None:
                 return exchange
-            self.shut(supply)  # parts only become smaller: it will have nothing more
+            # parts only become smaller; that slower connections would make its last ranges worth it is rare
+            self.shut(supply)
         return None
 
     def open(self, supply: Supply) -> None:
@@ -200,7 +201,7 @@ class OffloadedLane(Lane):
         self._home.call(lambda: self._lane.answered(exchange, self._home))
 
     def moved(self) -> None:
-        """Take note of it in the lane; that one is counted for another is no matter."""
+        """Take note of it in the lane; two threads that count at once may count one, which does no harm."""
         self._lane.moves += 1
 
     def ended(self) -> None:

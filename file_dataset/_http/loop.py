@@ -125,9 +125,12 @@ class Loop:
 
     def _wake(self) -> None:
         if self._is_asleep:
-            self._is_asleep = False
-            with contextlib.suppress(BlockingIOError):
+            # first sent, then noted: a Ctrl-C between the two must not leave a loop asleep that no caller wakes again
+            try:  # noqa: SIM105  # suppress() is Python code, in which a signal could come
                 self._wake_out.send(b"\0")
+            except BlockingIOError:
+                pass
+            self._is_asleep = False
 
     # on the loop's thread
 

@@ -25,8 +25,9 @@ class Rate:
 
     After a refusal it is a little less than what the store accepted in the last second. It grows as CUBIC does, slowly
     near the last refusal and then faster (https://datatracker.ietf.org/doc/html/rfc9438), until there is no bound.
-    What was accepted in less than a second shows little: from there it doubles until the next refusal. Where all is
-    refused it stops, for 0.05 s and then for twice as long each time.
+    If requests were accepted for less than a second before it, that count proves little: the rate then doubles every
+    0.1 s until the next refusal. After a refusal nothing goes out for 0.05 s, and for twice as long each time that the
+    next request is refused as well.
     """
 
     def __init__(self) -> None:
@@ -84,6 +85,8 @@ class Rate:
         if not self._is_known:
             return _SHARE * min(self._recent(now_s), self._per_s)
         accepted = sum(count for _, count in self._accepted) / _SPAN_S
+        if self._per_s == math.inf:
+            return _SHARE * accepted
         if accepted > _STEADY * self._per_s:
             return _SHARE * self._per_s
         # so many were not sent, or not accepted: how many are, the next refusals will show

@@ -23,8 +23,8 @@ class Window:
     """The most requests in flight at a time.
 
     A round is as many answers as there are places. Where all places were taken for a whole round while the loop waited,
-    there are twice as many. They are kept when the next but one round brings more answers a second: connections are
-    made in the next.
+    there are twice as many. The next round makes the connections; they are kept if the round after it brings 1.2 times
+    as many answers a second.
     """
 
     def __init__(self, first: int, most: Callable[[], int] | None = None) -> None:

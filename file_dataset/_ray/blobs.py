@@ -63,11 +63,11 @@ def blob_reader(  # noqa: PLR0913  # each is a choice of the user's
 
     One HEAD per file of at most 16 rows, now; the rows are spread over the frame. There are fewer of them where they
     have over 64 files, or where `batch_size` is lower. Their mean size counts as that of every row, so that Ray knows
-    how much memory a task takes. Later one GET per file, more side by side for a file over 16 MiB. Bytes arrive in
+    how much memory a task takes. Later one GET per file, several side by side for a large file. Bytes arrive in
     Arrow buffers, which Ray copies into its object store once. A task reads 16 rows, then as many rows at a time as
     make 64 MiB by the mean of what it has read, at least one, and hands them over. Ray keeps them until the task hands
-    over more. So a task has twice that in memory, however large `batch_size` is, and more only where rows suddenly
-    grow.
+    over more. So a task has about twice that in memory, however large `batch_size` is. Where rows suddenly grow it has
+    more: it takes at most four times as many rows as the time before.
 
     Args:
         frame: columns of `s3://` URLs (or paths that every node can read); `id`, where it has one, comes along. A
@@ -267,7 +267,9 @@ def read_blobs(part: _Part, settings: _ReadSettings) -> Iterator[pa.Table]:
         cells = {name: column[start:end] for name, column in part.cells.items()}
         tables = [_table(cells, plain.slice(start, end - start), end - start, settings)]
         read_bytes += tables[0].nbytes
-        count = max(1, int(_HELD_BYTES * end // read_bytes)) if read_bytes else part.count
+        # at most four times as many as before: rows that were small, or not there, say little of those to come
+        more = max(1, int(_HELD_BYTES * end // read_bytes)) if read_bytes else part.count
+        count = min(more, 4 * (end - start))
         yield tables.pop()  # what has been handed over has no name here
 
 

@@ -17,7 +17,7 @@ _USUAL_OF = 8  # requests from which the next is estimated; a guess
 
 
 class Ranges:
-    """What the connections of one store bring. Threads that count at once may lose one."""
+    """What the connections of one store bring. Not locked: of two updates at the same moment one may be lost."""
 
     __slots__ = ("_bytes_s", "_first_s")
 

@@ -190,9 +190,10 @@ class TestBlobReader:
         assert pieces[0][0] == 16
         assert max(size for _, size in pieces[1:]) <= held_bytes + large_bytes
 
-    def test_a_task_of_small_rows_reads_all_of_them_after_the_first_16(self, faults, fault_options, tasks):
+    def test_a_task_of_small_rows_reads_more_of_them_each_time(self, faults, fault_options, tasks):
+        """Not all after the first 16: those to come may be large."""
         (task,) = tasks(frame_of(faults, [5] * 100), 100, fault_options)
-        assert [table.num_rows for table in task()] == [16, 84]
+        assert [table.num_rows for table in task()] == [16, 64, 20]
 
     def test_a_dataset_is_read_as_its_frame_is(self, faults, fault_options, tasks, local_ray):
         frame = frame_of(faults, [5, None] * 20)
