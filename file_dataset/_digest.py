@@ -104,6 +104,8 @@ def joined(parts: Sequence[tuple[Hasher, int]]) -> Digest | None:
 
 
 def _combine(algorithm: str) -> Callable[[int, int, int], int] | None:
+    if algorithm == "MD5":  # to load awscrt takes longer than a small object, and this is asked of each
+        return None
     from awscrt import checksums
 
     combine: Callable[[int, int, int], int] | None = getattr(checksums, f"combine_{algorithm.lower()}", None)
