@@ -106,6 +106,28 @@ def find(session_kwargs: Mapping[str, Any], client_kwargs: Mapping[str, Any]) ->
     return Plain(keys, region or _USUAL_REGION, url, trusted)
 
 
+def pinned_session(plain: Plain) -> Any:  # noqa: ANN401  # boto3 has no types
+    """Return a session of just these keys and region, whatever profile the environment names by now."""
+    import boto3
+    import botocore.session
+
+    core: Any = botocore.session.Session()
+    core._config = {"profiles": {}}  # noqa: SLF001  # what the profile had is in `plain`; it may be another one now
+    core.get_component("config_store").set_config_variable("profile", None)
+    core.set_credentials(*plain.keys)
+    return boto3.Session(botocore_session=core, region_name=plain.region)
+
+
+def pinned_client_kwargs(plain: Plain) -> dict[str, Any]:
+    """Return the arguments of a client that goes to the same place, whatever the environment says by now."""
+    from botocore.config import Config
+
+    kwargs: dict[str, Any] = {"verify": plain.verify[0]}
+    if plain.endpoint_url is None:
+        return {**kwargs, "config": Config(ignore_configured_endpoint_urls=True)}  # type: ignore[call-arg]  # the stubs do not know it
+    return {**kwargs, "endpoint_url": plain.endpoint_url}
+
+
 def _is_known(region: str | None, url: str | None) -> bool:
     if url is None:
         return region is None or bool(_REGION_OF_AWS.fullmatch(region))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from file_dataset import _defaults, _options, _plain, _secrets, _sessions
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from file_dataset._defaults import Source
     from file_dataset._options import Options
+    from file_dataset._plain import Plain
     from file_dataset._s3.router import Router
 
 logger = logging.getLogger(__name__)
@@ -69,6 +70,7 @@ class CurrentAccess:
         self._options, self._source = options, source
         self._lock = threading.Lock()
         self.held: Access | None = None  # None: there was no request yet
+        self._found: Plain | None = None  # what requests began with, which they go on with when a client is needed
         self._has_fallen_back = False
 
     def get(self, bucket: str | None = None) -> Access:
@@ -118,6 +120,7 @@ class CurrentAccess:
         found = _plain.find(options.session_kwargs or {}, options.s3_client_kwargs or {})
         if found is None:
             return None
+        self._found = found
         router = PlainRouter(found, asks_for_digests=options.check_digests)
         return Access(router, _sessions.ATTEMPTS, options.check_digests)
 
@@ -127,10 +130,14 @@ class CurrentAccess:
         from file_dataset._s3 import boto_errors
         from file_dataset._s3.router import Router
 
-        source = self._source
+        source, pinned = self._source, None if anew else self._moved_from()
+        if pinned is not None:
+            options = replace(options, s3_client_kwargs=_plain.pinned_client_kwargs(pinned))
         kwargs = options.s3_client_kwargs or {}
         try:
-            if source is not None:
+            if pinned is not None:
+                session = _plain.pinned_session(pinned)
+            elif source is not None:
                 session = _defaults.again(source.session) if anew else source.session
             else:
                 session = _sessions.new_session(options.session_kwargs or {}) if anew else options.session
@@ -152,6 +159,16 @@ class CurrentAccess:
         # what the user registers on the `s3_client` of the options given here, whatever credentials are in use by now
         own = _options.identity(self._options) if source is None else None
         return Access(Router(options, session, client, own), count, asks_for_digests, session, client)
+
+    def _moved_from(self) -> Plain | None:
+        """Return what requests began with, if environment or profile say something else by now: fn may have set them.
+
+        Files of one row would lie in different accounts.
+        """
+        options, found = self._options, self._found
+        if found is None or found == _plain.find(options.session_kwargs or {}, options.s3_client_kwargs or {}):
+            return None
+        return found
 
     def renew(self, expired: Access, error: OSError) -> None:
         """Go on with newer credentials: those of this process's own chain, read afresh.
@@ -177,7 +194,7 @@ class CurrentAccess:
                     code_of(error),
                     access.session.get_credentials().method,
                 )
-            self.held, self._has_fallen_back = access, True
+            self.held, self._has_fallen_back, self._found = access, True, None
 
 
 def _asks_for_digests(options: Options, session: Any) -> bool:  # noqa: ANN401  # boto3 has no types

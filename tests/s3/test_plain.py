@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from servers.faults import Redirect
 
 import file_dataset
-from file_dataset import InvalidDatasetError, Options, RowError, _per_process, _plain
+from file_dataset import InvalidDatasetError, Options, RowError, _defaults, _per_process, _plain
 from file_dataset._s3.access import CurrentAccess
 
 KEYS = {"aws_access_key_id": "AKID", "aws_secret_access_key": "of the options"}
@@ -384,6 +384,26 @@ options.s3_client.meta.events.register("before-send.s3", answer)
 print(read())
 """
 )
+
+
+@pytest.mark.parametrize("has_source", [False, True], ids=["Options()", "None"])
+@pytest.mark.parametrize("way", ["switch", "look"])
+def test_a_client_goes_on_with_what_the_first_request_had(has_source, way, faults, tmp_path, monkeypatch):
+    environment = IN_ENVIRONMENT | {"AWS_ENDPOINT_URL": faults.endpoint_url}
+    access_of(cases_of(environment=environment), "", tmp_path, monkeypatch)
+    faults.put("s3://bucket/a.txt", b"hello")
+    current = CurrentAccess(Options(), _defaults.source({}) if has_source else None)
+    plain = current.get("bucket")
+    # what fn sets for its own use
+    for name, text in {"AWS_ACCESS_KEY_ID": "AKIDFN", "AWS_PROFILE": "of-fn", "AWS_ENDPOINT_URL": "http://fn"}.items():
+        monkeypatch.setenv(name, text)
+    if way == "look":
+        monkeypatch.setattr(_plain, "may_be", lambda: False)
+        current.look()
+    access = current.get("bucket") if way == "look" else current.connected(plain)
+    assert not access.is_plain
+    assert looks(access, "bucket") == looks(plain, "bucket")
+    assert access.client.get_object(Bucket="bucket", Key="a.txt")["Body"].read() == b"hello"
 
 
 def test_a_mock_that_comes_after_a_plain_read_answers(faults):
