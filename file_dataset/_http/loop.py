@@ -41,6 +41,7 @@ _POOL_THREADS = 4  # for as many cores, and never less than half as many: one ma
 # One loop for two cores, at most so many. A guess: on two cores, one of them the server's, a second loop gained nothing
 # for large bodies (wall 0.9 to 1.1 x), and small ones took 1.9 x on two.
 _LOOPS = 4
+_ASLEEP_S = 5.0  # how late a loop without connections hears of a request whose caller met a Ctrl-C while it woke it
 _TICK_S = 0.25  # how late a stalled or cancelled exchange is noticed
 _LATE_S = (
     0.5  # a loop that is later than this was kept from running (a fn that holds the GIL), and no server is to blame
@@ -125,12 +126,11 @@ class Loop:
 
     def _wake(self) -> None:
         if self._is_asleep:
-            # first sent, then noted: a Ctrl-C between the two must not leave a loop asleep that no caller wakes again
+            self._is_asleep = False  # before it is sent: the loop may be asleep again by the time that this is noted
             try:  # noqa: SIM105  # suppress() is Python code, in which a signal could come
                 self._wake_out.send(b"\0")
             except BlockingIOError:
                 pass
-            self._is_asleep = False
 
     # on the loop's thread
 
@@ -153,7 +153,7 @@ class Loop:
         self._is_asleep = True  # from here on a caller wakes the loop; what came before is looked at now
         if self._calls or self._lanes or self.turns:
             self._is_asleep = False
-            wait_s: float | None = 0.0
+            wait_s = 0.0
         else:
             wait_s = self._wait_s()
         before = time.monotonic()
@@ -161,8 +161,7 @@ class Loop:
         self._is_asleep = False
         now = time.monotonic()
         self.idle_s += now - before
-        if wait_s is not None:
-            self.clock += min(now - self.now_s, wait_s + _LATE_S)
+        self.clock += min(now - self.now_s, wait_s + _LATE_S)
         self.now_s = now
         for key, mask in events:
             connection: Watched | None = key.data
@@ -182,10 +181,10 @@ class Loop:
                 connection.tick()
             self.ticked = self.clock
 
-    def _wait_s(self) -> float | None:
-        """Return how long to wait for sockets at most; None: for ever."""
+    def _wait_s(self) -> float:
+        """Return how long to wait for sockets at most."""
         due_s = [*self._paced.values(), *([self._next_tick] if self.connections else [])]
-        return max(0.0, min(due_s) - time.monotonic()) if due_s else None
+        return max(0.0, min(due_s) - time.monotonic()) if due_s else _ASLEEP_S
 
     def _start_all(self, now: float) -> None:
         for lane in [lane for lane, at in self._paced.items() if at <= now]:
