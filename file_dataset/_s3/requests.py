@@ -241,7 +241,8 @@ class Get(Request[ObjectInfo]):
             self._part = part = sink.begin(info)
             self._parts.append(part)
             sender.saw(info.size_bytes)
-            self.supply()
+            if info.size_bytes > INLINE_BYTES:
+                self.supply()
             return part
         if answer.status not in (200, 206):
             return None
