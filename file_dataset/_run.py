@@ -182,8 +182,6 @@ class Run:
 
     def _settle(self, position: int, outcome: Stored | Failed | Ended) -> None:
         """Take a row's outcome, which waits for its turn."""
-        if isinstance(outcome, Stored):  # whatever stops the run now, it is stored
-            self.tally.put(position, outcome)
         may_stop = isinstance(outcome, Ended) or (
             isinstance(outcome, Failed) and self.tally.may_stop(position, outcome)
         )
@@ -314,6 +312,8 @@ class Run:
         with self.lock:
             if self.is_stopped or flight.outcome is None:
                 return
+            if isinstance(flight.outcome, Stored):  # now: an interrupt below would find the row in nobody's hands
+                self.tally.put(flight.position, flight.outcome)
             outcome, flight.outcome = flight.outcome, None  # fn's error has frames that hold the flight
             del self.flights[flight.position]
             self.window.leaves(flight.on_disk)

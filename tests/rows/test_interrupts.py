@@ -18,7 +18,7 @@ import pytest
 from helpers import forward, impatient_options, until
 
 import file_dataset
-from file_dataset import Pipeline, PipelineResult, _overwrites, _run
+from file_dataset import Pipeline, PipelineResult, _overwrites, _run, _window
 from file_dataset._interrupts import Interrupts
 from file_dataset._s3.store import S3Store
 
@@ -152,6 +152,22 @@ def test_an_interrupt_that_comes_when_all_rows_are_done_carries_the_whole_result
     with pytest.raises(KeyboardInterrupt) as caught:
         on(forward).run(rows)
     assert len(caught.value.result.manifest) == len(rows)
+
+
+def test_an_interrupt_while_a_stored_row_is_taken_note_of_does_not_lose_it(rows, on, monkeypatch):
+    leaves = _window.Window.leaves
+
+    def interrupted(self, row):
+        monkeypatch.undo()
+        signal.raise_signal(signal.SIGINT)
+        leaves(self, row)
+
+    monkeypatch.setattr(_window.Window, "leaves", interrupted)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        on(forward, prefetch=0).run(rows)
+    result = caught.value.result
+    assert result.files["id"].tolist() == result.manifest["id"].tolist() == [0]
+    assert result.unprocessed_rows["id"].tolist() == list(range(1, 20))
 
 
 def test_a_second_interrupt_gives_up_the_wait_for_transfers(paced, six, tmp_path, monkeypatch):
