@@ -77,9 +77,13 @@ def copy_out(transfers: Sequence[Transfer[Location]], stores: Stores, extra_args
         RowError: files that failed, every one of them, with the URL that was to be written, and what was replaced.
     """
     moving = Moving(transfers, stores, "upload", threading.Event())
-    moving.store(extra_args, lambda: None)
-    moving.wait()
-    moving.finish_out()
+    try:
+        moving.store(extra_args, lambda: None)
+        moving.wait()
+        moving.finish_out()
+    except BaseException:
+        moving.abandon()
+        raise
 
 
 class Moving:
@@ -168,7 +172,7 @@ class Moving:
                 yield self._stores.of(place).silence, str(shown)
 
     def wait(self) -> None:
-        """Wait until all have ended; one that is interrupted leaves nothing behind."""
+        """Wait until all have ended; who is interrupted is to `abandon` them."""
 
         def silence() -> Silence:
             return next((one for one, _ in self.silent()), Silence())
@@ -176,14 +180,16 @@ class Moving:
         def late() -> str:
             return awaited([place for _, place in self.silent()])
 
-        try:
-            for _, future in self._running:
-                if not future.done():
-                    _wait(future, self._cancelled, silence, late)
-        except BaseException:
-            self._cancelled.set()
-            wait(self.give_up(), timeout=_GRACE_S)
-            raise
+        for _, future in self._running:
+            if not future.done():
+                _wait(future, self._cancelled, silence, late)
+
+    def abandon(self) -> None:
+        """Cancel what has begun, and leave no file behind but those that have their names."""
+        self._cancelled.set()
+        wait(self.give_up(), timeout=_GRACE_S)
+        for sink in self._sinks:  # where all had ended
+            sink.discard()
 
     def give_up(self) -> list[Future[ObjectInfo]]:
         """Leave no file behind; return the uploads that have begun, and abort what they began.

@@ -147,6 +147,30 @@ def test_ctrl_c_at_any_moment_leaves_nothing_and_lists_what_is_there(tmp_path, p
     assert interrupted > 50
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # in a generator that is closed
+def test_ctrl_c_at_any_moment_of_write_files_leaves_no_part_of_a_file(tmp_path):
+    files = {}
+    for name in ("a.txt", "b.txt", "sub/c.txt"):
+        files[name] = tmp_path / name.replace("/", "-")
+        files[name].write_text(name)
+    out = tmp_path / "out"
+    out.mkdir()
+    with Interrupted() as moments:
+        file_dataset.write_files(files, into_path=out, id=1)
+    interrupted = 0
+    for number in range(1, moments.seen + 1):
+        shutil.rmtree(out)
+        out.mkdir()
+        try:
+            with Interrupted(number):
+                file_dataset.write_files(files, into_path=out, id=1)
+        except KeyboardInterrupt:
+            interrupted += 1
+        there = {str(path.relative_to(out / "1")) for path in out.rglob("*") if path.is_file()}
+        assert there <= set(files), f"moment {number} of {moments.seen}"
+    assert interrupted > 50
+
+
 def test_a_row_that_was_stored_when_ctrl_c_came_is_listed(paced, on, six):
     places = []
 

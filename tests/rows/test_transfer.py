@@ -159,3 +159,23 @@ def test_an_output_that_is_gone_by_then_is_told_beside_those_that_are_stored(tmp
         _transfer.copy_out(transfers, _stores.Stores(options_for(faults.endpoint_url)), {})
     assert [failure.file for failure in caught.value.failures] == ["gone.bin"]
     assert faults.body("s3://bucket/a.bin") == b"x"
+
+
+def test_ctrl_c_while_uploads_are_begun_cancels_those_that_are(tmp_path, monkeypatch, faults):
+    begun = []
+
+    def upload(self, source, target, *, extra_args, cancelled):
+        if begun:
+            raise KeyboardInterrupt
+        begun.append((Future(), cancelled))
+        return begun[0][0]
+
+    monkeypatch.setattr(S3Store, "upload", upload)
+    files = {name: tmp_path / name for name in ("a.txt", "b.txt")}
+    for path in files.values():
+        path.write_text("x")
+    with pytest.raises(KeyboardInterrupt):
+        file_dataset.write_files(files, into_path="s3://bucket/out", id=1, options=options_for(faults.endpoint_url))
+    ((future, cancelled),) = begun
+    assert cancelled.is_set()
+    assert future.cancelled()
