@@ -7,7 +7,7 @@ import functools
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
-from file_dataset import _transfer
+from file_dataset import _silence
 
 if TYPE_CHECKING:
     import threading
@@ -57,7 +57,7 @@ class News:
                     if silence not in entered:
                         entered.add(silence)
                         waits.enter_context(silence.waits())
-                    silence.look(functools.partial(_transfer.awaited, places))
+                    silence.look(functools.partial(_silence.awaited, places))
 
     def _has_come(self) -> bool:
         with self._lock:

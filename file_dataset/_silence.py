@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
 logger = logging.getLogger(__name__)
 
@@ -65,3 +65,9 @@ class Silence:
         logger.warning(
             "waiting for %s: no byte has moved for %.0f s, since %s", awaited(), quiet_s, since.strftime("%H:%M:%S %Z")
         )
+
+
+def awaited(places: Sequence[str]) -> str:
+    """Return the first of what is waited for, and how many more there are."""
+    more = f" and {len(places) - 1} more" if len(places) > 1 else ""
+    return f"{places[0] if places else 'the last of them'}{more}"

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeAlias, TypeVar
 
 from file_dataset._errors import Failure, RowError, is_fatal, is_unanswered, store_error
 from file_dataset._local_file import LocalFile
-from file_dataset._silence import Silence
+from file_dataset._silence import Silence, awaited
 from file_dataset._sink import ObjectInfo, Sink
 
 if TYPE_CHECKING:
@@ -273,12 +273,6 @@ class Moving:
     def _failure(self, transfer: Transfer[Any], error: OSError) -> Failure:
         url = transfer.target if isinstance(transfer.source, LocalFile) else transfer.source
         return Failure.of(transfer.row_id, self._stage, error, file=transfer.file, url=url)
-
-
-def awaited(places: Sequence[str]) -> str:
-    """Return the first of what is waited for, and how many more there are."""
-    more = f" and {len(places) - 1} more" if len(places) > 1 else ""
-    return f"{places[0] if places else 'the last of them'}{more}"
 
 
 def _sink_of(transfer: Transfer[Any], cancelled: threading.Event, is_new: dict[str, bool]) -> Sink:
@@ -585,7 +579,7 @@ def _ended(
 
 
 def _wait(
-    future: Future[Any], cancelled: threading.Event, silence: Callable[[], Silence], awaited: Callable[[], str]
+    future: Future[Any], cancelled: threading.Event, silence: Callable[[], Silence], late: Callable[[], str]
 ) -> None:
     # not result(timeout=...): the transfer's own TimeoutError would look the same
     wait([future], timeout=_POLL_S)
@@ -597,7 +591,7 @@ def _wait(
         while not future.done():
             wait([future], timeout=_POLL_S)
             _check(cancelled)
-            watch.look(awaited)
+            watch.look(late)
 
 
 def _check(cancelled: threading.Event) -> None:
