@@ -175,8 +175,11 @@ class Run:
 
     def _look_ahead(self) -> None:
         """Have more rows ahead, where it is files that fn waits for."""
+        if self.in_fn >= self.settings.slots or not self.window.may_grow:
+            return
+        free_bytes = _free_bytes(self.prepared)  # not under the lock: a disk that hangs must not stop all transfers
         with self.lock:
-            grows = self.in_fn < self.settings.slots and self._has_more() and self.window.fn_waits()
+            grows = self._has_more() and self.window.fn_waits(free_bytes)
         if grows:
             self._fill()
 

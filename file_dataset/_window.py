@@ -1,7 +1,7 @@
 """How many rows have files on disk: as given, or as many as keep fn from waiting, within a share of the disk.
 
-Pure but for the free bytes that it asks for. A run asks it before each row that it begins, and reports to it what
-becomes of the rows, one thread at a time.
+Pure but for the free bytes that it asks for at the start. A run asks it before each row that it begins, and reports to
+it what becomes of the rows, one thread at a time.
 """
 
 from __future__ import annotations
@@ -87,14 +87,14 @@ class Window:
         Args:
             settings: what the Pipeline was given.
             files: the most files of a row.
-            free_bytes: asks the disk; called at the start, and before each growth.
+            free_bytes: asks the disk; called once, where no number was given.
             kept: what earlier runs of the same pipeline left; this one leaves there what it learns.
         """
         self.is_chosen = settings.prefetch is None
         self._kept = kept or Kept()
         self.prefetch = self._kept.prefetch if settings.prefetch is None else settings.prefetch
         self._slots, self._has_workers = settings.slots, bool(settings.worker_count)
-        self._files, self._free_bytes = files, free_bytes
+        self._files = files
         self._sizes = self._kept.sizes
         self._rows: set[OnDisk] = set()
         self._bytes = self._arriving_bytes = self._unseen = self._unreturned = 0
@@ -136,12 +136,17 @@ class Window:
     def _row_bytes(self) -> float:
         return self._files * self._sizes.per_file + self._sizes.outputs_per_row
 
-    def fn_waits(self) -> bool:
-        """Double, where fn waits for files again; return whether there is room for more rows now.
+    @property
+    def may_grow(self) -> bool:
+        """Whether it is to be asked to, when fn waits.
 
         Not twice for one wait, and not before the first row has come: no row ahead can spare fn that wait.
         """
-        if not self.is_chosen or not self._has_taken:
+        return self.is_chosen and self._has_taken
+
+    def fn_waits(self, free_bytes: int) -> bool:
+        """Double, where fn waits again; return whether there is room for more rows now."""
+        if not self.may_grow:
             return False
         if self.prefetch >= MOST_ROWS:
             self._why = "the most"
@@ -149,13 +154,13 @@ class Window:
         if self._arriving_bytes >= ENOUGH_BYTES:
             self._why = f"{self._arriving_bytes} bytes of rows that were on their way are enough"
             return False
-        self._budget = budget_bytes(self._free_bytes() + self._bytes)
+        self._budget = budget_bytes(free_bytes + self._bytes)
         if not self._fits():
             self._why = f"the disk budget is {self._budget} bytes"
             return False
         self.prefetch = self._kept.prefetch = min(2 * max(1, self.prefetch), MOST_ROWS)
         self._has_taken = False
-        self._why = "grown while fn waited for files"
+        self._why = "grown while fn waited for files or places"
         return True
 
     # what becomes of a row
