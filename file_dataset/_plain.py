@@ -57,7 +57,7 @@ class Plain:
 def may_be() -> bool:
     """Return whether nothing in this process can have to do with boto3's requests.
 
-    Mocks and handlers need botocore's client: where that is not loaded, there is none of them.
+    Mocks and handlers need botocore's client: where that is not loaded, there are none.
     """
     return "botocore.client" not in sys.modules
 
@@ -76,7 +76,7 @@ def find(session_kwargs: Mapping[str, Any], client_kwargs: Mapping[str, Any]) ->
         or not client_kwargs.keys() <= _OF_CLIENT
         or not all(isinstance(text, str) and text for text in texts)
         or not isinstance(verify, bool | str | None)
-        or verify == ""  # False is none
+        or verify == ""  # False, on the other hand, turns the check of certificates off
         or environment.get("AWS_REGION") not in (None, environment.get("AWS_DEFAULT_REGION"))
         or _has_proxies()
         or os.path.exists(os.path.expanduser("~/.aws/models"))  # noqa: PTH110, PTH111  # as botocore
@@ -107,7 +107,7 @@ def find(session_kwargs: Mapping[str, Any], client_kwargs: Mapping[str, Any]) ->
 
 
 def pinned_session(plain: Plain) -> Any:  # noqa: ANN401  # boto3 has no types
-    """Return a session of just these keys and region, whatever profile the environment names by now."""
+    """Return a session of these keys and region alone; a profile that the environment names by now is not read."""
     import boto3
     import botocore.session
 
@@ -119,7 +119,7 @@ def pinned_session(plain: Plain) -> Any:  # noqa: ANN401  # boto3 has no types
 
 
 def pinned_client_kwargs(plain: Plain) -> dict[str, Any]:
-    """Return the arguments of a client that goes to the same place, whatever the environment says by now."""
+    """Return the arguments of a client that goes to the same place, also where the environment has changed."""
     from botocore.config import Config
 
     kwargs: dict[str, Any] = {"verify": plain.verify[0]}

@@ -107,8 +107,8 @@ class Run:
         self.in_fn = 0
         self.calls = Calls(prepared, idle_workers)
         self.interrupts = Interrupts()  # those of a caller that has begun to hold them, where there is one
-        # shared, under the lock: which row is next, who has files on disk, and what became of it; nobody who holds the
-        # lock waits for anything, for the thread that moves all bytes takes it too
+        # shared, under the lock: which row is next, which rows have files on disk, and what became of them. A thread
+        # that holds the lock must not wait for anything, because the thread that moves all bytes takes it too
         self.lock = threading.RLock()
         self.next = 0
         self.is_stopped = False
@@ -315,7 +315,7 @@ class Run:
         with self.lock:
             if self.is_stopped or flight.outcome is None:
                 return
-            if isinstance(flight.outcome, Stored):  # now: an interrupt below would find the row in nobody's hands
+            if isinstance(flight.outcome, Stored):  # now: an interrupt in the lines below would lose the row
                 self.tally.put(flight.position, flight.outcome)
             outcome, flight.outcome = flight.outcome, None  # fn's error has frames that hold the flight
             del self.flights[flight.position]
@@ -339,7 +339,7 @@ class Run:
         self.todo.append(flight)
         self.news.came()
 
-    # whatever thread moves bytes: it must not wait
+    # called by the threads that move bytes, which must not wait
 
     def _begins_file(self, flight: Flight, more_bytes: int, is_first: bool) -> None:  # noqa: FBT001  # as called
         with self.lock:

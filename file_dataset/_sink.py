@@ -355,7 +355,7 @@ class Part:
         return self.stop - self.start - max(self.claimed, self.received)
 
     def claim(self, most: int) -> int:
-        """Return how many of the next bytes, `most` at most, the connection may take: nobody cuts them off."""
+        """Return how many of the next bytes, `most` at most, the connection may take: they are not cut off any more."""
         with self.sink.lock:
             count = min(most, self.stop - self.start - self.claimed)
             self.claimed += count

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import compress
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from file_dataset import _frame, _verdict
 from file_dataset._columns import Records
@@ -56,32 +56,40 @@ class Failed:
 
 
 Outcome: TypeAlias = Stored | Failed
+T = TypeVar("T")
 
 
-class StoredRows(Mapping[int, Stored]):
-    """The rows that are stored, by position; a `Stored` is made of its columns when it is asked for."""
+class _Rows(Mapping[int, T]):
+    """Rows by position, whose values are made of the columns of their records when they are asked for."""
+
+    def __init__(self, records: Records) -> None:
+        self.records = records
+
+    def __contains__(self, position: object) -> bool:
+        return position in self.records
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.records)
+
+
+class StoredRows(_Rows[Stored]):
+    """The rows that are stored."""
 
     def __init__(self, total: int) -> None:
-        self.outputs = Records(total, _frame.FILES_COLUMNS[1:], numbers=["size_bytes"], few=["file"])
+        super().__init__(Records(total, _frame.FILES_COLUMNS[1:], numbers=["size_bytes"], few=["file"]))
         self._without_digest = array("q", [0]) * total
 
     def put(self, position: int, row: Stored) -> None:
         """Take a row; one that was put before stays as it is."""
         files = {file.file: file for file in row.files}
-        if self.outputs.put(position, (_record(name, files.get(name)) for name in row.outputs)):
+        if self.records.put(position, (_record(name, files.get(name)) for name in row.outputs)):
             self._without_digest[position] = row.without_digest
 
-    def __contains__(self, position: object) -> bool:
-        return position in self.outputs
-
-    def __len__(self) -> int:
-        return len(self.outputs)
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self.outputs)
-
     def __getitem__(self, position: int) -> Stored:
-        records = self.outputs.of(position)
+        records = self.records.of(position)
         files = tuple(_frame.StoredFile(position, *record) for record in records if record[1] is not None)
         return Stored({record[0]: record[1] for record in records}, files, self._without_digest[position])
 
@@ -94,7 +102,7 @@ class StoredRows(Mapping[int, Stored]):
         """Return where the outputs of these rows lie: first those that are promised, then others as rows have them."""
         total = len(self._without_digest)
         found: dict[str, list[str | None]] = {name: [None] * total for name in promised}
-        positions, columns = self.outputs.in_order()
+        positions, columns = self.records.in_order()
         for position, name, location in zip(positions, columns["file"], columns["location"], strict=True):
             if name not in found:
                 found[name] = [None] * total
@@ -103,7 +111,7 @@ class StoredRows(Mapping[int, Stored]):
 
     def files(self) -> tuple[Positions, dict[str, Sequence[Any]]]:
         """Return the row of each stored file, and the columns of the frame of files."""
-        positions, columns = self.outputs.in_order()
+        positions, columns = self.records.in_order()
         is_there = [location is not None for location in columns["location"]]
         if all(is_there):
             return positions, dict(columns)
@@ -115,28 +123,19 @@ def _record(name: str, file: _frame.StoredFile | None) -> tuple[str, str | None,
     return (name, file.location, file.size_bytes, file.etag, file.checksum) if file else (name, None, 0, None, None)
 
 
-class FailedRows(Mapping[int, tuple[Failure, ...]]):
-    """The failures of the rows that failed, by position; each `Failure` is made of its columns when it is asked for."""
+class FailedRows(_Rows[tuple[Failure, ...]]):
+    """The failures of the rows that failed."""
 
     def __init__(self, total: int) -> None:
         few = ["error_stage", "error_file", "error_type", "error_code"]
-        self.errors = Records(total, _frame.FAILURE_COLUMNS, few=few)
+        super().__init__(Records(total, _frame.FAILURE_COLUMNS, few=few))
 
     def put(self, position: int, failures: Iterable[Failure]) -> bool:
         """Take a row; return False where it was put before, and stays as it is."""
-        return self.errors.put(position, map(_values, failures))
-
-    def __contains__(self, position: object) -> bool:
-        return position in self.errors
-
-    def __len__(self) -> int:
-        return len(self.errors)
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self.errors)
+        return self.records.put(position, map(_values, failures))
 
     def __getitem__(self, position: int) -> tuple[Failure, ...]:
-        return tuple(Failure(*record) for record in self.errors.of(position))
+        return tuple(Failure(*record) for record in self.records.of(position))
 
 
 # of a failure, in the order of the columns
@@ -144,7 +143,7 @@ _values = attrgetter(*(name.removeprefix("error_") for name in _frame.FAILURE_CO
 
 
 class Tally:
-    """The outcomes of rows, by position, in whatever order they are put."""
+    """The outcomes of rows, by position; they may be put in any order."""
 
     def __init__(  # noqa: PLR0913  # what a verdict takes
         self,
@@ -299,17 +298,17 @@ class Tally:
         Args:
             rows: the input, as far as it is known; positions are those of its frame.
         """
-        is_stored, has_failed = self.stored.outputs.known(), self.failed.errors.known()
+        is_stored, has_failed = self.stored.records.known(), self.failed.records.known()
         is_record = self._settings.on_failure == "record"
         keep = (is_stored | has_failed if is_record else is_stored).nonzero()[0]
         promised = self._contract.names if self._contract else ()
         manifest = _frame.manifest(rows, self.stored.columns(promised, keep), keep=keep)
         if is_record:
-            manifest = _frame.with_failures(manifest, self.failed.errors.firsts(keep))
+            manifest = _frame.with_failures(manifest, self.failed.records.firsts(keep))
         return PipelineResult(
             rows.frame,
             manifest,
-            _frame.failures_frame(rows, *self.failed.errors.in_order()),
+            _frame.failures_frame(rows, *self.failed.records.in_order()),
             _frame.files_frame(rows, *self.stored.files()),
             self.stored.without_digest,
             self.hint(),

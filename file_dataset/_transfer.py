@@ -109,7 +109,7 @@ class Moving:
             began: hears of each file's size as soon as the store has said it.
             then: called when the last of them has ended, by the thread that ends it: it must not wait for anything.
         """
-        self._sinks = [_Told(transfer.target, self._cancelled, began) for transfer in self._transfers]
+        self._sinks = [_Announced(transfer.target, self._cancelled, began) for transfer in self._transfers]
         self._begin(self._download, then)
 
     def store(self, extra_args: Mapping[str, Any], then: Callable[[], object]) -> None:
@@ -380,21 +380,21 @@ def _unread(file: Wanted, error: OSError) -> Failure:
     return Failure.of(file.row_id, "download", error, file=file.file, url=file.at)
 
 
-class _Told(Sink):
-    """A sink that says how many bytes are to come before they come."""
+class _Announced(Sink):
+    """A sink that announces how many bytes are to come before they come."""
 
-    __slots__ = ("_began", "_told_bytes")
+    __slots__ = ("_announced_bytes", "_began")
 
     def __init__(self, target: str, cancelled: threading.Event, began: Began) -> None:
         super().__init__(target, cancelled, is_alone=True)
         self._began = began
-        self._told_bytes: int | None = None
+        self._announced_bytes: int | None = None
 
     def begin(self, info: ObjectInfo) -> Part:
-        """Start at the first byte, and say how many there are."""
+        """Start at the first byte, and announce how many there are."""
         part = super().begin(info)
-        told, self._told_bytes = self._told_bytes, info.size_bytes
-        self._began(info.size_bytes - (told or 0), told is None)
+        before, self._announced_bytes = self._announced_bytes, info.size_bytes
+        self._began(info.size_bytes - (before or 0), before is None)
         return part
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import collections
-import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+from helpers import python_calls
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -743,18 +742,6 @@ MANY = {
     "string cells": (str, object, "string"),
     "Arrow cells": (str, object, ARROW_TEXT),
 }
-
-
-def python_calls(call):
-    """Count the Python functions that are entered, generators that are resumed among them."""
-    seen = collections.Counter()
-    before = sys.getprofile()
-    sys.setprofile(lambda _frame, event, _value: seen.update([event]))
-    try:
-        call()
-    finally:
-        sys.setprofile(before)
-    return seen["call"]
 
 
 def calls_for_many_rows(kind, id_dtype, cell_dtype):

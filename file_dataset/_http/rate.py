@@ -8,9 +8,9 @@ from collections import deque
 _SPAN_S = 1.0  # stores count by the second
 _STEP_S = 0.1
 _SHARE = 0.95  # of what was accepted lately: what was refused shows that this is all; a guess
-_STEADY = 0.7
+_STEADY = 0.7  # of the rate: where more was accepted, requests did go out at that rate; a guess
 _LEAST_SHARE = 0.7  # of the rate at the refusal: CUBIC's
-_UNTRIED = 2.0  # of what was accepted lately: a rate that nobody has tried is no rate
+_UNTRIED = 2.0  # of what was accepted lately: a faster rate was never tried, so it is not known to work
 _RECENT = 3  # tenths of a second that are counted for it
 _PAUSE_S = 0.05  # a guess, as is the longest
 _PAUSE_MAX_S = 1.6
@@ -89,7 +89,7 @@ class Rate:
             return _SHARE * accepted
         if accepted > _STEADY * self._per_s:
             return _SHARE * self._per_s
-        # so many were not sent, or not accepted: how many are, the next refusals will show
+        # fewer were sent, or fewer accepted, than the rate says: the next refusals will show how many are
         return min(_LEAST_SHARE * self._per_s, _UNTRIED * accepted)
 
     def _recent(self, now_s: float) -> float:

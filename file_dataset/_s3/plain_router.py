@@ -35,7 +35,7 @@ class PlainRouter:
             asks_for_digests: of each GET and HEAD.
 
         Raises:
-            InvalidDatasetError: the CA file is not there, or is none.
+            InvalidDatasetError: the CA file is not there, or holds no certificate.
         """
         self._plain, self._asks_for_digests = plain, asks_for_digests
         self.keys = plain.keys[0], plain.keys[2]

@@ -58,24 +58,24 @@ _PATIENT_QUICK = (peers.Boto3Loop.name, peers.Awscrt.name)
 
 
 def untuned(scheme: str, pairs: int) -> list[Cell]:
-    """Return column C: stores like the real ones, everybody with defaults; ours in sweeps beside."""
+    """Return column C: stores like the real ones, every contender with its defaults; ours in sweeps beside."""
     cloud, late, refusing = (f"{store}-{scheme}" for store in ("cloud", "late", "refusing"))
     loop = (peers.Boto3Loop.name,)
     small = tuple(name for name in _C if name != peers.Boto3Loop.name) + _SWEEP  # a loop takes two minutes
     patient = (*loop, peers.Boto3Files.name, peers.Pyarrow.name, peers.S3dlio.name)  # small files: 5 to 40 s
-    told = {"pairs": pairs, "in_flight": None}
+    defaults = {"pairs": pairs, "in_flight": None}
     return [
-        Cell("C", "download", L, cloud, _C, once=loop, **told),
-        Cell("C", "upload", L, cloud, _C, once=loop, **told),
-        Cell("C", "download", L_ONE, cloud, _C, once=loop, **told),
-        Cell("C", "pipeline", L_ROWS, cloud, _C_ROWS + _ROWS_SWEEP[:4], **told),
-        Cell("C", "pipeline", S_ROWS, late, _C_ROWS + _ROWS_SWEEP[2:], once=loop, **told),
-        Cell("C", "download", S, late, small, once=patient, **told),
-        Cell("C", "upload", S, late, small, once=patient, **told),
-        Cell("C", "sizes", S, late, small, once=patient, **told),
+        Cell("C", "download", L, cloud, _C, once=loop, **defaults),
+        Cell("C", "upload", L, cloud, _C, once=loop, **defaults),
+        Cell("C", "download", L_ONE, cloud, _C, once=loop, **defaults),
+        Cell("C", "pipeline", L_ROWS, cloud, _C_ROWS + _ROWS_SWEEP[:4], **defaults),
+        Cell("C", "pipeline", S_ROWS, late, _C_ROWS + _ROWS_SWEEP[2:], once=loop, **defaults),
+        Cell("C", "download", S, late, small, once=patient, **defaults),
+        Cell("C", "upload", S, late, small, once=patient, **defaults),
+        Cell("C", "sizes", S, late, small, once=patient, **defaults),
         Cell("C", "download", S_MANY, refusing, _REFUSED, pairs=2, in_flight=None),
-        Cell("C", "download", L, cloud, _BEST, cold=True, **told),
-        Cell("C", "download", S, late, _BEST, cold=True, **told),
+        Cell("C", "download", L, cloud, _BEST, cold=True, **defaults),
+        Cell("C", "download", S, late, _BEST, cold=True, **defaults),
         Cell("C", "new", ONE, scheme, _NEW, pairs=7, in_flight=None),
     ]
 
@@ -88,7 +88,7 @@ def full() -> list[Cell]:
     """
     engine, files = (peers.OursBoto3.name,), (peers.Boto3Files.name,)
     slow = (*engine, *files)
-    told = [
+    tuned = [
         Cell("A", "download", S, "http", _A + engine + files, once=slow),
         Cell("A", "upload", S, "http", _A),
         Cell("A", "sizes", S, "http", _A),
@@ -109,13 +109,13 @@ def full() -> list[Cell]:
         Cell("B", "download", L, "tls", _B),
         Cell("B", "upload", L, "tls", _B),
     ]
-    told = [replace(cell, pairs=5) for cell in told]
-    return told + chosen(untuned("http", 4), contenders=_ON_HTTP) + untuned("tls", 4)
+    tuned = [replace(cell, pairs=5) for cell in tuned]
+    return tuned + chosen(untuned("http", 4), contenders=_ON_HTTP) + untuned("tls", 4)
 
 
 def quick() -> list[Cell]:
     """Return the cells of `make bench-quick`: three minutes, with L of 64 MiB."""
-    told = [
+    tuned = [
         Cell("A", "download", S, "http", _BEST),
         Cell("A", "upload", S, "http", _BEST),
         Cell("A", "sizes", S, "http", _BEST),
@@ -127,7 +127,7 @@ def quick() -> list[Cell]:
         for cell in untuned("tls", 3)
         if not cell.cold
     ]
-    return [replace(cell, pairs=5) for cell in told] + chosen(real, contenders=_QUICK)
+    return [replace(cell, pairs=5) for cell in tuned] + chosen(real, contenders=_QUICK)
 
 
 def chosen(

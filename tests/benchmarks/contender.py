@@ -28,7 +28,7 @@ class Place:
     listener: Listener
     scratch: Path
     column: str
-    in_flight: int | None  # None: not told
+    in_flight: int | None  # None: its own default
 
     @property
     def is_bare(self) -> bool:
@@ -51,7 +51,7 @@ class Contender:
     def run_child(self, command: list[str | Path], text: str = "", env: dict[str, str] | None = None) -> None:
         """Run a command to its end, and keep the most memory it held, looked at every 10 ms.
 
-        What the kernel tells of a child that ended includes the process that forked it.
+        What the kernel counts for a child that ended includes the process that forked it.
         """
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, env=env) as child:
             assert child.stdin is not None

@@ -2,8 +2,8 @@
 
 A timed contender lives in a process that made its client and opened its connections before the clock. Contenders take
 turns, one run each per round, and every round begins with another one: a pair is two runs of one round. Peak memory is
-that of fresh processes, each after one 16 KiB object and again after its run: the difference is told. In a cold cell
-every run has a process of its own, which moved one 16 KiB object before.
+that of fresh processes, each after one 16 KiB object and again after its run: the difference is reported. In a cold
+cell every run has a process of its own, which moved one 16 KiB object before.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Cell:
     contenders: tuple[str, ...]
     pairs: int = 7
     peaks: int = 0
-    in_flight: int | None = 64  # None: not told
+    in_flight: int | None = 64  # None: its own default
     pinned: bool = False
     cold: bool = False
     once: tuple[str, ...] = ()  # contenders that take so long that one run must do

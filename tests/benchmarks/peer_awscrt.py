@@ -31,16 +31,16 @@ class Awscrt(Contender):
             tls = io.ClientTlsContext(context).new_connection_options()
         provider = auth.AwsCredentialsProvider.new_static(ACCESS_KEY, SECRET_KEY)
         signing = s3.create_default_s3_signing_config(region=REGION, credential_provider=provider)
-        told: dict[str, Any] = {}
+        tuning: dict[str, Any] = {}
         if place.in_flight:
-            # its default of 10 Gbit/s opens 25 connections, whatever the next line says
-            told = {"throughput_target_gbps": 100, "max_active_connections_override": place.in_flight}
+            # its default of 10 Gbit/s opens 25 connections, also with the argument of the next line
+            tuning = {"throughput_target_gbps": 100, "max_active_connections_override": place.in_flight}
         self._client = s3.S3Client(
             region=REGION,
             signing_config=signing,
             tls_mode=s3.S3RequestTlsMode.ENABLED if tls else s3.S3RequestTlsMode.DISABLED,
             tls_connection_options=tls,
-            **told,
+            **tuning,
         )
         self._host = place.listener.url.partition("://")[2]
 

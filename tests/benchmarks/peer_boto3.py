@@ -34,7 +34,7 @@ class Boto3(Contender):
     """What most people write."""
 
     name = "boto3, 32 threads"
-    does = "get_object, put_object, head_object in a ThreadPoolExecutor(32); 128 threads where 128 are told"
+    does = "get_object, put_object, head_object in a ThreadPoolExecutor(32); 128 threads for 128 in flight"
 
     def __init__(self, place: Place) -> None:
         super().__init__(place)
@@ -116,7 +116,7 @@ class Boto3Files(Boto3):
 
 
 class Boto3Loop(Boto3Files):
-    """The loop that everybody writes."""
+    """The loop that users write first."""
 
     name = "boto3 loop"
     does = "client.download_file, upload_file, head_object, one after the other; rows: one after the other, too"

@@ -111,7 +111,7 @@ class Obstore(Contender):
 
 
 class Obstore64(Obstore):
-    """As somebody uses it who found that all at once is too much."""
+    """64 at a time, as a user does who found that all at once is too much."""
 
     name = "obstore, 64 at a time"
     does = "the same with 64 at a time"

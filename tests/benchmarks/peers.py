@@ -1,9 +1,9 @@
 """The contenders by name.
 
-Every one is told of the endpoint, the keys, a region, path-style addresses and the CA. Column A: no checksums and no
-payload signatures where that can be told, and `in_flight` requests at a time (64; 128 where the first byte takes
-30 ms). Column B: checksums and signatures as each has them, and `in_flight` told. Column C: its own defaults, nothing
-told. Imports are inside: a process holds one contender.
+Each gets the endpoint, the keys, a region, path-style addresses and the CA. Column A: checksums and payload signatures
+off where that can be set, and `in_flight` requests at a time (64; 128 where the first byte takes 30 ms). Column B:
+checksums and signatures as each has them, and `in_flight` requests. Column C: its own defaults, nothing set. Imports
+are inside: a process holds one contender.
 """
 
 from __future__ import annotations

@@ -326,17 +326,17 @@ def write(
     """Write `<name>.md`, `<name>.json` and `<name>.png`."""
     into.mkdir(exist_ok=True)
     facts = machine() | {"server": server}
-    told = "\n".join(f"- {key}: {value}" for key, value in facts.items())
+    listed = "\n".join(f"- {key}: {value}" for key, value in facts.items())
     contenders = "\n".join(f"- **{kind.name}**: {kind.does}" for kind in peers.CONTENDERS.values())
     workloads = {result.cell.workload.name: result.cell.workload for result in results}
     sizes = "; ".join(f"{name} is {each.count} x {each.size_bytes >> 10:,} KiB" for name, each in workloads.items())
     text = f"""# What file_dataset costs
 
-{told}
+{listed}
 
-Cells are `<column>-<objects>-<what>-<listener>`. Column A: no checksums and no payload signatures, where a contender
-can be told. Column B: checksums as everybody has them. In both, 64 requests in flight where that can be told. Column C:
-defaults, nothing told. {sizes}. Listeners: `cloud` has 20 ms to the first byte and 60 MiB/s a connection, down and up;
+Cells are `<column>-<objects>-<what>-<listener>`. Column A: checksums and payload signatures are off, where a
+contender lets them be set. Column B: checksums by default. In both, 64 requests in flight where that can be set.
+Column C: defaults, nothing set. {sizes}. Listeners: `cloud` has 20 ms to the first byte and 60 MiB/s a connection, down and up;
 `late` 30 ms; `refusing` 20 ms, and 503 beyond 2,000 requests a second. `pipeline`: a fn that keeps the first 16 KiB of
 its row. `new`: one object in a new process, everything of it counted (`cp`: Python and nothing else). `cold`: each run
 in a process of its own that moved 16 KiB before. Client and server share the cores (`pinned`: the client has core 0,

@@ -45,7 +45,7 @@ def main() -> None:
     for line in sys.stdin:
         try:
             answer = run(contender, json.loads(line))
-        except Exception as exc:  # noqa: BLE001  # told to the harness, whatever it is
+        except Exception as exc:  # noqa: BLE001  # reported to the harness
             answer = {"error": f"{type(exc).__name__}: {exc}"[:500]}
         print(json.dumps(answer), file=answers)
     contender.close()

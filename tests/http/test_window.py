@@ -42,11 +42,16 @@ def test_more_are_in_flight_while_more_bring_more():
     assert window.size == 512
 
 
-def test_a_bound_is_kept():
-    window = Window(64)
-    store = Store(window)
+@pytest.mark.parametrize(
+    ("most", "busy", "is_full"),
+    [(None, 0.1, True), (lambda: 512, 0.8, True), (lambda: 512, 0.1, False)],
+    ids=["there is a bound", "the loop has enough to do", "there are few requests"],
+)
+def test_it_stays_as_it_is_where(most, busy, is_full):
+    window = Window(64, most)
+    store = Store(window, busy=busy)
     for _ in range(20):
-        store.round()
+        store.round(is_full=is_full)
     assert window.size == 64
 
 
@@ -61,22 +66,6 @@ def test_where_more_bring_no_more_there_are_as_many_as_before_and_it_is_tried_ev
     tries = [at for at in range(1, 200) if sizes[at] > sizes[at - 1]]
     assert 2 <= len(tries) <= 4
     assert tries[1] - tries[0] < tries[2] - tries[1]
-
-
-def test_a_loop_that_has_enough_to_do_gets_no_more():
-    window = Window(64, lambda: 512)
-    store = Store(window, busy=0.8)
-    for _ in range(20):
-        store.round()
-    assert window.size == 64
-
-
-def test_few_requests_are_no_reason_for_more_places():
-    window = Window(64, lambda: 512)
-    store = Store(window)
-    for _ in range(20):
-        store.round(is_full=False)
-    assert window.size == 64
 
 
 def test_time_without_requests_is_not_counted():
@@ -145,7 +134,7 @@ def test_a_store_that_refuses_gets_nearly_what_it_allows_and_little_more(allowed
     store.run(15)
     assert store.taken >= 0.85 * allowed * 15
     first = 2 * 8 * store.LATENCY_MS  # what was in flight at the first refusals
-    # by the second: whatever comes after the last that is allowed, until it is known
+    # by the second: all that come after the last that is allowed, until the rate is known
     assert store.refused < (0.15 if by_second else 0.01) * store.taken + first
 
 

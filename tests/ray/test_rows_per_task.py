@@ -1,4 +1,4 @@
-"""How many rows a Ray task takes where nobody says so, what finding that out costs, and what a task holds."""
+"""How many rows a Ray task takes by default, what finding that out costs, and what a task holds."""
 
 from __future__ import annotations
 
@@ -217,9 +217,9 @@ class TestRunPipeline:
         (tmp_path / "a.txt").write_text("a")
 
         def run(count, *, blocks=None, **kwargs):
-            told = []
+            reports = []
             frame = pd.DataFrame({"id": range(count), "a.txt": [str(tmp_path / "a.txt")] * count})
-            pipeline = file_dataset.Pipeline(forward, into_path=tmp_path / "out", progress=told.append)
+            pipeline = file_dataset.Pipeline(forward, into_path=tmp_path / "out", progress=reports.append)
             data = frame
             if blocks is not None:
                 rows = max(1, count // blocks)
@@ -227,7 +227,7 @@ class TestRunPipeline:
                 data = local_ray.data.from_pandas(parts)
             result = file_dataset.ray.run_pipeline(pipeline, data, workers=0, **kwargs)
             assert len(result.manifest) == count
-            return sorted(now.done for now in told)
+            return sorted(now.done for now in reports)
 
         return run
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import collections
 import gc
-import sys
 import tracemalloc
 
 import pandas as pd
 import pytest
-from helpers import forward
+from helpers import forward, python_calls
 
 from file_dataset import Pipeline, reader
 from file_dataset import _frame as frames
@@ -72,18 +70,6 @@ def test_a_failed_row_takes_few_bytes_until_the_result_is_made(on_failure):
     assert peak_per_row(failed, on_failure=on_failure) < 500
 
 
-def calls(work):
-    """The Python functions that this thread enters."""
-    seen = collections.Counter()
-    before = sys.getprofile()
-    sys.setprofile(lambda _frame, event, _value: seen.update([event]))
-    try:
-        work()
-    finally:
-        sys.setprofile(before)
-    return seen["call"]
-
-
 ROWS = {"null": None, "no location": "gs://bucket/a.mha"}
 
 
@@ -93,7 +79,7 @@ def test_twice_the_rows_are_twice_the_work(tmp_path, cell, on_failure):
     run = Pipeline(forward, into_path=tmp_path, progress=False, prefetch=0, on_failure=on_failure).run
 
     def work(count):
-        return calls(lambda: run(pd.DataFrame({"id": range(count), "a.mha": [cell] * count})))
+        return python_calls(lambda: run(pd.DataFrame({"id": range(count), "a.mha": [cell] * count})))
 
     work(10)
     assert work(1000) < 2.1 * work(500)
@@ -107,7 +93,7 @@ def test_a_result_shows_many_failures_without_a_call_for_each(show):
         for position in range(count):
             tally.put(position, failed(position))
         result = tally.result(ready.rows)
-        return calls(lambda: show(result))
+        return python_calls(lambda: show(result))
 
     work(10)
     assert work(4000) < work(2000) + 100
@@ -120,7 +106,7 @@ def test_links_above_many_inputs_are_followed_once(tmp_path):
     frame = pd.DataFrame({"id": range(500), "a.mha": [f"{deep}/{number}.mha" for number in range(500)]})
     pipeline = Pipeline(forward, into_path=tmp_path / "out", progress=False)
     pipeline._prepare(frame)  # noqa: SLF001
-    per_row = calls(lambda: pipeline._prepare(frame)) / 500  # noqa: SLF001
+    per_row = python_calls(lambda: pipeline._prepare(frame)) / 500  # noqa: SLF001
     assert per_row < 40, per_row
 
 

@@ -1,4 +1,4 @@
-"""How many rows are ahead of fn where nobody says it: more while fn waits for files, within a share of the disk."""
+"""How many rows are ahead of fn by default: more while fn waits for files, within a share of the disk."""
 
 from __future__ import annotations
 
@@ -197,19 +197,19 @@ def test_batches_of_one_process_go_on_from_each_other(late):
     options = impatient_options(late.endpoint_url)
     pipeline = Pipeline(forward, into_path="s3://bucket/out", options=options, progress=False)
     batches = pickle.loads(pickle.dumps(pipeline))  # as Ray does
-    told = [batches.run(frame).prefetch.rows for _ in range(2)]
+    rows = [batches.run(frame).prefetch.rows for _ in range(2)]
     begun = Run(batches._prepare(frame), idle_workers=[]).window.prefetch  # noqa: SLF001
-    assert begun == told[-1] > 2
+    assert begun == rows[-1] > 2
     assert Run(pipeline._prepare(frame)).window.prefetch == 2  # noqa: SLF001
 
 
 def test_progress_says_how_many_rows_are_ahead(late):
-    told = []
-    result = run(late, progress=told.append)
-    assert 2 <= told[0].prefetch <= told[-1].prefetch
-    assert told[-1].prefetch == result.prefetch.rows
-    run(late, 3, progress=told.append, prefetch=5)
-    assert told[-1].prefetch is None
+    reports = []
+    result = run(late, progress=reports.append)
+    assert 2 <= reports[0].prefetch <= reports[-1].prefetch
+    assert reports[-1].prefetch == result.prefetch.rows
+    run(late, 3, progress=reports.append, prefetch=5)
+    assert reports[-1].prefetch is None
 
 
 def test_the_log_line_of_progress_says_how_many_rows_are_ahead(late, caplog):
