@@ -334,9 +334,9 @@ def write(
 
 {listed}
 
-Cells are `<column>-<objects>-<what>-<listener>`. Column A: checksums and payload signatures are off, where a
-contender lets them be set. Column B: checksums by default. In both, 64 requests in flight where that can be set.
-Column C: defaults, nothing set. {sizes}. Listeners: `cloud` has 20 ms to the first byte and 60 MiB/s a connection, down and up;
+Cells are `<column>-<objects>-<what>-<listener>`. Column A: checksums and payload signatures are off, where a contender
+lets them be set. Column B: checksums by default. In both, 64 requests in flight where that can be set. Column C:
+defaults, nothing set. {sizes}. Listeners: `cloud` has 20 ms to the first byte and 60 MiB/s a connection, down and up;
 `late` 30 ms; `refusing` 20 ms, and 503 beyond 2,000 requests a second. `pipeline`: a fn that keeps the first 16 KiB of
 its row. `new`: one object in a new process, everything of it counted (`cp`: Python and nothing else). `cold`: each run
 in a process of its own that moved 16 KiB before. Client and server share the cores (`pinned`: the client has core 0,
