@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 from collections import deque
 from typing import TYPE_CHECKING, Protocol
 
@@ -144,10 +145,10 @@ class Lane:
         self._rate.refused(loop.now_s, exchange.sent_s)
 
     def answered(self, exchange: Exchange, loop: LaneLoop) -> None:
-        """Count an answer, by which window and rate grow."""
+        """Count an answer, by which window and rate grow: where the rate is bounded, more places would stay free."""
         self.moves += 1
         self._rate.accepted(loop.now_s, exchange.sent_s)
-        self._window.answered(loop.now_s, loop.idle_s, is_full=not self._is_short)
+        self._window.answered(loop.now_s, loop.idle_s, is_full=not self._is_short and self._rate.per_s == math.inf)
 
     def moved(self) -> None:
         """Take note that bytes move."""

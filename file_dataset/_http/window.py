@@ -31,7 +31,7 @@ class Window:
         """Take the places to begin with; `most`: how many there may be at the time of the call. None: no more."""
         self.size = first
         self._most = most
-        self._before: float | None = None  # answers a second with half as many places
+        self._before: tuple[float, int] | None = None  # answers a second, with fewer places: so many
         self._skip, self._pause = 0, _PAUSE_ROUNDS
         self.begin(0.0, 0.0)
 
@@ -65,12 +65,10 @@ class Window:
             return
         if self._skip:
             self._skip -= 1
-        elif self._before is not None and rate < _GAIN * self._before:
-            self.size //= 2
-            self._before, self._skip = None, self._pause
+        elif self._before is not None and rate < _GAIN * self._before[0]:
+            self.size, self._before, self._skip = self._before[1], None, self._pause
             self._pause *= 2
         elif is_idle and (size := min(2 * self.size, most())) > self.size:
-            self.size = size
-            self._before, self._skip = rate, 1
+            self.size, self._before, self._skip = size, (rate, self.size), 1
         else:
             self._before = None

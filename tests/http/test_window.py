@@ -68,6 +68,17 @@ def test_where_more_bring_no_more_there_are_as_many_as_before_and_it_is_tried_ev
     assert tries[1] - tries[0] < tries[2] - tries[1]
 
 
+def test_where_few_more_bring_nothing_there_are_as_many_as_before():
+    """Half of what is free may be less than twice as many."""
+    window = Window(64, lambda: 100)
+    store = Store(window)
+    sizes = []
+    for _ in range(6):
+        store.answers(int(window.size), 5000)
+        sizes.append(window.size)
+    assert sizes == [100, 100, 64, 64, 64, 64]
+
+
 def test_time_without_requests_is_not_counted():
     window = Window(64, lambda: 512)
     store = Store(window)
