@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+import os
 import resource
 from collections import deque
 
@@ -92,10 +93,12 @@ def test_places_are_within_half_of_the_free_descriptors(monkeypatch):
     """On macOS a process may have 256 to begin with."""
     from file_dataset._s3 import store
 
-    monkeypatch.setattr(resource, "getrlimit", lambda _: (256, 4096))
-    free = descriptors.free()
-    assert 0 < free < 256
-    assert store._most() == free // 2
+    limit = len(os.listdir("/dev/fd")) + 200  # noqa: PTH208  # a count is all that is wanted
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (limit, 4096))
+    assert 150 < descriptors.free() <= 210  # threads of other tests open and close some meanwhile
+    assert 75 < store._most() <= 105
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (10, 4096))
+    assert (descriptors.free(), store._most()) == (0, 1)
     monkeypatch.setattr(resource, "getrlimit", lambda _: (resource.RLIM_INFINITY,) * 2)
     assert store._most() == MOST
     assert FIRST <= MOST
