@@ -1,7 +1,8 @@
 """Explicit, eager reads and writes between frames of S3 URLs, local files and Python functions.
 
 `reader(...)` copies a row's files into a temp dir or into memory, `write_files(...)` stores files under an id, and
-`Pipeline(fn)` does both for every row of a frame. `file_dataset.ray`, loaded when it is first used, is for Ray Data.
+`Pipeline(fn)` does both for every row of a frame. Loaded when they are first used: `file_dataset.ray` for Ray Data, and
+`file_dataset.parquet`, frames as Parquet files that lose nothing.
 """
 
 import importlib as _importlib
@@ -17,6 +18,7 @@ from file_dataset._tempdir import TempDir
 from file_dataset._writer import write_files
 
 if _typing.TYPE_CHECKING:
+    from file_dataset import parquet as parquet
     from file_dataset import ray as ray
 
     __version__: str
@@ -46,10 +48,10 @@ def __getattr__(name: str) -> object:
             return metadata.version("file-dataset")
         except metadata.PackageNotFoundError:
             return "0+unknown"
-    if name == "ray":  # Ray takes seconds to load, and need not be there
-        return _importlib.import_module("file_dataset.ray")
+    if name in {"parquet", "ray"}:  # pandas and Ray take seconds to load, and Ray need not be there
+        return _importlib.import_module(f"file_dataset.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*__all__, "__version__", "ray"])
+    return sorted([*__all__, "__version__", "parquet", "ray"])

@@ -16,8 +16,7 @@ from file_dataset_dagster._data_versions import version_of_frames
 from file_dataset_dagster._event_log import failed_in_run
 from file_dataset_dagster._frame_metadata import stored_frame
 from file_dataset_dagster._inputs import ERRORS_BY_PARTITION, in_order
-from file_dataset_dagster._manifest_store import ManifestStore
-from file_dataset_dagster._parquet import from_parquet, to_parquet
+from file_dataset_dagster._manifest_store import ManifestStore, frame_in
 from file_dataset_dagster._partial_runs import Stored
 from file_dataset_dagster._partitions import check_keys, joined, split
 from file_dataset_dagster._provenance import Origins
@@ -161,7 +160,7 @@ class ManifestIOManager(dg.ConfigurableIOManager):
             _check_is_frame(frame, of, "give the asset another io_manager_key, or annotate it `-> None`")
         if len(frames) > 1:
             for frame in frames.values():
-                to_parquet(frame)  # refused before the first is stored
+                file_dataset.parquet.to_parquet(frame)  # refused before the first is stored
         version = version_of_frames(frames)
         for key, frame in frames.items():
             partition_key = key if keys else None
@@ -270,7 +269,7 @@ def _frame_or_error(blob: Any, uri: str, columns: Sequence[str] | None, *, gives
     if isinstance(blob, file_dataset.FileDatasetError):
         return blob
     try:
-        return from_parquet(blob, uri, columns)
+        return frame_in(blob, uri, columns)
     except file_dataset.InvalidDatasetError as exc:
         if gives_errors:
             return exc

@@ -25,8 +25,8 @@ import pandas as pd
 import pyarrow as pa
 
 import file_dataset
+from file_dataset import parquet
 from file_dataset_dagster._frame_metadata import stored_frame
-from file_dataset_dagster._parquet import from_parquet, notes_of, to_parquet
 from file_dataset_dagster._partial_runs import Stored
 from file_dataset_dagster._paths import fitting, segment
 from file_dataset_dagster._provenance import Origins, from_frame
@@ -35,6 +35,7 @@ from file_dataset_dagster._provenance import Origins, from_frame
 _STAMP = "stamp"
 _AGAINST = "against"  # the stamp of the manifest that a rejected run left in place
 _WITHOUT_DIGEST = "files_without_digest"
+_REMEDY = "materialize the asset again"  # where a file is damaged
 _VERSION = "data_version"  # of the frames that a plain asset returned
 
 
@@ -85,7 +86,7 @@ class ManifestStore:
         into_path, directory, name = uri.rsplit("/", 2)
         with tempfile.TemporaryDirectory() as scratch:
             path = Path(scratch, "frame.parquet")
-            path.write_bytes(to_parquet(frame, notes))
+            path.write_bytes(parquet.to_parquet(frame, notes))
             try:
                 file_dataset.write_files({name: path}, into_path=into_path, id=directory, options=self.get_options())
             except file_dataset.RowError as exc:
@@ -99,7 +100,7 @@ class ManifestStore:
 
     def load(self, uri: str, columns: Sequence[str] | None = None) -> pd.DataFrame:
         """The frame at `uri`, or some of its columns."""
-        return from_parquet(self.blobs({"0": uri}, may_lack=False)["0"], uri, columns)
+        return frame_in(self.blobs({"0": uri}, may_lack=False)["0"], uri, columns)
 
     def store_frame(
         self, frame: pd.DataFrame, asset_key: dg.AssetKey, partition_key: str | None, version: str
@@ -136,7 +137,7 @@ class ManifestStore:
         """Store the failures of a run whose manifest is not stored; return where. One GET to see what they follow."""
         at = self.uri(asset_key, partition_key)
         found = self.blobs({"manifest": at})
-        against = notes_of(found["manifest"], at).get(_STAMP) if found else None
+        against = _notes_in(found["manifest"], at).get(_STAMP) if found else None
         uri = self.uri(asset_key, partition_key, of="rejected")
         self.store(failures, uri, {_AGAINST: against})
         return uri
@@ -148,8 +149,8 @@ class ManifestStore:
         found = self.blobs(uris)
         if {"manifest", "failures", "files"} - set(found):
             return None
-        notes = {of: notes_of(blob, uris[of]) for of, blob in found.items()}
-        frames = {of: from_parquet(blob, uris[of]) for of, blob in found.items()}
+        notes = {of: _notes_in(blob, uris[of]) for of, blob in found.items()}
+        frames = {of: frame_in(blob, uris[of]) for of, blob in found.items()}
         stamp = notes["manifest"].get(_STAMP)
         if any(notes[of].get(_STAMP) != stamp for of in ("failures", "files")):
             return None  # a run ended between its frames
@@ -170,13 +171,13 @@ class ManifestStore:
         """The `files` frames of these partitions, of those that a pipeline has stored: a GET each, all at once."""
         uris = {str(number): self.uri(asset_key, key, of="files") for number, key in enumerate(keys)}
         found = self.blobs(uris)
-        return {keys[int(number)]: from_parquet(blob, uris[number]) for number, blob in found.items()}
+        return {keys[int(number)]: frame_in(blob, uris[number]) for number, blob in found.items()}
 
     def versions_noted(self, asset_key: dg.AssetKey, keys: Sequence[str | None]) -> dict[str | None, str | None]:
         """The data version that each frame was stored under, where it is that of its values: a GET each."""
         uris = {str(number): self.uri(asset_key, key) for number, key in enumerate(keys)}
         found = self.blobs(uris)
-        return {keys[int(number)]: notes_of(blob, uris[number]).get(_VERSION) for number, blob in found.items()}
+        return {keys[int(number)]: _notes_in(blob, uris[number]).get(_VERSION) for number, blob in found.items()}
 
     def blobs(
         self,
@@ -230,6 +231,15 @@ class ManifestStore:
         if not uri.startswith("s3://"):
             return ""
         return f"; {self.get_options().s3_client.meta.endpoint_url} was asked"
+
+
+def frame_in(blob: pa.Buffer, uri: str, columns: Sequence[str] | None = None) -> pd.DataFrame:
+    """The frame in a file, or some of its columns."""
+    return parquet.from_parquet(blob, uri, columns, remedy=_REMEDY)
+
+
+def _notes_in(blob: pa.Buffer, uri: str) -> dict[str, Any]:
+    return parquet.notes_of(blob, uri, remedy=_REMEDY)
 
 
 def _read(frame: pd.DataFrame, options: file_dataset.Options) -> dict[str, pa.Buffer]:

@@ -24,7 +24,6 @@ from file_dataset_dagster._event_log import data_version, failed_in_run, last_ta
 from file_dataset_dagster._inputs import INPUT, frame_of, keys_of_input
 from file_dataset_dagster._io_manager import ManifestIOManager
 from file_dataset_dagster._logs import lines_in
-from file_dataset_dagster._parquet import check_storable
 from file_dataset_dagster._partial_runs import PartialRun, check_outputs, rows_to_run
 from file_dataset_dagster._paths import fitting, segment
 from file_dataset_dagster._previews import previews
@@ -136,7 +135,7 @@ class AssetRun:
                 into_path = fitting(f"{self.root}/{segment(partition_key)}", f"partition {partition_key!r}")
             if self.manifests is not None:  # not after hours of rows
                 self.manifests.uri(self.asset_key, partition_key, of="rejected")
-                check_storable(frame)
+                file_dataset.parquet.check_storable(frame)
             if len(frame) < policy.min_rows and policy.on_exceeded == "fail":  # no row runs in vain
                 result, rows_run, after = self._nothing(frame, into_path), 0, AfterPart(Origins())
             else:

@@ -13,10 +13,11 @@ import pandas as pd
 import pytest
 
 import file_dataset
+import file_dataset.parquet
 import file_dataset.ray
 import file_dataset_dagster
 
-PACKAGES = (file_dataset, file_dataset.ray, file_dataset_dagster)
+PACKAGES = (file_dataset, file_dataset.parquet, file_dataset.ray, file_dataset_dagster)
 PUBLIC = {f"{package.__name__}.{name}": getattr(package, name) for package in PACKAGES for name in package.__all__}
 # whatever an example uses without an import; functions that it defines are those of a script
 GIVEN = {

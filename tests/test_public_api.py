@@ -30,7 +30,8 @@ def test_all_is_sorted_and_is_what_is_there(package):
 
 
 def test_dir_is_what_is_public():
-    assert dir(file_dataset) == sorted([*file_dataset.__all__, "__version__", "ray"])
+    assert dir(file_dataset) == sorted([*file_dataset.__all__, "__version__", "parquet", "ray"])
+    assert dir(file_dataset.parquet) == file_dataset.parquet.__all__ == sorted(file_dataset.parquet.__all__)
     assert dir(file_dataset.ray) == file_dataset.ray.__all__
 
 

@@ -11,8 +11,8 @@ from dagster_runs import causes_of
 from servers.faults import Status
 
 import file_dataset
+from file_dataset.parquet import from_parquet, notes_of, to_parquet
 from file_dataset_dagster import FileDatasetResource, ManifestIOManager
-from file_dataset_dagster._parquet import from_parquet, notes_of, to_parquet
 from file_dataset_dagster._paths import segment
 
 NOTHING = pd.Series([None, None], dtype=object)
@@ -325,8 +325,19 @@ def test_a_directory_is_no_manifest(tmp_path, local):
 
 def test_a_foreign_parquet_file_is_refused(tmp_path, local):
     pq.write_table(pa.table({"id": [1]}), tmp_path / "foreign.parquet")
-    with pytest.raises(file_dataset.InvalidDatasetError, match="was not written by ManifestIOManager"):
+    with pytest.raises(file_dataset.InvalidDatasetError, match="was not written by file_dataset"):
         ManifestIOManager(resource=local).load(str(tmp_path / "foreign.parquet"))
+
+
+def test_a_damaged_manifest_is_named_from_where_it_lies(local, tmp_path):
+    manifests = ManifestIOManager(resource=local)
+    at = tmp_path / "manifest.parquet"
+    manifests.store(pd.DataFrame({"id": range(50)}), str(at.parent / "x" / at.name))
+    content = bytearray((at.parent / "x" / at.name).read_bytes())
+    content[100] ^= 1
+    at.write_bytes(content)
+    with pytest.raises(file_dataset.InvalidDatasetError, match=f"^{at} is damaged .*materialize the asset again"):
+        manifests.load(str(at))
 
 
 def test_a_file_that_is_no_parquet_is_refused(tmp_path, local):
@@ -349,7 +360,7 @@ def test_a_manifest_of_an_earlier_version_is_read(monkeypatch):
     written = to_parquet(frame)
     bare = pa.BufferOutputStream()
     pq.write_table(pa.table({"id": [1, 2]}).replace_schema_metadata({b"file_dataset.format_version": b"1"}), bare)
-    monkeypatch.setattr("file_dataset_dagster._parquet._VERSION", 9)
+    monkeypatch.setattr("file_dataset.parquet._VERSION", 9)
     pd.testing.assert_frame_equal(from_parquet(written, "somewhere"), frame)
     assert from_parquet(bare.getvalue(), "somewhere")["id"].tolist() == [1, 2]
     assert notes_of(bare.getvalue(), "somewhere") == {}

@@ -19,8 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import file_dataset
-from file_dataset_dagster import ManifestIOManager
-from file_dataset_dagster._parquet import check_storable, from_parquet, notes_of, to_parquet
+from file_dataset.parquet import check_storable, from_parquet, notes_of, to_parquet
 
 BERLIN = zoneinfo.ZoneInfo("Europe/Berlin")
 
@@ -360,17 +359,6 @@ def test_a_pickle_in_an_extension_type_is_not_loaded():
     schema = pa.schema([field], metadata={b"file_dataset.format_version": b"1"})
     content = without_digest(pa.table([pa.array([b"1"])], schema=schema))
     assert from_parquet(content, "there")["id"].tolist() == [b"1"]
-
-
-def test_a_damaged_manifest_is_named_from_where_it_lies(local, tmp_path):
-    manifests = ManifestIOManager(resource=local)
-    at = tmp_path / "manifest.parquet"
-    manifests.store(FRAME, str(at.parent / "x" / at.name))
-    content = bytearray((at.parent / "x" / at.name).read_bytes())
-    content[100] ^= 1
-    at.write_bytes(content)
-    with pytest.raises(file_dataset.InvalidDatasetError, match=f"^{at} is damaged .*materialize the asset again"):
-        manifests.load(str(at))
 
 
 def test_uuids_come_back_or_are_refused():
