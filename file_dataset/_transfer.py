@@ -8,14 +8,14 @@ from __future__ import annotations
 import dataclasses
 import os
 import threading
-from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
-from file_dataset._errors import Failure, RowError, is_fatal, is_unanswered, store_error
+from file_dataset import _in_order
+from file_dataset._errors import Failure, RowError, store_error
 from file_dataset._local_file import LocalFile
 from file_dataset._silence import Silence, awaited
 from file_dataset._sink import ObjectInfo, Sink
@@ -31,11 +31,6 @@ if TYPE_CHECKING:
     from file_dataset._stores import Stores
     from file_dataset._urls import Location, ObjectUrl
 
-F = TypeVar("F")
-T = TypeVar("T")
-
-# How late a thread that waits for a transfer hears that another thread has cancelled it; a guess.
-_POLL_S = 0.1
 # For uploads that were interrupted to abort what they began; a guess.
 _GRACE_S = 5.0
 
@@ -182,7 +177,7 @@ class Moving:
 
         for _, future in self._running:
             if not future.done():
-                _wait(future, self._cancelled, silence, late)
+                _in_order.wait_for(future, self._cancelled, silence, late)
 
     def abandon(self) -> None:
         """Cancel what has begun, and leave no file behind but those that have their names."""
@@ -258,7 +253,7 @@ class Moving:
             raise RowError([self._failure(transfer, exc)]) from exc
 
     def _infos(self) -> list[ObjectInfo]:
-        infos, failed = [], _Failed(self._failure)
+        infos, failed = [], _in_order.FailedFiles(self._failure)
         for transfer, error in self._failed:
             failed.add(transfer, error)
         for transfer, future in self._running:
@@ -334,7 +329,8 @@ def read_each(
 
     pairs = ((file, Sink(None, cancelled, limit_bytes=limit_bytes)) for file in wanted)
     return (
-        (pair[0], pair[1].data) for pair, _ in _each(pairs, read, lambda pair: pair[0].at, failure, stores, cancelled)
+        (pair[0], pair[1].data)
+        for pair, _ in _in_order.each(pairs, read, lambda pair: pair[0].at, failure, stores, cancelled)
     )
 
 
@@ -344,7 +340,7 @@ def sizes(wanted: Iterable[Wanted], stores: Stores) -> Iterator[tuple[Wanted, in
     Raises:
         RowError: files that failed, every one of them.
     """
-    infos = _each(wanted, _info_from(stores), _place, _unread, stores, threading.Event())
+    infos = _in_order.each(wanted, _info_from(stores), _place, _unread, stores, threading.Event())
     return ((file, info.size_bytes) for file, info in infos)
 
 
@@ -361,8 +357,8 @@ def infos(
     Raises:
         RowError: the store refuses these credentials, or there are none: nothing is known of any file.
     """
-    failed = _Failed(_unread)
-    yield from _tried(wanted, _info_from(stores), _place, failed, stores, threading.Event())
+    failed = _in_order.FailedFiles(_unread)
+    yield from _in_order.tried(wanted, _info_from(stores), _place, failed, stores, threading.Event())
     if failed.fatal:
         raise RowError(failed.fatal) from failed.worst
     missing += failed.all
@@ -436,7 +432,9 @@ class _Sinks:
             transfer, _ = pair
             return Failure.of(transfer.row_id, "download", error, file=transfer.file, url=transfer.source)
 
-        for (_, sink), _ in _each(pairs, download, lambda pair: pair[0].source, failure, self._stores, self._cancelled):
+        for (_, sink), _ in _in_order.each(
+            pairs, download, lambda pair: pair[0].source, failure, self._stores, self._cancelled
+        ):
             yield sink
 
     def forget(self, sink: Sink) -> None:
@@ -455,145 +453,3 @@ def _make_directory(path: str) -> bool:
         os.makedirs(path, exist_ok=True)  # noqa: PTH103
         return False
     return True
-
-
-class _Failed(Generic[F]):
-    """The files that failed, as failures. Of their errors one is kept: each holds the frames of its traceback, 5 KB.
-
-    Attributes:
-        all: every file that failed, and why.
-        fatal: the failures that every later row would meet too.
-        worst: the first error of those that predict most of the rows to come.
-    """
-
-    def __init__(self, failure: Callable[[F, OSError], Failure]) -> None:
-        self._failure = failure
-        self.all: list[tuple[F, Failure]] = []
-        self.fatal: list[Failure] = []
-        self.worst: OSError | None = None
-        self._rank: tuple[bool, bool] = False, False
-
-    def add(self, file: F, error: OSError) -> None:
-        """Take a file."""
-        failure = self._failure(file, error)
-        self.all.append((file, failure))
-        rank = is_fatal(error), is_unanswered(error)
-        if rank[0]:
-            self.fatal.append(failure)
-        if self.worst is None or rank > self._rank:
-            self.worst, self._rank = error, rank
-
-    def row_error(self) -> RowError:
-        """Return the error that has all of them."""
-        error = RowError([one for _, one in self.all])
-        error.__cause__ = self.worst
-        return error
-
-
-def _each(  # noqa: PLR0913, PLR0917  # what to do, what to report, when to stop, how much at once
-    files: Iterable[F],
-    start: Callable[[F], Future[T]],
-    place: Callable[[F], Location | LocalFile],
-    failure: Callable[[F, OSError], Failure],
-    stores: Stores,
-    cancelled: threading.Event,
-) -> Iterator[tuple[F, T]]:
-    """Start every file's transfer and yield its result, in order and as soon as it is there.
-
-    Args:
-        files: what is to be moved; looked at when its turn comes.
-        start: submits one of them.
-        place: the location that is waited for.
-        failure: makes the Failure of one that failed.
-        stores: the stores of these locations, and how many are started before the first has ended.
-        cancelled: set when this is interrupted; another thread may set it.
-
-    Raises:
-        RowError: files that failed, every one of them; raised at the end.
-        InterruptedError: cancelled.
-    """
-    failed = _Failed(failure)
-    yield from _tried(files, start, place, failed, stores, cancelled)
-    if failed.all:
-        raise failed.row_error()
-
-
-def _tried(  # noqa: PLR0913, PLR0917  # the same, and where failures go
-    files: Iterable[F],
-    start: Callable[[F], Future[T]],
-    place: Callable[[F], Location | LocalFile],
-    failed: _Failed[F],
-    stores: Stores,
-    cancelled: threading.Event,
-) -> Iterator[tuple[F, T]]:
-    """Do what `_each` does, with `failed` for the files that failed."""
-    running: deque[tuple[F, Future[T]]] = deque()
-
-    def to_end(future: Future[T]) -> None:
-        if not future.done():
-            _wait(future, cancelled, lambda: stores.of(place(running[0][0])).silence, late)
-
-    def late() -> str:
-        return awaited([str(place(file)) for file, future in running if not future.done()])
-
-    try:
-        for file in files:
-            if len(running) >= (ahead := stores.ahead):  # it grows with what is in flight
-                yield from _ended(running, ahead // 2, failed, to_end)
-            try:
-                running.append((file, start(file)))
-            except OSError as exc:  # the store could not be reached at all: no credentials, say
-                failed.add(file, exc)
-        yield from _ended(running, 0, failed, to_end)
-        # a transfer's own InterruptedError is no failure of its row
-        _check(cancelled)
-    except BaseException:
-        cancelled.set()
-        for _, future in running:
-            future.cancel()
-        raise
-
-
-def _ended(
-    running: deque[tuple[F, Future[T]]],
-    left: int,
-    failed: _Failed[F],
-    to_end: Callable[[Future[T]], None],
-) -> Iterator[tuple[F, T]]:
-    """Take those from `running` that have ended, in order, until `left` are running; yield them, or note a failure."""
-    while len(running) > left:
-        # the last of them is waited for: this thread wakes once, and leaves the loop's thread alone until then
-        to_end(running[-left - 1][1])
-        while len(running) > left:
-            to_end(running[0][1])
-            file, future = running.popleft()
-            try:
-                found = file, future.result()
-            except OSError as exc:
-                failed.add(file, exc)
-                continue
-            finally:
-                del file, future  # what they hold can be large
-            yield found
-            del found
-
-
-def _wait(
-    future: Future[Any], cancelled: threading.Event, silence: Callable[[], Silence], late: Callable[[], str]
-) -> None:
-    # not result(timeout=...): the transfer's own TimeoutError would look the same
-    wait([future], timeout=_POLL_S)
-    _check(cancelled)
-    if future.done():
-        return
-    watch = silence()
-    with watch.waits():
-        while not future.done():
-            wait([future], timeout=_POLL_S)
-            _check(cancelled)
-            watch.look(late)
-
-
-def _check(cancelled: threading.Event) -> None:
-    if cancelled.is_set():
-        raise InterruptedError("cancelled")

@@ -1,6 +1,6 @@
 """The shell's own rules: how far ahead it goes, and what is left when it is interrupted."""
 
-# ruff: noqa: SLF001  # what is begun ahead shows nowhere else
+# what is begun ahead shows nowhere else
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from helpers import options_for
 
 import file_dataset
-from file_dataset import Options, RowError, _stores, _transfer
+from file_dataset import Options, RowError, _in_order, _stores, _transfer
 from file_dataset._errors import Failure
 from file_dataset._local_file import LocalFile
 from file_dataset._plan import Transfer
@@ -51,7 +51,7 @@ def test_few_files_are_begun_before_the_first_is_taken():
         return answered(-file)
 
     files = iter(range(100))
-    for taken, (file, result) in enumerate(_transfer._each(files, start, place, failure, ahead(8), threading.Event())):
+    for taken, (file, result) in enumerate(_in_order.each(files, start, place, failure, ahead(8), threading.Event())):
         assert (file, result) == (taken, -taken)
         assert len(begun) - taken <= 8
     assert len(begun) == 100
@@ -70,7 +70,7 @@ def test_a_caller_that_stops_in_the_middle_cancels_what_it_began():
         pending.append(answered(0) if file == 0 else Future())
         return pending[-1]
 
-    files = _transfer._each(range(4), start, place, failure, ahead(2), cancelled)
+    files = _in_order.each(range(4), start, place, failure, ahead(2), cancelled)
     assert next(files) == (0, 0)
     files.close()
     assert cancelled.is_set()
@@ -88,7 +88,7 @@ def test_failures_are_told_at_the_end_all_of_them_and_in_order():
     found = []
     with pytest.raises(RowError) as caught:
         found.extend(
-            result for _, result in _transfer._each(range(5), start, place, failure, ahead(2), threading.Event())
+            result for _, result in _in_order.each(range(5), start, place, failure, ahead(2), threading.Event())
         )
     assert found == [0, 2, 4]
     assert [each.id for each in caught.value.failures] == [1, 3]

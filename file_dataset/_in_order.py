@@ -1,0 +1,171 @@
+"""Many requests submitted at once and answered in order; every failure is kept, and what is interrupted cancels them.
+
+`_transfer` says what is requested.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from concurrent.futures import Future, wait
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from file_dataset._errors import RowError, is_fatal, is_unanswered
+from file_dataset._silence import awaited
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Callable, Iterable, Iterator
+
+    from file_dataset._errors import Failure
+    from file_dataset._local_file import LocalFile
+    from file_dataset._silence import Silence
+    from file_dataset._stores import Stores
+    from file_dataset._urls import Location
+
+F = TypeVar("F")
+T = TypeVar("T")
+
+# How late a thread that waits for a transfer hears that another thread has cancelled it; a guess.
+_POLL_S = 0.1
+
+
+class FailedFiles(Generic[F]):
+    """The files that failed, as failures. Of their errors one is kept: each holds the frames of its traceback, 5 KB.
+
+    Attributes:
+        all: every file that failed, and why.
+        fatal: the failures that every later row would meet too.
+        worst: the first error of those that predict most of the rows to come.
+    """
+
+    def __init__(self, failure: Callable[[F, OSError], Failure]) -> None:
+        self._failure = failure
+        self.all: list[tuple[F, Failure]] = []
+        self.fatal: list[Failure] = []
+        self.worst: OSError | None = None
+        self._rank: tuple[bool, bool] = False, False
+
+    def add(self, file: F, error: OSError) -> None:
+        """Take a file."""
+        failure = self._failure(file, error)
+        self.all.append((file, failure))
+        rank = is_fatal(error), is_unanswered(error)
+        if rank[0]:
+            self.fatal.append(failure)
+        if self.worst is None or rank > self._rank:
+            self.worst, self._rank = error, rank
+
+    def row_error(self) -> RowError:
+        """Return the error that has all of them."""
+        error = RowError([one for _, one in self.all])
+        error.__cause__ = self.worst
+        return error
+
+
+def each(  # noqa: PLR0913, PLR0917  # what to do, what to report, when to stop, how much at once
+    files: Iterable[F],
+    start: Callable[[F], Future[T]],
+    place: Callable[[F], Location | LocalFile],
+    failure: Callable[[F, OSError], Failure],
+    stores: Stores,
+    cancelled: threading.Event,
+) -> Iterator[tuple[F, T]]:
+    """Start every file's transfer and yield its result, in order and as soon as it is there.
+
+    Args:
+        files: what is to be moved; looked at when its turn comes.
+        start: submits one of them.
+        place: the location that is waited for.
+        failure: makes the Failure of one that failed.
+        stores: the stores of these locations, and how many are started before the first has ended.
+        cancelled: set when this is interrupted; another thread may set it.
+
+    Raises:
+        RowError: files that failed, every one of them; raised at the end.
+        InterruptedError: cancelled.
+    """
+    failed = FailedFiles(failure)
+    yield from tried(files, start, place, failed, stores, cancelled)
+    if failed.all:
+        raise failed.row_error()
+
+
+def tried(  # noqa: PLR0913, PLR0917  # the same, and where failures go
+    files: Iterable[F],
+    start: Callable[[F], Future[T]],
+    place: Callable[[F], Location | LocalFile],
+    failed: FailedFiles[F],
+    stores: Stores,
+    cancelled: threading.Event,
+) -> Iterator[tuple[F, T]]:
+    """Do what `each` does, with `failed` for the files that failed."""
+    running: deque[tuple[F, Future[T]]] = deque()
+
+    def to_end(future: Future[T]) -> None:
+        if not future.done():
+            wait_for(future, cancelled, lambda: stores.of(place(running[0][0])).silence, late)
+
+    def late() -> str:
+        return awaited([str(place(file)) for file, future in running if not future.done()])
+
+    try:
+        for file in files:
+            if len(running) >= (ahead := stores.ahead):  # it grows with what is in flight
+                yield from _ended(running, ahead // 2, failed, to_end)
+            try:
+                running.append((file, start(file)))
+            except OSError as exc:  # the store could not be reached at all: no credentials, say
+                failed.add(file, exc)
+        yield from _ended(running, 0, failed, to_end)
+        # a transfer's own InterruptedError is no failure of its row
+        check(cancelled)
+    except BaseException:
+        cancelled.set()
+        for _, future in running:
+            future.cancel()
+        raise
+
+
+def _ended(
+    running: deque[tuple[F, Future[T]]],
+    left: int,
+    failed: FailedFiles[F],
+    to_end: Callable[[Future[T]], None],
+) -> Iterator[tuple[F, T]]:
+    """Take those from `running` that have ended, in order, until `left` are running; yield them, or note a failure."""
+    while len(running) > left:
+        # the last of them is waited for: this thread wakes once, and leaves the loop's thread alone until then
+        to_end(running[-left - 1][1])
+        while len(running) > left:
+            to_end(running[0][1])
+            file, future = running.popleft()
+            try:
+                found = file, future.result()
+            except OSError as exc:
+                failed.add(file, exc)
+                continue
+            finally:
+                del file, future  # what they hold can be large
+            yield found
+            del found
+
+
+def wait_for(
+    future: Future[Any], cancelled: threading.Event, silence: Callable[[], Silence], late: Callable[[], str]
+) -> None:
+    # not result(timeout=...): the transfer's own TimeoutError would look the same
+    wait([future], timeout=_POLL_S)
+    check(cancelled)
+    if future.done():
+        return
+    watch = silence()
+    with watch.waits():
+        while not future.done():
+            wait([future], timeout=_POLL_S)
+            check(cancelled)
+            watch.look(late)
+
+
+def check(cancelled: threading.Event) -> None:
+    if cancelled.is_set():
+        raise InterruptedError("cancelled")
