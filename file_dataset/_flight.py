@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from file_dataset import _frame, _outputs, _overwrites, _plan, _transfer, _urls, _verdict
 from file_dataset._errors import Failure, InvalidDatasetError, RowError
+from file_dataset._local_file import LocalFile
 from file_dataset._tally import Failed, Stored
 from file_dataset._tempdir import TempDir
 from file_dataset._turns import Ended
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
     from pathlib import Path
 
-    from file_dataset._local_file import LocalFile
     from file_dataset._prepared import Prepared
     from file_dataset._silence import Silence
     from file_dataset._sink import ObjectInfo
@@ -31,6 +31,7 @@ class Fetched:
 
     row: _plan.FileRow
     without_digest: int
+    inputs: tuple[_frame.InputFile, ...]
 
 
 class Flight:
@@ -104,13 +105,13 @@ class Flight:
 
         def arrive() -> None:
             # in the loop's thread maybe: `self._moving` is not there where all have ended before this returned
-            self._arrive(row, downloads)
+            self._arrive(prepared.rows, row, downloads)
             then()
 
         self._moving = moving = _transfer.Moving(downloads, prepared.source, "download", self.cancelled)
         moving.fill(began, arrive)
 
-    def _arrive(self, row: _plan.FileRow, downloads: Sequence[_plan.Transfer[str]]) -> None:
+    def _arrive(self, rows: _frame.Rows, row: _plan.FileRow, downloads: Sequence[_plan.Transfer[str]]) -> None:
         moving, self._moving = self._moving, None
         assert moving is not None  # noqa: S101  # for mypy
         try:
@@ -120,11 +121,12 @@ class Flight:
         except BaseException as exc:  # noqa: BLE001  # a fault of ours ends the run, and not the thread that it is met in
             self.outcome = Ended(exc)
         else:
+            read = list(zip(downloads, infos, strict=True))
             without_digest = sum(
-                info.digest is None and isinstance(down.source, _urls.ObjectUrl)
-                for down, info in zip(downloads, infos, strict=True)
+                info.digest is None and isinstance(down.source, _urls.ObjectUrl) for down, info in read
             )
-            self.fetched = Fetched(row, without_digest)
+            inputs = tuple(_input_file(rows, self.position, down, info) for down, info in read)
+            self.fetched = Fetched(row, without_digest, inputs)
         moving.forget()
 
     def store(
@@ -155,7 +157,8 @@ class Flight:
         try:
             infos = self._moving.finish_out()
         except RowError as exc:
-            self.outcome = Failed(exc, is_refused=_verdict.is_refusal(exc, len(self._uploads)))
+            is_refused = _verdict.is_refusal(exc, len(self._uploads))
+            self.outcome = Failed(exc, is_refused=is_refused, inputs=self.fetched.inputs)
             return
         except Exception as exc:  # noqa: BLE001  # a fault of ours ends the run
             self.outcome = Ended(exc)
@@ -164,6 +167,7 @@ class Flight:
             dict.fromkeys(self._files) | {up.file: str(up.target) for up in self._uploads},
             tuple(_stored_file(self.position, up, info) for up, info in zip(self._uploads, infos, strict=True)),
             self.fetched.without_digest,
+            self.fetched.inputs,
         )
 
     def silent(self) -> Iterator[tuple[Silence, str]]:
@@ -214,6 +218,16 @@ def _row_with_files(rows: _frame.Rows, position: int) -> _plan.FileRow:
         message = "the row has no file: every file column is null"
         raise RowError([Failure(row.id, "download", None, None, "ValueError", None, message)])
     return row
+
+
+def _input_file(rows: _frame.Rows, position: int, download: _plan.Transfer[str], info: ObjectInfo) -> _frame.InputFile:
+    at, digest = download.source, info.digest
+    assert not isinstance(at, LocalFile)  # noqa: S101  # the source of a download is a location
+    etag = info.etag if info.modified_ns is None else str(info.modified_ns)
+    # an MD5 is the ETag once more
+    checksum = None if digest is None or digest.algorithm == "MD5" else str(digest)
+    text = rows.text_at(position, download.file, at)
+    return _frame.InputFile(position, download.file, text, info.size_bytes, etag, info.version_id, checksum)
 
 
 def _stored_file(position: int, upload: _plan.Transfer[_urls.Location], info: ObjectInfo) -> _frame.StoredFile:

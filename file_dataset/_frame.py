@@ -26,6 +26,7 @@ ID = "id"
 ERROR_COLUMNS = ("error_stage", "error_file", "error_url", "error_type", "error_code", "error_message")
 FAILURE_COLUMNS = (ID, *ERROR_COLUMNS)
 FILES_COLUMNS = (ID, "file", "location", "size_bytes", "etag", "checksum")
+INPUTS_COLUMNS = (ID, "file", "location", "size_bytes", "etag", "version_id", "checksum")
 
 # pandas' nullable text type has one spelling in pandas 2 and 3, and stays Arrow's string when every value is null;
 # an object column of nulls and text would become pickles in Ray.
@@ -73,6 +74,11 @@ class Rows:
         """
         cell = self.cells[name][position]
         return None if cell is None else _urls.parse(cell, base=self.base, local_paths=self.local_paths)
+
+    def text_at(self, position: int, name: str, at: _urls.Location) -> str:
+        """Return a file's location as manifests have it; where the cell is that text, the cell: it takes no memory."""
+        text, cell = str(at), self.cells[name][position]
+        return cell if isinstance(cell, str) and cell == text else text
 
     def refused(self, position: int, name: str, error: InvalidDatasetError) -> Failure:
         """Return the failure of a cell that is no location."""
@@ -428,16 +434,62 @@ def files_frame(rows: Rows, positions: Positions, columns: Mapping[str, Sequence
         positions: per stored output, its row.
         columns: the other columns.
     """
-    import pandas as pd
-
-    texts = _texts_of([name for name in FILES_COLUMNS if name not in {ID, "size_bytes"}], columns)
-    sizes = {"size_bytes": pd.Series(columns["size_bytes"], dtype="int64")}
-    return _taken(rows, positions, [ID]).assign(**texts, **sizes)[list(FILES_COLUMNS)]
+    return _with_sizes(rows, positions, columns, FILES_COLUMNS)
 
 
 def no_files(frame: pd.DataFrame) -> pd.DataFrame:
     """Return the frame of stored outputs that has none, with the ids' dtype of `frame`."""
-    return files_frame(Rows(frame, None, {}, (), {}, Path(), 0), [], dict.fromkeys(FILES_COLUMNS, ()))
+    return files_frame(_no_rows(frame), [], dict.fromkeys(FILES_COLUMNS, ()))
+
+
+@dataclass(frozen=True, slots=True)
+class InputFile:
+    """One file that was read for the row at `position`, and what its store had of it then.
+
+    `etag` of a local file is when it was modified, in nanoseconds since 1970, as text: with the size it shows whether
+    the file has changed since. `version_id` is null where the store keeps no versions.
+    """
+
+    position: int
+    file: str
+    location: str
+    size_bytes: int
+    etag: str | None
+    version_id: str | None
+    checksum: str | None
+
+
+def inputs_frame(rows: Rows, positions: Positions, columns: Mapping[str, Sequence[Any]]) -> pd.DataFrame:
+    """Return one row per file that was read, with `INPUTS_COLUMNS`: `size_bytes` is int64, the others text.
+
+    Args:
+        rows: what the run was given.
+        positions: per file, its row.
+        columns: the other columns.
+    """
+    return _with_sizes(rows, positions, columns, INPUTS_COLUMNS)
+
+
+def no_inputs(frame: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Return the frame of files read that has none, with the ids' dtype of `frame`."""
+    import pandas as pd
+
+    known = pd.DataFrame({ID: []}, dtype=object) if frame is None or ID not in frame else frame
+    return inputs_frame(_no_rows(known), [], dict.fromkeys(INPUTS_COLUMNS, ()))
+
+
+def _no_rows(frame: pd.DataFrame) -> Rows:
+    return Rows(frame, None, {}, (), {}, Path(), 0)
+
+
+def _with_sizes(
+    rows: Rows, positions: Positions, columns: Mapping[str, Sequence[Any]], names: Sequence[str]
+) -> pd.DataFrame:
+    import pandas as pd
+
+    texts = _texts_of([name for name in names if name not in {ID, "size_bytes"}], columns)
+    sizes = {"size_bytes": pd.Series(columns["size_bytes"], dtype="int64")}
+    return _taken(rows, positions, [ID]).assign(**texts, **sizes)[list(names)]
 
 
 def _texts_of(names: Sequence[str], columns: Mapping[str, Sequence[Any]]) -> dict[str, pd.Series]:

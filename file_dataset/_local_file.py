@@ -60,6 +60,11 @@ class LocalFile:
         """Return how many bytes it has."""
         return self.identity[2]
 
+    @property
+    def modified_ns(self) -> int:
+        """When its bytes were last changed, in nanoseconds since 1970."""
+        return self.identity[3]
+
     def is_at(self, path: str) -> bool:
         """Return whether `path` is a name of this file."""
         try:

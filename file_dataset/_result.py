@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import html
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from file_dataset import _frame, _urls
 from file_dataset._errors import Failure, FileDatasetError, InvalidDatasetError, RowError
@@ -48,6 +48,11 @@ class PipelineResult:
             A row can have several: one per file that failed.
         files: one row per stored output: `id`, `file`, `location`, `size_bytes` (int64), `etag`, `checksum`
             (`CRC64NVME:<base64>`; null where the store gives none).
+        inputs: one row per file that was read for a row that is stored or failed after its download, in input order:
+            `id`, `file` (its column), `location`, `size_bytes` (int64), `etag`, `version_id` (null in a bucket that
+            keeps no versions), `checksum` (as in `files`; null where the store gave none). All come with the answer
+            that brought the file: no request more. `etag` of a local file is when it was modified, in nanoseconds as
+            text.
         files_without_digest: downloads of which the store offered no digest (a multipart ETag without a full-object
             checksum): their length and version were compared, their bytes could not be.
         hint: what to check where all rows failed alike: the endpoint, when the store has no object (or bucket) that any
@@ -75,6 +80,11 @@ class PipelineResult:
     files_without_digest: int = 0
     hint: str | None = None
     prefetch: Prefetch | None = None
+    inputs: pd.DataFrame = field(default_factory=_frame.no_inputs)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take what a pickle has; those made before there was `inputs` have none."""
+        vars(self).update({"inputs": _frame.no_inputs(state["files"])} | state)
 
     @staticmethod
     def last_stopped() -> PipelineResult | None:
@@ -104,7 +114,8 @@ class PipelineResult:
         failures = frame.loc[failed, list(_frame.FAILURE_COLUMNS)].reset_index(drop=True)
         manifest = frame.loc[~failed].drop(columns=list(_frame.ERROR_COLUMNS)).reset_index(drop=True)
         text = dict.fromkeys(_frame.ERROR_COLUMNS, _frame.TEXT)
-        return cls(input, manifest, failures.astype(text), _frame.no_files(frame), 0)
+        files, inputs = _frame.no_files(frame), _frame.no_inputs(frame)
+        return cls(input, manifest, failures.astype(text), files, 0, inputs=inputs)
 
     @property
     def input_rows(self) -> int:
@@ -161,6 +172,7 @@ class PipelineResult:
             joined(self.files, later.files),
             self.files_without_digest + later.files_without_digest,
             prefetch=later.prefetch,
+            inputs=joined(self.inputs, later.inputs),
         )
         holds = len(hints) == 1 and not len(merged._good)
         return replace(merged, hint=hints.pop()) if holds else merged
@@ -191,8 +203,8 @@ class PipelineResult:
             raise RowError(failures, f"{summary}\nthe first: row {failures[0].id!r}: {failures[0]}")
 
     @property
-    def _frames(self) -> tuple[pd.DataFrame, pd.DataFrame]:
-        return self.manifest, self.failures
+    def _frames(self) -> tuple[pd.DataFrame, ...]:
+        return self.manifest, self.failures, self.inputs
 
     @property
     def _good(self) -> pd.DataFrame:

@@ -263,7 +263,7 @@ class Run:
                 self.window.returns(flight.on_disk, _output_bytes(files, flight))
             flight.store(self.prepared, files, uploads, functools.partial(self._has_ended, flight))
         except (RowError, RunStoppedError) as exc:
-            flight.outcome = Failed(exc) if isinstance(exc, RowError) else Ended(exc)
+            flight.outcome = Failed(exc, inputs=flight.fetched.inputs) if isinstance(exc, RowError) else Ended(exc)
             self._has_ended(flight)
 
     def _stop(self) -> None:

@@ -38,13 +38,17 @@ class ObjectInfo:
     """What a store has of one object.
 
     `etag` has no quotes, and is None where it pins no bytes; `sent_etag` is what the store sent. `digest` is that of
-    the whole body, None where the store offers none.
+    the whole body, None where the store offers none. `version_id` is None in a bucket that never kept versions; "null"
+    is the version of an object that was there before. `modified_ns` is a local file's own, as it was when it was
+    opened.
     """
 
     size_bytes: int
     etag: str | None = None
     digest: Digest | None = None
     sent_etag: str | None = None
+    version_id: str | None = None
+    modified_ns: int | None = None
 
     @property
     def pin(self) -> str | None:

@@ -63,7 +63,7 @@ class LocalStore:
         self.silence = Silence()
 
     def info(self, at: Path) -> Future[ObjectInfo]:
-        """Answer the size in bytes; nothing is read."""
+        """Answer the size in bytes and when it was modified; nothing is read."""
         return self._pool.submit(self._info, at)
 
     def download(self, source: Path | LocalFile, sink: Sink) -> Future[ObjectInfo]:
@@ -78,7 +78,11 @@ class LocalStore:
 
 
 def _info(path: Path) -> ObjectInfo:
-    return ObjectInfo(_source_at(path).size_bytes)
+    return _info_of(_source_at(path))
+
+
+def _info_of(source: LocalFile) -> ObjectInfo:
+    return ObjectInfo(source.size_bytes, modified_ns=source.modified_ns)
 
 
 def _source_at(path: Path) -> LocalFile:
@@ -90,7 +94,7 @@ def _source_at(path: Path) -> LocalFile:
 
 def _copy(file: Path | LocalFile, sink: Sink, silence: Silence) -> ObjectInfo:
     source = file if isinstance(file, LocalFile) else _source_at(file)
-    part = sink.begin(ObjectInfo(source.size_bytes))
+    part = sink.begin(_info_of(source))
     hasher = _digest.hasher(_digest.ALGORITHMS[0])
     for chunk in source.chunks(0, source.size_bytes):
         part.write(chunk)

@@ -34,11 +34,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A row that is stored whole: what the manifest and the files record of it."""
+    """A row that is stored whole: what the manifest and the files record of it, and the files that were read for it."""
 
     outputs: Mapping[str, str | None]
     files: tuple[_frame.StoredFile, ...]
     without_digest: int
+    inputs: tuple[_frame.InputFile, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +47,15 @@ class Failed:
     """A row that failed.
 
     `is_refused`: the target took none of its outputs, for a reason that no later row would escape. `is_all`:
-    none of its inputs could be downloaded. `is_recorded`: the failure is an earlier Pipeline's.
+    none of its inputs could be downloaded. `is_recorded`: the failure is an earlier Pipeline's. `inputs`: the files
+    that were read for it; none where the download failed.
     """
 
     error: RowError
     is_refused: bool = False
     is_all: bool = False
     is_recorded: bool = False
+    inputs: tuple[_frame.InputFile, ...] = ()
 
 
 Outcome: TypeAlias = Stored | Failed
@@ -138,7 +141,23 @@ class FailedRows(_Rows[tuple[Failure, ...]]):
         return tuple(Failure(*record) for record in self.records.of(position))
 
 
-# of a failure, in the order of the columns
+class InputRows(_Rows[tuple[_frame.InputFile, ...]]):
+    """The files that were read for the rows that are stored or have failed; rows without any are not here."""
+
+    def __init__(self, total: int) -> None:
+        super().__init__(Records(total, _frame.INPUTS_COLUMNS[1:], numbers=["size_bytes"], few=["file"]))
+
+    def put(self, position: int, inputs: tuple[_frame.InputFile, ...]) -> None:
+        """Take the files of a row; those of one that was put before stay as they are."""
+        if inputs:
+            self.records.put(position, map(_input_values, inputs))
+
+    def __getitem__(self, position: int) -> tuple[_frame.InputFile, ...]:
+        return tuple(_frame.InputFile(position, *record) for record in self.records.of(position))
+
+
+# of a file that was read and of a failure, in the order of the columns
+_input_values = attrgetter(*_frame.INPUTS_COLUMNS[1:])
 _values = attrgetter(*(name.removeprefix("error_") for name in _frame.FAILURE_COLUMNS))
 
 
@@ -181,6 +200,7 @@ class Tally:
         self._unanswered: Counter[Stage] = Counter()  # rows whose store sent nothing at all
         self.stored = StoredRows(total)
         self.failed = FailedRows(total)
+        self.inputs = InputRows(total)
         self.is_down = False  # what stopped the run is a store that answers nothing
         self.is_over_limit = False  # what stopped the run is one failed row more than are allowed
 
@@ -191,6 +211,8 @@ class Tally:
 
     def put(self, position: int, outcome: Outcome) -> None:
         """Take a row's outcome; the first one of a row counts."""
+        # before the row itself: Ctrl-C between the two has it put again
+        self.inputs.put(position, outcome.inputs)
         if isinstance(outcome, Stored):
             self.stored.put(position, outcome)
             if outcome.files:
@@ -312,4 +334,5 @@ class Tally:
             _frame.files_frame(rows, *self.stored.files()),
             self.stored.without_digest,
             self.hint(),
+            inputs=_frame.inputs_frame(rows, *self.inputs.records.in_order()),
         )

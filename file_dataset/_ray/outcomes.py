@@ -28,6 +28,9 @@ OUTCOMES = pa.schema(
         "files": pa.list_(
             pa.struct({"file": _TEXT, "location": _TEXT, "size_bytes": pa.int64(), "etag": _TEXT, "checksum": _TEXT})
         ),
+        "inputs": pa.list_(
+            pa.struct({name: pa.int64() if name == "size_bytes" else _TEXT for name in _frame.INPUTS_COLUMNS[1:]})
+        ),
         "without_digest": pa.int64(),
         "failures": pa.list_(
             pa.struct(dict.fromkeys(("stage", "file", "url", "type", "code", "message"), _TEXT)),
@@ -65,6 +68,10 @@ def table_of(tally: Tally, rows: _frame.Rows, *, gives_rows: bool) -> pa.Table:
                 "files": []
                 if done is None
                 else [{name: getattr(file, name) for name in _frame.FILES_COLUMNS[1:]} for file in done.files],
+                "inputs": [
+                    {name: getattr(file, name) for name in _frame.INPUTS_COLUMNS[1:]}
+                    for file in tally.inputs.get(position, ())
+                ],
                 "without_digest": 0 if done is None else done.without_digest,
                 "failures": [
                     {
@@ -89,11 +96,13 @@ def table_of(tally: Tally, rows: _frame.Rows, *, gives_rows: bool) -> pa.Table:
 
 def outcome_of(record: Mapping[str, Any], position: int, row_id: RowId) -> Outcome:
     """Return what a record has of the row at a position."""
+    inputs = tuple(_frame.InputFile(position, **file) for file in record["inputs"])
     if record["failures"]:
         error = RowError([Failure(row_id, **failure) for failure in record["failures"]])
-        return Failed(error, is_all=record["is_all"], is_recorded=record["is_recorded"])
+        return Failed(error, is_all=record["is_all"], is_recorded=record["is_recorded"], inputs=inputs)
     return Stored(
         {output["file"]: output["location"] for output in record["outputs"]},
         tuple(_frame.StoredFile(position, **file) for file in record["files"]),
         record["without_digest"],
+        inputs,
     )

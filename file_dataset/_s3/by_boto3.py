@@ -91,7 +91,8 @@ class Boto3:
         answer["Body"].close()
         headers = _headers_of(answer)
         # no checksum: that of a range need not be the whole object's
-        return ObjectInfo(responses.total_of(headers), etags.etag_of(headers))
+        version_id = responses.version_of(headers)
+        return ObjectInfo(responses.total_of(headers), etags.etag_of(headers), version_id=version_id)
 
     def put(
         self,
@@ -184,7 +185,7 @@ def _headers_of(answer: Mapping[str, Any]) -> Mapping[str, str]:
     if found:
         return found
     length = answer.get("ContentLength", getattr(answer.get("Body"), "_content_length", None))
-    fields = {"content-length": length, "etag": answer.get("ETag")}
+    fields = {"content-length": length, "etag": answer.get("ETag"), "x-amz-version-id": answer.get("VersionId")}
     return {name: str(value) for name, value in fields.items() if value is not None}
 
 

@@ -27,7 +27,7 @@ def info_of(headers: Mapping[str, str], *, check_digests: bool) -> ObjectInfo:
         OSError: they have no length.
     """
     digest = digest_of(headers) if check_digests else None
-    return ObjectInfo(length_of(headers), etag_of(headers), digest, headers.get("etag"))
+    return ObjectInfo(length_of(headers), etag_of(headers), digest, headers.get("etag"), version_of(headers))
 
 
 def head_of(headers: Mapping[str, str]) -> ObjectInfo:
@@ -36,7 +36,12 @@ def head_of(headers: Mapping[str, str]) -> ObjectInfo:
     Raises:
         OSError: they have no length.
     """
-    return ObjectInfo(length_of(headers), etag_of(headers), crc_of(headers))
+    return ObjectInfo(length_of(headers), etag_of(headers), crc_of(headers), version_id=version_of(headers))
+
+
+def version_of(headers: Mapping[str, str]) -> str | None:
+    """Return the id of the object's version, None where the bucket has no versions."""
+    return headers.get("x-amz-version-id") or None
 
 
 def length_of(headers: Mapping[str, str]) -> int:

@@ -78,6 +78,8 @@ def tally_of(count: int, *, failed: Callable[[int], bool] = lambda _: False, **a
     prepared = pipeline(_INTO, **arguments)._prepare(frame_of(count))  # noqa: SLF001  # what a run does first
     tally = Tally(prepared.settings, prepared.contract, count, (prepared.source, prepared.target))
 
+    cells = prepared.rows.cells["scan.mha"]
+
     def fill() -> None:
         for position in range(count):
             row_id = prepared.rows.id_at(position)
@@ -85,9 +87,12 @@ def tally_of(count: int, *, failed: Callable[[int], bool] = lambda _: False, **a
                 tally.put(position, Failed(RowError([missing(row_id)])))
                 continue
             location = f"{_INTO}/{row_id}/copy.mha"
-            etag, checksum = f'"{position:032x}"', f"CRC64NVME:{position:012x}"
+            etag, checksum = f"{position:032x}", f"CRC64NVME:{position:012x}"
             file = _frame.StoredFile(position, "copy.mha", location, 100, etag, checksum)
-            tally.put(position, Stored({"copy.mha": location}, (file,), 0))
+            # texts of its own: the answers that they come from are others
+            etag, checksum = f"{position + count:032x}", f"CRC64NVME:{position + count:012x}"
+            read = _frame.InputFile(position, "scan.mha", cells[position], 100, etag, None, checksum)
+            tally.put(position, Stored({"copy.mha": location}, (file,), 0, (read,)))
 
     return tally, lambda: (fill(), tally.result(prepared.rows))[1]
 
