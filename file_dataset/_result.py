@@ -48,11 +48,10 @@ class PipelineResult:
             A row can have several: one per file that failed.
         files: one row per stored output: `id`, `file`, `location`, `size_bytes` (int64), `etag`, `checksum`
             (`CRC64NVME:<base64>`; null where the store gives none).
-        inputs: one row per file that was read for a row that is stored or failed after its download, in input order:
-            `id`, `file` (its column), `location`, `size_bytes` (int64), `etag`, `version_id` (null in a bucket that
-            keeps no versions), `checksum` (as in `files`; null where the store gave none). All come with the answer
-            that brought the file: no request more. `etag` of a local file is when it was modified, in nanoseconds as
-            text.
+        inputs: one row per file that was read, of rows that are stored or failed after their download, in input order:
+            `id`, `file`, `location`, `size_bytes` (int64), `etag` (of a local file: its modification time, ns),
+            `version_id` (null where the bucket keeps no versions), `checksum` (as in `files`; null where the store gave
+            none). The answers that bring the files have all of it: it costs no request.
         files_without_digest: downloads of which the store offered no digest (a multipart ETag without a full-object
             checksum): their length and version were compared, their bytes could not be.
         hint: what to check where all rows failed alike: the endpoint, when the store has no object (or bucket) that any
