@@ -182,6 +182,22 @@ def store_error(kind: type[OSError], message: str, *, code: str | None = None) -
     return error
 
 
+def exists_already(code: str | None = None, *, may_be_own: bool = False) -> OSError:
+    """Return the error of an output that is there already, and is not replaced.
+
+    Args:
+        code: the store's own.
+        may_be_own: an earlier attempt may have stored it, whose answer was lost.
+    """
+    message = (
+        "it exists already, and if_exists='error' replaces nothing: give another into_path, remove it, or choose "
+        "if_exists='skip' or 'overwrite'"
+    )
+    if may_be_own:
+        message += " (the answer to an earlier attempt of this upload was lost: it may be what that one stored)"
+    return store_error(FileExistsError, message, code=code)
+
+
 def code_of(error: BaseException) -> str | None:
     """Return the store's own code, such as `NoSuchKey`, or None."""
     code = getattr(error, "code", None) if isinstance(error, OSError) else None
@@ -214,6 +230,7 @@ def is_fatal(error: BaseException) -> bool:
 
 
 _ERRNO: dict[type[OSError], int] = {
+    FileExistsError: errno.EEXIST,
     FileNotFoundError: errno.ENOENT,
     PermissionError: errno.EACCES,
     TimeoutError: errno.ETIMEDOUT,

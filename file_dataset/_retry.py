@@ -26,8 +26,20 @@ _REFUSED_SHARE, _REFUSED_ATTEMPTS = 0.2, 2
 _BACKOFF_MAX_S = 20.0
 
 
-def attempt(request: Callable[[], T], *, attempts: int, cancelled: threading.Event) -> T:
+def attempt(
+    request: Callable[[], T],
+    *,
+    attempts: int,
+    cancelled: threading.Event,
+    is_worth: Callable[[OSError], bool] = is_transient,
+) -> T:
     """Return what the request returns, after at most `attempts` attempts.
+
+    Args:
+        request: makes one attempt.
+        attempts: the most of them.
+        cancelled: ends the wait for the next one.
+        is_worth: whether another attempt may help after this error.
 
     Raises:
         OSError: the last attempt's error, or the first that another attempt cannot help.
@@ -37,7 +49,7 @@ def attempt(request: Callable[[], T], *, attempts: int, cancelled: threading.Eve
         try:
             return request()
         except OSError as exc:
-            if cancelled.is_set() or not is_transient(exc):
+            if cancelled.is_set() or not is_worth(exc):
                 raise
             is_early = number <= _REFUSED_ATTEMPTS and code_of(exc) in SLOW_DOWN_CODES
             backoff_s = BACKOFF_S * (_REFUSED_SHARE if is_early else 1)

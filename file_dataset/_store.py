@@ -50,8 +50,9 @@ class RemoteStore(ObjectStore[At_contra], Protocol[At_contra]):
         *,
         extra_args: Mapping[str, Any],
         cancelled: threading.Event,
+        only_new: bool = False,
     ) -> Future[ObjectInfo]:
-        """Store a local file under `target`, whole or not at all."""
+        """Store a local file under `target`, whole or not at all; `only_new`: FileExistsError if anything is there."""
 
 
 class LocalStore:

@@ -8,6 +8,7 @@ import os
 import time
 from typing import TYPE_CHECKING, Any
 
+from file_dataset import _digest
 from file_dataset._errors import InvalidDatasetError, code_of, store_error
 from file_dataset._http.deadline import SLOW_BYTES_S, stall_s
 from file_dataset._local_file import CHUNK_BYTES
@@ -108,6 +109,22 @@ class Boto3:
         headers = _headers_of(self.send(access, "put_object", source, 0, size, cancelled, **kwargs))
         responses.check_put(headers)
         return ObjectInfo(size, etags.etag_of(headers), etags.crc_of(headers))
+
+    def find(self, access: Access, source: LocalFile, target: ObjectUrl, extra: Mapping[str, Any]) -> ObjectInfo | None:
+        """Return what a HEAD has of an object that is this very file; None: it is another, or nothing proves it."""
+        known = extra_args.known_to(access.client, "HeadObject", extra)  # keys of SSE-C
+        try:
+            answer = self.call(access, "head_object", Bucket=target.bucket, Key=target.key, **known)
+        except (FileNotFoundError, PermissionError):
+            return None
+        headers = _headers_of(answer)
+        found, digest = responses.head_of(headers), etags.digest_of(headers)
+        if digest is None or found.size_bytes != source.size_bytes:
+            return None
+        hasher = _digest.hasher(digest.algorithm)
+        for chunk in source.chunks(0, source.size_bytes):
+            hasher.update(memoryview(chunk))
+        return found if hasher.digest() == digest else None
 
     def send(  # noqa: PLR0913, PLR0917  # what a body is made of
         self,

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
 from file_dataset._errors import code_of
+from file_dataset._retry import attempt
 from file_dataset._s3 import etags, extra_args, responses
+from file_dataset._s3.only_new import CONDITION, CONFLICT_CODE, OnlyNew
 from file_dataset._s3.operation import Operation, not_by_http
 from file_dataset._s3.requests import Body, Put
 from file_dataset._s3.route import UnknownError
@@ -91,11 +93,22 @@ class Multipart:
     ) -> ObjectInfo:
         """Store a file, whole or not at all; blocks."""
         extra = extra_args.for_parts(extra)
+        return attempt(
+            lambda: self._upload(source, target, extra, cancelled),
+            attempts=self._operations.attempts,
+            cancelled=cancelled,
+            is_worth=_is_conflict,
+        )
+
+    def _upload(
+        self, source: LocalFile, target: ObjectUrl, extra: Mapping[str, Any], cancelled: threading.Event
+    ) -> ObjectInfo:
         at = {"Bucket": target.bucket, "Key": target.key}
 
         def create(access: Access) -> str:
             kwargs = extra_args.with_checksum(access.client, extra)
-            answer = self._boto3.call(access, "create_multipart_upload", **at, **kwargs)
+            known = {name: value for name, value in kwargs.items() if name not in CONDITION}  # of the completion
+            answer = self._boto3.call(access, "create_multipart_upload", **at, **known)
             if not (upload_id := answer.get("UploadId")):
                 raise responses.no_success("CreateMultipartUpload", "UploadId")
             return str(upload_id)
@@ -106,7 +119,7 @@ class Multipart:
         try:
             parts = self._side_by_side(lambda number: self._put_part(upload, number), range(1, count + 1))
             source.check()  # what it replaces is there still
-            return self._by_boto3(target, cancelled, lambda access: self._complete(access, upload, parts))
+            return self._completed(upload, parts)
         except BaseException:
             self._abort(upload)
             raise
@@ -141,6 +154,18 @@ class Multipart:
 
         return {"PartNumber": number} | self._operations.retried(Operation(target, cancelled, by_http, by_boto3))
 
+    def _completed(self, upload: _Upload, parts: Sequence[dict[str, Any]]) -> ObjectInfo:
+        def complete(access: Access) -> ObjectInfo:
+            return self._complete(access, upload, parts)
+
+        def find(access: Access) -> ObjectInfo | None:
+            answer = self._joined(access, upload, parts)
+            return None if answer is None else _info(upload, answer)
+
+        is_new = upload.extra.items() >= CONDITION.items()
+        settle = OnlyNew(find, is_one_request=False).settle if is_new else None
+        return self._operations.retried(Operation(upload.target, upload.cancelled, not_by_http, complete, settle))
+
     def _complete(self, access: Access, upload: _Upload, parts: Sequence[dict[str, Any]]) -> ObjectInfo:
         known = extra_args.known_to(access.client, "CompleteMultipartUpload", upload.extra)
         try:
@@ -155,7 +180,7 @@ class Multipart:
             # some versions of Ceph answer a completion without the ETag; so does what is no S3
             if not answer.get("ETag") and (answer := self._joined(access, upload, parts)) is None:
                 raise responses.no_success("CompleteMultipartUpload", "ETag")
-        return ObjectInfo(upload.size, etags.plain_etag(answer.get("ETag")), etags.crc_of_fields(answer))
+        return _info(upload, answer)
 
     def _joined(self, access: Access, upload: _Upload, parts: Sequence[dict[str, Any]]) -> Mapping[str, Any] | None:
         """Return what a HEAD has of the object that these parts are; None: another one is there, or none."""
@@ -226,6 +251,14 @@ class Multipart:
                 parts.todo.clear()
             self._changed.notify_all()
         return True
+
+
+def _info(upload: _Upload, answer: Mapping[str, Any]) -> ObjectInfo:
+    return ObjectInfo(upload.size, etags.plain_etag(answer.get("ETag")), etags.crc_of_fields(answer))
+
+
+def _is_conflict(error: OSError) -> bool:
+    return code_of(error) == CONFLICT_CODE
 
 
 def _running(parts: _Parts) -> int:

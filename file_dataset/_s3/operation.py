@@ -40,6 +40,8 @@ class Operation(Generic[T]):
     cancelled: threading.Event
     by_http: Callable[[Access, Route, Future[T], Rescue], None]
     by_boto3: Callable[[Access], T]
+    # what an attempt that failed gives all the same; else it raises why
+    settle: Callable[[Access, OSError], T] | None = None
 
 
 def not_by_http(*_: object) -> None:
@@ -57,6 +59,11 @@ class Operations:
     def __init__(self, current: CurrentAccess, pool: Pool, *, is_boto3: bool) -> None:
         """Take what all of them use; `is_boto3`: the user wants boto3 for each."""
         self._current, self._pool, self._is_boto3 = current, pool, is_boto3
+
+    @property
+    def attempts(self) -> int:
+        """How often a request is made at most."""
+        return self._current.get().attempts
 
     def submit(self, operation: Operation[T]) -> Future[T]:
         """Begin an operation, by our own HTTP on this thread where the bucket has a route."""
@@ -103,11 +110,13 @@ class Operations:
                 return self._once(operation, access, error)
             except OSError as exc:
                 if code_of(exc) not in EXPIRED_CODES:
-                    raise
+                    if operation.settle is None:
+                        raise
+                    return operation.settle(access, exc)
                 self._current.renew(access, exc)
             return once()
 
-        return attempt(once, attempts=self._current.get().attempts, cancelled=operation.cancelled)
+        return attempt(once, attempts=self.attempts, cancelled=operation.cancelled)
 
     def _once(self, operation: Operation[T], access: Access, error: Exception | None) -> T:
         bucket = operation.at.bucket

@@ -19,6 +19,7 @@ from file_dataset._s3.access import CurrentAccess
 from file_dataset._s3.by_boto3 import Boto3
 from file_dataset._s3.extra_args import has_checksum
 from file_dataset._s3.multipart import Multipart, needs_parts
+from file_dataset._s3.only_new import CONDITION, HEADERS, NewPut, OnlyNew
 from file_dataset._s3.operation import Operation, Operations
 from file_dataset._s3.requests import Body, Head, Put, Sender
 from file_dataset._s3.route import UnknownError
@@ -105,19 +106,21 @@ class S3Store:
         *,
         extra_args: Mapping[str, Any],
         cancelled: threading.Event,
+        only_new: bool = False,
     ) -> Future[ObjectInfo]:
         """Store the file: one PUT up to 32 MiB, else a multipart upload that is aborted when it fails."""
         extra, size = dict(extra_args), source.size_bytes
         if extra:  # which headers they are is botocore's
             self._current.connected(self._current.get())
+        if only_new:
+            extra |= CONDITION
         if needs_parts(size):
             return self._pool.submit(self._multipart.upload, source, target, extra, cancelled)
+        if extra.items() >= CONDITION.items():
+            return self._operations.submit(self._put_new(source, target, extra, cancelled))
 
         def by_http(access: Access, route: Route, future: Future[ObjectInfo], rescue: Rescue) -> None:
-            headers = access.router.upload_headers(target.bucket, extra)
-            if headers is None or has_checksum(extra):
-                raise UnknownError(f"an upload with {sorted(extra)}")
-            body = Body(source, 0, size, headers, algorithm=access.algorithm(extra))
+            body = _body(access, source, target, extra)
             signer = access.router.signer(route)
             self._sender.put(Put(route, target, signer, cancelled, body, _stored, future=future, rescue=rescue))
 
@@ -125,6 +128,29 @@ class S3Store:
             return self._boto3.put(access, source, target, extra, cancelled)
 
         return self._operations.submit(Operation(target, cancelled, by_http, by_boto3))
+
+    def _put_new(
+        self, source: LocalFile, target: ObjectUrl, extra: Mapping[str, Any], cancelled: threading.Event
+    ) -> Operation[ObjectInfo]:
+        """Return the PUT of a file that replaces nothing."""
+        rest = {name: value for name, value in extra.items() if name not in CONDITION}
+
+        def find(access: Access) -> ObjectInfo | None:
+            return self._boto3.find(self._current.connected(access), source, target, rest)
+
+        def by_http(access: Access, route: Route, future: Future[ObjectInfo], rescue: Rescue) -> None:
+            body = _body(access, source, target, rest)
+            body.headers = {**body.headers, **HEADERS}
+            signer = access.router.signer(route)
+            self._sender.put(
+                NewPut(only_new, route, target, signer, cancelled, body, _stored, future=future, rescue=rescue)
+            )
+
+        def by_boto3(access: Access) -> ObjectInfo:
+            return self._boto3.put(access, source, target, extra, cancelled)
+
+        only_new = OnlyNew(find)
+        return Operation(target, cancelled, by_http, by_boto3, only_new.settle)
 
     def begin_call(self) -> None:
         """Take note that a call of the user's begins: a mock may have come or gone since the last."""
@@ -144,6 +170,18 @@ def _most() -> int:
     """Return how many requests may be in flight: within half of the free descriptors, for files need some too."""
     free = descriptors.free()
     return MOST if free is None else max(1, min(MOST, free // 2))
+
+
+def _body(access: Access, source: LocalFile, target: ObjectUrl, extra: Mapping[str, Any]) -> Body:
+    """Return a whole file as the body of our own PUT.
+
+    Raises:
+        UnknownError: boto3 does the upload.
+    """
+    headers = access.router.upload_headers(target.bucket, extra)
+    if headers is None or has_checksum(extra):
+        raise UnknownError(f"an upload with {sorted(extra)}")
+    return Body(source, 0, source.size_bytes, headers, algorithm=access.algorithm(extra))
 
 
 def _stored(headers: Mapping[str, str], body: Body) -> ObjectInfo:

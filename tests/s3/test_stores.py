@@ -225,6 +225,20 @@ class S3Contract(StoreContract):
         store.download(place("a.bin"), sink).result()
         assert bytes(sink.data) == body
 
+    @pytest.mark.parametrize("parts", [1, 3])
+    def test_an_upload_that_replaces_nothing_leaves_what_is_there(self, store, place, tmp_path, monkeypatch, parts):
+        self.need("conditions")
+        monkeypatch.setattr("file_dataset._s3.multipart._PART_BYTES", 5 << 20)
+        monkeypatch.setattr("file_dataset._s3.multipart._MULTIPART_BYTES", 6 << 20)
+        at, source = place("a.bin"), tmp_path / "new.bin"
+        source.write_bytes(bytes(1000 if parts == 1 else 12 << 20))
+        new = {"extra_args": {}, "cancelled": NEVER, "only_new": True}
+        assert store.upload(LocalFile.at(source), at, **new).result().size_bytes == source.stat().st_size
+        self.upload(store, tmp_path, at, b"before")
+        with pytest.raises(FileExistsError):
+            store.upload(LocalFile.at(source), at, **new).result()
+        assert store.info(at).result().size_bytes == len(b"before")
+
     def test_an_object_that_was_replaced_is_not_continued(self, store, place, tmp_path, monkeypatch):
         self.need("conditions")
         monkeypatch.setattr(_retry, "BACKOFF_S", 0.001)
