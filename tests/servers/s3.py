@@ -1,7 +1,7 @@
 """A small S3 in memory, without faults and without a socket: requests, the store that answers them, and its objects.
 
 Path-style addressing only; keys are opaque. It reads access key and region from a signature and never checks it. What
-it does not do (versions, copies, tags, listings in pages or with a delimiter) is answered 501 NotImplemented.
+it does not do (versions, copies, tags, listings with a delimiter) is answered 501 NotImplemented.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import zlib
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from typing import TYPE_CHECKING, Self
-from urllib.parse import parse_qsl, quote, unquote
+from urllib.parse import parse_qsl, quote_plus, unquote
 from xml.etree import ElementTree as ET
 from xml.sax.saxutils import escape
 
@@ -39,6 +39,8 @@ _KEPT_HEADERS = re.compile(
 )
 # all parts but the last are at least 5 MiB (https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html)
 _MIN_PART_BYTES = 5 << 20
+# https://docs.aws.amazon.com/AmazonS3/latest/API/API_ListObjectsV2.html
+_PAGE_KEYS = 1000
 
 # by method, "is it about an object?" and the names in the query
 OPERATIONS: dict[tuple[str, bool, frozenset[str]], str] = {
@@ -54,7 +56,27 @@ OPERATIONS: dict[tuple[str, bool, frozenset[str]], str] = {
     ("POST", True, frozenset({"uploadId"})): "CompleteMultipartUpload",
     ("DELETE", True, frozenset({"uploadId"})): "AbortMultipartUpload",
 }
-_QUERY_OF_ANY_OPERATION = re.compile(r"x-id|x-amz-.*|prefix|encoding-type|fetch-owner", re.IGNORECASE)
+_QUERY_OF_ANY_OPERATION = re.compile(
+    r"x-id|x-amz-.*|prefix|encoding-type|continuation-token|fetch-owner", re.IGNORECASE
+)
+
+
+def _as_in_url(key: str) -> str:
+    """As S3 escapes a key in a listing: a space is a plus sign."""
+    return quote_plus(key, safe="/")
+
+
+def _token_of(key: bytes) -> str:
+    return f"{base64.b64encode(key).decode()}+/="  # its end must be escaped in a URL
+
+
+def _key_of(token: str | None) -> bytes:
+    """The last key of the page before; nothing for the first page."""
+    if token is None:
+        return b""
+    if not token.endswith("+/="):
+        raise S3Error(400, "InvalidArgument", "The continuation token provided is incorrect")
+    return base64.b64decode(token.removesuffix("+/="))
 
 
 def _md5(body: bytes) -> bytes:
@@ -221,19 +243,24 @@ class Store:
 
     def list_objects_v2(self, request: Request) -> Reply:
         prefix = request.query.get("prefix", "")
-        written = quote if request.query.get("encoding-type") == "url" else str
+        written = _as_in_url if request.query.get("encoding-type") == "url" else str
+        after = _key_of(request.query.get("continuation-token"))
         with self.lock:
-            objects = {key: at for key, at in self._objects(request).items() if key.startswith(prefix)}
+            objects = {key.encode(): at for key, at in self._objects(request).items() if key.startswith(prefix)}
+        keys = sorted(key for key in objects if key > after)
         contents = ""
-        for key, at in sorted(objects.items(), key=lambda item: item[0].encode()):
+        for key, at in [(key.decode(), objects[key]) for key in keys[:_PAGE_KEYS]]:
             modified = time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime(at.modified_s))
             contents += (
                 f"<Contents><Key>{escape(written(key))}</Key><LastModified>{modified}</LastModified>"
                 f"<ETag>&quot;{at.etag}&quot;</ETag><Size>{len(at.body)}</Size>"
                 f"<StorageClass>{at.headers.get('x-amz-storage-class', 'STANDARD')}</StorageClass></Contents>"
             )
-        elements = {"Name": request.bucket, "Prefix": written(prefix), "IsTruncated": "false"}
-        elements["KeyCount"] = str(len(objects))
+        is_truncated = len(keys) > _PAGE_KEYS
+        elements = {"Name": request.bucket, "Prefix": written(prefix), "IsTruncated": str(is_truncated).lower()}
+        elements["KeyCount"] = str(min(len(keys), _PAGE_KEYS))
+        if is_truncated:
+            elements["NextContinuationToken"] = _token_of(keys[_PAGE_KEYS - 1])
         if "encoding-type" in request.query:
             elements["EncodingType"] = request.query["encoding-type"]
         return _xml(200, "ListBucketResult", elements, contents)

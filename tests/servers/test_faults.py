@@ -379,7 +379,7 @@ def test_an_archived_object_has_a_head_and_no_body(server, client):
         lambda client: client.get_object(Bucket="bucket", Key="key", VersionId="1"),
         lambda client: client.list_buckets(),
     ],
-    ids=["copy", "delimiter", "pages", "version", "buckets"],
+    ids=["copy", "delimiter", "other pages", "version", "buckets"],
 )
 def test_what_the_server_does_not_do_is_not_implemented(server, client, call):
     server.put("s3://bucket/key", BODY)

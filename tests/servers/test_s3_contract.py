@@ -61,6 +61,17 @@ def test_a_listing_has_the_keys_of_its_prefix_in_order(bucket):
     assert (listed["KeyCount"], listed["IsTruncated"]) == (2, False)
 
 
+def test_a_listing_comes_in_pages_of_a_thousand_keys(bucket):
+    keys = [f"{number:04}" for number in range(1001)]
+    for key in keys:
+        bucket.put(key, b"")
+    first = bucket.client.list_objects_v2(Bucket=bucket.name)
+    assert (first["KeyCount"], first["IsTruncated"]) == (1000, True)
+    second = bucket.client.list_objects_v2(Bucket=bucket.name, ContinuationToken=first["NextContinuationToken"])
+    assert (second["KeyCount"], second["IsTruncated"], second.get("NextContinuationToken")) == (1, False, None)
+    assert [found["Key"] for page in (first, second) for found in page["Contents"]] == keys
+
+
 def test_a_deleted_object_is_gone(bucket):
     bucket.put("key", BODY)
     for _ in range(2):  # a second time is no error
