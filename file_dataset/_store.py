@@ -1,12 +1,16 @@
-"""What a store is (`info`, `download`, `upload`), which a GCS or Azure store would implement; and `LocalStore`.
+"""What a store is (`info`, `list`, `download`, `upload`, `remove`), as a GCS or Azure store would be; and `LocalStore`.
 
 A request is submitted and answered by a Future. S3's store is in `_s3.store`; one of another kind would go beside it.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+import errno
+import os
+import stat
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
 from file_dataset import _digest, _urls
 from file_dataset._errors import store_error
@@ -17,15 +21,31 @@ from file_dataset._sink import ObjectInfo
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from concurrent.futures import Future
-    from pathlib import Path
 
     from file_dataset._sink import Sink
+    from file_dataset._urls import Location
 
 At_contra = TypeVar("At_contra", contravariant=True)
 
 _LOCAL_THREADS = 8  # a guess: disks gain little from more
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """One object of a listing.
+
+    `etag` is as in `ObjectInfo`, `modified` in ns since 1970; each is None where the store does not say it.
+    """
+
+    at: Location
+    size_bytes: int
+    etag: str | None = None
+    modified: int | None = None
+
+
+Listing: TypeAlias = "list[Listed]"  # stores have a method of the name `list`
 
 
 class ObjectStore(Protocol[At_contra]):
@@ -35,6 +55,12 @@ class ObjectStore(Protocol[At_contra]):
 
     def info(self, at: At_contra) -> Future[ObjectInfo]:
         """Answer what is known of the object without its bytes; its `digest` is a CRC, not the MD5 of an ETag."""
+
+    def list(self, prefix: At_contra, *, cancelled: threading.Event | None = None) -> Future[Listing]:
+        """Answer all objects below a directory, or whose key begins with that of a URL; none is no error."""
+
+    def remove(self, at: At_contra, *, cancelled: threading.Event | None = None) -> Future[None]:
+        """Remove one object; one that is not there is no error."""
 
     def download(self, source: At_contra, sink: Sink) -> Future[ObjectInfo]:
         """Fill the sink and have it prove the bytes; the caller commits or discards it."""
@@ -67,6 +93,17 @@ class LocalStore:
         """Answer the size in bytes and when it was modified; nothing is read."""
         return self._pool.submit(self._info, at)
 
+    def list(self, prefix: Path, *, cancelled: threading.Event | None = None) -> Future[Listing]:
+        """Answer all files below a directory, in the order of their paths' bytes; none where it is not there.
+
+        Links to directories are not followed; what is no file (a pipe, a link to nothing) is not listed.
+        """
+        return self._pool.submit(self._list, prefix, cancelled)
+
+    def remove(self, at: Path, *, cancelled: threading.Event | None = None) -> Future[None]:
+        """Remove the file; one that is not there is no error."""
+        return self._pool.submit(self._remove, at, cancelled)
+
     def download(self, source: Path | LocalFile, sink: Sink) -> Future[ObjectInfo]:
         """Copy the file into the sink."""
         return self._pool.submit(_copy, source, sink, self.silence)
@@ -76,6 +113,47 @@ class LocalStore:
             return _info(at)
         finally:
             self.silence.moved()
+
+    def _list(self, prefix: Path, cancelled: threading.Event | None) -> Listing:
+        _stop_if(cancelled)
+        found: list[Listed] = []
+        for each in _below(prefix):
+            _stop_if(cancelled)
+            self.silence.moved()
+            found.append(each)
+        return sorted(found, key=lambda each: os.fsencode(str(each.at)))
+
+    def _remove(self, at: Path, cancelled: threading.Event | None) -> None:
+        _stop_if(cancelled)
+        try:
+            at.unlink(missing_ok=True)
+        finally:
+            self.silence.moved()
+
+
+def _stop_if(cancelled: threading.Event | None) -> None:
+    if cancelled is not None and cancelled.is_set():
+        raise InterruptedError("cancelled")
+
+
+def _below(directory: Path) -> Iterator[Listed]:
+    try:
+        with os.scandir(directory) as entries:
+            inside = list(entries)
+    except FileNotFoundError:
+        return
+    for entry in inside:
+        if entry.is_dir(follow_symlinks=False):
+            yield from _below(Path(entry.path))
+            continue
+        try:
+            found = entry.stat()
+        except OSError as exc:
+            if exc.errno not in (errno.ENOENT, errno.ELOOP):  # gone since, or a link to nothing
+                raise
+            continue
+        if stat.S_ISREG(found.st_mode):
+            yield Listed(Path(entry.path), found.st_size, modified=found.st_mtime_ns)
 
 
 def _info(path: Path) -> ObjectInfo:

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_ANSWER_BYTES = 1 << 20  # of a body that no target takes, such as an error's XML
-
 
 class BodyLoop(Protocol):
     """What a body needs of its loop."""
@@ -129,10 +127,10 @@ class Body:
 class IntoAnswer(Body):
     """A body that no target takes."""
 
-    __slots__ = ("_answer", "_framed", "_parser", "_view")
+    __slots__ = ("_answer", "_framed", "_most", "_parser", "_view")
 
-    def __init__(
-        self, loop: BodyLoop, answer: Answer, left: int, parser: ResponseParser | None, rest: memoryview
+    def __init__(  # noqa: PLR0913, PLR0917  # what a body is made of
+        self, loop: BodyLoop, answer: Answer, left: int, parser: ResponseParser | None, rest: memoryview, most: int
     ) -> None:
         """Take what came with the head.
 
@@ -142,9 +140,10 @@ class IntoAnswer(Body):
             left: its length; below 0: see `parser`.
             parser: finds its end, and which of the bytes belong to it; None where the length is known.
             rest: what came with the head.
+            most: how many bytes it may have.
         """
         self._answer, self.left, self._parser, self._view = answer, left, parser, loop.buffers.view
-        self._framed = 0
+        self._framed, self._most = 0, most
         self.is_excess, self.writer = False, None
         self._take(rest)
 
@@ -175,8 +174,8 @@ class IntoAnswer(Body):
             self.is_excess |= len(chunk) > self.left
             answer.body += bytes(chunk[: self.left])
             self.left -= min(len(chunk), self.left)
-        if self._framed > _ANSWER_BYTES:
-            message = f"the store answered {answer.status} with more than {_ANSWER_BYTES} bytes"
+        if self._framed > self._most:
+            message = f"the store answered {answer.status} with more than {self._most} bytes"
             raise store_error(ConnectionError, message)
 
 

@@ -197,7 +197,8 @@ class Connection:
             parser.forget()
         target = self.exchange.accept(answer)
         if target is None:
-            self._body = IntoAnswer(self.loop, answer, left, parser if left < 0 else None, rest)
+            most = self.exchange.answer_bytes
+            self._body = IntoAnswer(self.loop, answer, left, parser if left < 0 else None, rest, most)
         elif left < 0:
             raise store_error(OSError, "the answer has no Content-Length")
         else:

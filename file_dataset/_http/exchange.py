@@ -77,6 +77,8 @@ class Exchange:
 
     __slots__ = ("cancelled", "endpoint", "is_head", "is_second_try", "sent_s")
 
+    answer_bytes = 1 << 20  # the most of a body that no target takes, such as an error's XML
+
     def __init__(self, endpoint: Endpoint, cancelled: threading.Event, *, is_head: bool = False) -> None:
         """Take where to send it, and what cancels it."""
         self.endpoint, self.cancelled, self.is_head, self.is_second_try = endpoint, cancelled, is_head, False

@@ -1,4 +1,4 @@
-"""Requests made by boto3's client, one attempt each: GET, HEAD, PUT and all others. `route` sets what is left to it."""
+"""Requests made by boto3's client, one attempt each, of any kind. `route` sets what is left to it."""
 
 from __future__ import annotations
 
@@ -94,6 +94,16 @@ class Boto3:
         # no checksum: that of a range need not be the whole object's
         version_id = responses.version_of(headers)
         return ObjectInfo(responses.total_of(headers), etags.etag_of(headers), version_id=version_id)
+
+    def remove(self, access: Access, at: ObjectUrl) -> None:
+        """Remove an object; one that is not there is no error."""
+        try:
+            answer = self.call(access, "delete_object", Bucket=at.bucket, Key=at.key)
+        except FileNotFoundError as exc:
+            if code_of(exc) != "NoSuchKey":
+                raise
+        else:
+            responses.check_removed(_headers_of(answer))
 
     def put(
         self,

@@ -1,4 +1,4 @@
-"""GET, HEAD and PUT of S3 objects by our own HTTP: what is sent, where the body goes, and who retries.
+"""GET, HEAD, PUT and DELETE of S3 objects by our own HTTP: what is sent, where the body goes, and who retries.
 
 A request that fails hands its error to `rescue`, which may block and try again; what succeeds is never off the loop.
 """
@@ -53,6 +53,8 @@ class Request(Exchange, Generic[T]):
 
     __slots__ = ("at", "future", "path", "rescue", "route", "signer")
 
+    successes: tuple[int, ...] = (200, 206)
+
     def __init__(  # noqa: PLR0913  # what a request is made of
         self,
         route: Route,
@@ -93,7 +95,7 @@ class Request(Exchange, Generic[T]):
         return "response_checksum_validation" if "x-amz-checksum-mode" in self.route.read_headers else None
 
     def result(self, answer: Answer) -> T:
-        """Return what an answer of status 200 or 206 gives."""
+        """Return what an answer of one of `successes` gives."""
         raise NotImplementedError
 
     def accept(self, answer: Answer) -> Part | None:
@@ -113,7 +115,7 @@ class Request(Exchange, Generic[T]):
             if error is not None:
                 raise error  # noqa: TRY301  # one place maps every error
             assert answer is not None  # noqa: S101  # one of the two
-            if answer.status not in (200, 206):
+            if answer.status not in self.successes:
                 raise _refused(answer, self.checksums)  # noqa: TRY301
             found = self.result(answer)
         except (OSError, UnknownError) as exc:
@@ -165,6 +167,32 @@ class Head(Request[ObjectInfo]):
     def result(self, answer: Answer) -> ObjectInfo:
         """Return what the headers hold."""
         return responses.head_of(answer.headers)
+
+
+class Remove(Request[None]):
+    """An object that is to be there no more."""
+
+    __slots__ = ()
+
+    successes = (200, 204, 404)
+
+    @property
+    def checksums(self) -> str | None:
+        """None: it asks for no checksum."""
+        return None
+
+    def request(self) -> bytes:
+        """Return the head of a DELETE."""
+        return self.head("DELETE", self.route.headers)
+
+    def result(self, answer: Answer) -> None:
+        """See that it is not there: S3 answers 204 also where it was not, other stores 404."""
+        if answer.status == 404:  # noqa: PLR2004
+            error = _refused(answer, None)
+            if not isinstance(error, OSError) or code_of(error) != "NoSuchKey":
+                raise error
+        else:
+            responses.check_stored(answer.headers, answer.body)
 
 
 class Get(Request[ObjectInfo]):

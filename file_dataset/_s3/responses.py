@@ -55,7 +55,7 @@ def length_of(headers: Mapping[str, str]) -> int:
         raise store_error(
             OSError, "the store sent no Content-Length: nothing could tell a whole body from a broken one"
         )
-    return _count(length, "Content-Length")
+    return bytes_of(length, "Content-Length")
 
 
 def total_of(headers: Mapping[str, str]) -> int:
@@ -66,10 +66,15 @@ def total_of(headers: Mapping[str, str]) -> int:
     """
     if (span := headers.get("content-range")) is None:  # the range was ignored
         return length_of(headers)
-    return _count(span.rpartition("/")[2], "Content-Range")
+    return bytes_of(span.rpartition("/")[2], "Content-Range")
 
 
-def _count(text: str, name: str) -> int:
+def bytes_of(text: str, name: str) -> int:
+    """Return the number of bytes that a text is.
+
+    Raises:
+        ConnectionError: it is none; `name` is of what it was.
+    """
     # int() would take "+5", "1_0" and other digits than these; 18 of them fit 64 bits
     if not _COUNT.fullmatch(text):
         raise store_error(ConnectionError, f"the store sent a {name} that is no number of bytes: {text[:60]!r}")
@@ -109,6 +114,16 @@ def check_put(headers: Mapping[str, str]) -> None:
     has_body = headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
     if has_body and "etag" not in headers:
         raise no_success("PutObject", "ETag")
+
+
+def check_removed(headers: Mapping[str, str]) -> None:
+    """See that a response to DeleteObject is a store's, which has no body.
+
+    Raises:
+        ConnectionError: there is one.
+    """
+    if headers.get("content-length", "0") != "0" or "transfer-encoding" in headers:
+        raise store_error(ConnectionError, "the store answered DeleteObject with 200 and a body: nothing was removed")
 
 
 def no_success(operation: str, lack: str) -> OSError:

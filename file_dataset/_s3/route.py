@@ -30,6 +30,11 @@ class Route:
         """Return the path of an object, escaped."""
         return self.path + quoted_path(key)
 
+    @property
+    def bucket_path(self) -> str:
+        """Return the path of the bucket itself, as botocore sends it."""
+        return self.path.removesuffix("/") or "/"
+
 
 class UnknownError(Exception):
     """Our own HTTP does not know how to do this; boto3 does."""

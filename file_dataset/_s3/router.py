@@ -53,7 +53,7 @@ _DIRECTORY = re.compile(r"--xa?-s3(?=[:/]|$)")
 # where a handler may answer a request, or change what it asks for; the rest may change its URL and headers
 _ANSWERING = ("provide-client-params", "before-parameter-build", "before-call", "before-send")
 _CHANGING = ("before-endpoint-resolution", "choose-signer", "request-created", "before-sign")
-_OPERATIONS = ("GetObject", "HeadObject", "PutObject", "UploadPart")
+_OPERATIONS = ("GetObject", "HeadObject", "PutObject", "UploadPart", "ListObjectsV2", "DeleteObject")
 _OURS = ("botocore.", "boto3.", "s3transfer.", "file_dataset.")
 # headers that change what is asked in ways of their own
 _STRANGE_HEADERS = ("x-amz-server-side-encryption-customer", "x-amz-request-payer", "x-amz-expected-bucket-owner")

@@ -1,4 +1,4 @@
-"""The S3 store: `info`, `download` and `upload` of objects. boto3 resolves and recovers, our own HTTP moves the bytes.
+"""The S3 store: `info`, `list`, `download`, `upload`, `remove`. boto3 resolves and recovers, our own HTTP moves bytes.
 
 One GET per object, no HEAD before it: its headers give length, ETag and checksum. A body that breaks off is continued
 under `If-Match`.
@@ -18,10 +18,11 @@ from file_dataset._s3 import etags, responses
 from file_dataset._s3.access import CurrentAccess
 from file_dataset._s3.by_boto3 import Boto3
 from file_dataset._s3.extra_args import has_checksum
+from file_dataset._s3.listing import Pages
 from file_dataset._s3.multipart import Multipart, needs_parts
 from file_dataset._s3.only_new import CONDITION, HEADERS, NewPut, OnlyNew
 from file_dataset._s3.operation import Operation, Operations
-from file_dataset._s3.requests import Body, Head, Put, Sender
+from file_dataset._s3.requests import Body, Head, Put, Remove, Sender
 from file_dataset._s3.route import UnknownError
 from file_dataset._silence import Silence
 from file_dataset._sink import ObjectInfo
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from file_dataset._s3.operation import Rescue
     from file_dataset._s3.route import Route
     from file_dataset._sink import Sink
+    from file_dataset._store import Listing
     from file_dataset._urls import ObjectUrl
 
 
@@ -61,6 +63,7 @@ class S3Store:
         self._boto3 = Boto3(self._sender, self.silence, is_alone=is_boto3)
         self._operations = Operations(self._current, pool, is_boto3=is_boto3)
         self._multipart = Multipart(self._operations, self._boto3, self._sender, pool, width)
+        self._pages = Pages(self._operations, self._boto3, self._sender)
         self._pool = pool
 
     @property
@@ -87,6 +90,24 @@ class S3Store:
             self._sender.send(Head(route, at, access.router.signer(route), cancelled, future=future, rescue=rescue))
 
         return self._operations.submit(Operation(at, cancelled, by_http, lambda access: self._boto3.head(access, at)))
+
+    def list(self, prefix: ObjectUrl, *, cancelled: threading.Event | None = None) -> Future[Listing]:
+        """Answer all objects whose key begins with the prefix's, in the store's order: a request per 1,000 of them."""
+        return self._pool.submit(self._pages.listing, prefix, cancelled or threading.Event())
+
+    def remove(self, at: ObjectUrl, *, cancelled: threading.Event | None = None) -> Future[None]:
+        """Remove an object: one DELETE. One that is not there is no error."""
+        stop = cancelled or threading.Event()
+
+        def by_http(access: Access, route: Route, future: Future[None], rescue: Rescue) -> None:
+            self._sender.send(Remove(route, at, access.router.signer(route), stop, future=future, rescue=rescue))
+
+        def by_boto3(access: Access) -> None:
+            if stop.is_set():
+                raise InterruptedError("cancelled")
+            self._boto3.remove(access, at)
+
+        return self._operations.submit(Operation(at, stop, by_http, by_boto3))
 
     def download(self, source: ObjectUrl, sink: Sink) -> Future[ObjectInfo]:
         """Fill the sink: one GET, or several side by side for a large object, as places are free."""

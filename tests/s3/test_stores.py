@@ -12,16 +12,18 @@ import pytest
 from helpers import free_port, options_for
 
 from file_dataset import Options, _retry
+from file_dataset._errors import code_of
 from file_dataset._http.exchange import INLINE_BYTES
 from file_dataset._local_file import LocalFile
 from file_dataset._pool import Pool
 from file_dataset._s3.multipart import part_bytes
 from file_dataset._s3.store import S3Store
 from file_dataset._sink import ObjectInfo, Sink
-from file_dataset._store import LocalStore
+from file_dataset._store import Listed, LocalStore
 from file_dataset._urls import ObjectUrl
 
 NEVER = threading.Event()
+ODD_NAMES = ["a b+c.bin", "100%25.bin", "ünï.bin", "what?.bin", "a#b.bin", "a&b=c.bin", "a:b.bin", "~tilde.bin"]
 
 
 @pytest.fixture(params=["auto", "boto3"])
@@ -130,14 +132,60 @@ class StoreContract:
             self.download(store, place("none.bin"), tmp_path / "back.bin")
         assert (tmp_path / "back.bin").read_bytes() == b"earlier"
 
-    @pytest.mark.parametrize(
-        "name",
-        ["a b+c.bin", "100%25.bin", "ünï.bin", "what?.bin", "a#b.bin", "a&b=c.bin", "a:b.bin", "~tilde.bin"],
-    )
+    @pytest.mark.parametrize("name", ODD_NAMES)
     def test_odd_names_are_kept(self, store, place, tmp_path, name):
         self.upload(store, tmp_path, place(name), name.encode())
         self.download(store, place(name), tmp_path / "back.bin")
         assert (tmp_path / "back.bin").read_bytes() == name.encode()
+
+    def listed(self, store, place, prefix):
+        """The places that a listing has, in its order."""
+        return [each.at for each in store.list(place(prefix)).result()]
+
+    @pytest.mark.parametrize("count", [0, 1, 30])
+    def test_a_listing_has_each_object_once_however_deep(self, store, place, tmp_path, count):
+        names = [f"all/{number % 3}/{number:02}.bin" for number in range(count)]
+        for name in names:
+            self.upload(store, tmp_path, place(name), b"bytes")
+        assert self.listed(store, place, "all/") == [place(name) for name in sorted(names)]
+
+    def test_a_listing_says_what_info_says(self, store, place, tmp_path):
+        self.upload(store, tmp_path, place("all/a.bin"), b"123456789")
+        (listed,) = store.list(place("all/")).result()
+        info = store.info(place("all/a.bin")).result()
+        assert (listed.size_bytes, listed.etag) == (info.size_bytes, info.etag)
+
+    def test_a_listing_has_nothing_of_a_neighbour(self, store, place, tmp_path):
+        for name in ("a-1/x", "a-10/x", "a-1.bin", "a/x"):
+            self.upload(store, tmp_path, place(name), b"bytes")
+        assert self.listed(store, place, "a-1/") == [place("a-1/x")]
+
+    @pytest.mark.parametrize("name", ODD_NAMES)
+    def test_odd_names_are_kept_in_a_listing(self, store, place, tmp_path, name):
+        self.upload(store, tmp_path, place(f"all/{name}"), b"bytes")
+        assert self.listed(store, place, "all/") == [place(f"all/{name}")]
+
+    def test_what_is_removed_is_gone_and_the_rest_stays(self, store, place, tmp_path):
+        for name in ("all/a.bin", "all/b.bin"):
+            self.upload(store, tmp_path, place(name), b"bytes")
+        assert store.remove(place("all/a.bin")).result() is None
+        assert self.listed(store, place, "all/") == [place("all/b.bin")]
+        with pytest.raises(FileNotFoundError):
+            store.info(place("all/a.bin")).result()
+
+    def test_removing_what_is_not_there_is_no_error(self, store, place, tmp_path):
+        self.upload(store, tmp_path, place("a.bin"), b"bytes")
+        for _ in range(2):
+            assert store.remove(place("a.bin")).result() is None
+
+    @pytest.mark.parametrize("verb", ["list", "remove"])
+    def test_what_was_cancelled_before_it_began_does_nothing(self, store, place, tmp_path, verb):
+        self.upload(store, tmp_path, place("all/a.bin"), b"bytes")
+        cancelled = threading.Event()
+        cancelled.set()
+        with pytest.raises(InterruptedError):
+            getattr(store, verb)(place("all/a.bin"), cancelled=cancelled).result()
+        assert store.info(place("all/a.bin")).result().size_bytes == len(b"bytes")
 
     def test_a_cancelled_download_stops(self, store, place, tmp_path):
         self.upload(store, tmp_path, place("a.bin"), b"bytes")
@@ -155,7 +203,7 @@ class TestLocalStore(StoreContract):
         """Local disk needs no upload: what is written there is a download into a local target."""
         source = tmp_path / "source.bin"
         source.write_bytes(body)
-        at.parent.mkdir(exist_ok=True)
+        at.parent.mkdir(parents=True, exist_ok=True)
         return self.download(store, source, at)
 
     @pytest.fixture
@@ -176,6 +224,34 @@ class TestLocalStore(StoreContract):
     def test_a_directory_is_refused_by_name(self, store, tmp_path):
         with pytest.raises(IsADirectoryError, match="DICOM"):
             store.info(tmp_path).result()
+
+    def test_a_listing_says_when_a_file_was_modified_and_no_etag(self, store, tmp_path):
+        (tmp_path / "a.bin").write_bytes(b"123456789")
+        os.utime(tmp_path / "a.bin", ns=(0, 1_700_000_000_123_456_789))
+        assert store.list(tmp_path).result() == [Listed(tmp_path / "a.bin", 9, None, 1_700_000_000_123_456_789)]
+
+    def test_a_listing_is_in_the_order_of_the_same_keys_in_s3(self, store, tmp_path):
+        for name in ("a/x", "a-1", "a.b", "ü", "z"):  # "-" and "." are before "/"
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            (tmp_path / name).touch()
+        names = [each.at.relative_to(tmp_path).as_posix() for each in store.list(tmp_path).result()]
+        assert names == ["a-1", "a.b", "a/x", "z", "ü"]
+
+    def test_a_listing_follows_links_to_files_and_none_to_directories(self, store, tmp_path):
+        (tmp_path / "all" / "below").mkdir(parents=True)
+        (tmp_path / "all" / "below" / "a.bin").write_bytes(b"bytes")
+        (tmp_path / "all" / "file").symlink_to("below/a.bin")
+        (tmp_path / "all" / "directory").symlink_to("below")
+        (tmp_path / "all" / "nothing").symlink_to("none.bin")
+        (tmp_path / "all" / "itself").symlink_to("itself")
+        os.mkfifo(tmp_path / "all" / "pipe")
+        found = {each.at.relative_to(tmp_path).as_posix(): each.size_bytes for each in store.list(tmp_path).result()}
+        assert found == {"all/below/a.bin": 5, "all/file": 5}
+
+    def test_a_listing_of_a_directory_that_cannot_be_read_is_an_error(self, store, tmp_path):
+        (tmp_path / "a.bin").touch()
+        with pytest.raises(NotADirectoryError):
+            store.list(tmp_path / "a.bin").result()
 
     def test_a_pipe_is_refused_and_not_waited_for(self, store, tmp_path):
         os.mkfifo(tmp_path / "pipe")
@@ -265,6 +341,32 @@ class S3Contract(StoreContract):
         head = s3_client.head_object(Bucket=place("a.png").bucket, Key=place("a.png").key)
         assert (head["ContentType"], head["Metadata"]) == ("image/png", {"made-by": "test"})
 
+    def test_a_listing_of_more_than_a_page_has_each_object_once(self, store, place, tmp_path):
+        source = tmp_path / "source.bin"
+        source.write_bytes(b"bytes")
+        file = LocalFile.at(source)
+        places = [place(f"all/{number:04}") for number in range(1001)]  # a page has 1,000
+        for stored in [store.upload(file, at, extra_args={}, cancelled=NEVER) for at in places]:
+            stored.result()
+        assert self.listed(store, place, "all/") == places
+
+    def test_a_listing_says_when_an_object_was_modified(self, store, place, s3_client, tmp_path):
+        self.upload(store, tmp_path, place("all/a.bin"), b"bytes")
+        (listed,) = store.list(place("all/")).result()
+        head = s3_client.head_object(Bucket=listed.at.bucket, Key=listed.at.key)
+        assert listed.modified // 1_000_000_000 == int(head["LastModified"].timestamp())  # a HEAD has whole seconds
+
+    def test_a_prefix_need_not_end_with_a_slash(self, store, place, tmp_path):
+        for name in ("a-1/x", "a-10/x", "a-1.bin", "a/x"):
+            self.upload(store, tmp_path, place(name), b"bytes")
+        assert self.listed(store, place, "a-1") == [place(name) for name in ("a-1.bin", "a-1/x", "a-10/x")]
+
+    @pytest.mark.parametrize("verb", ["list", "remove"])
+    def test_a_missing_bucket_is_file_not_found(self, store, verb):
+        with pytest.raises(FileNotFoundError, match="check the bucket's name") as caught:
+            getattr(store, verb)(ObjectUrl("no-such-bucket-of-this-test", "a.bin")).result()
+        assert code_of(caught.value) == "NoSuchBucket"
+
     def test_a_wrong_secret_is_refused_and_named(self, options, place):
         self.need("signatures")
         keys = {**options.session_kwargs, "aws_secret_access_key": "wrong"}
@@ -285,12 +387,21 @@ class TestS3Store(S3Contract):
     def place(self, bucket):
         return lambda name: ObjectUrl(bucket.name, f"below/{name}")
 
-    @pytest.mark.parametrize("key", ["//double", "a//b", "dots/./x", "+", "a/b ", "%2F"])
+    @pytest.mark.parametrize(
+        "key",
+        [
+            "//double", "a//b", "dots/./x", "+", "a/b ", "%2F", " ", "a\\b", "<a>&'\"", "tab\t", "\x01\x7f",
+            "日本/✓",
+        ],
+    )  # fmt: skip
     def test_keys_are_opaque(self, store, bucket, tmp_path, key):
         at = ObjectUrl(bucket.name, key)
         self.upload(store, tmp_path, at, b"bytes")
         assert bucket.keys() == [key]
         assert store.info(at).result().size_bytes == len(b"bytes")
+        assert self.listed(store, lambda prefix: ObjectUrl(bucket.name, prefix), "") == [at]
+        store.remove(at).result()
+        assert bucket.keys() == []
 
     @pytest.fixture
     def s3_client(self, bucket):

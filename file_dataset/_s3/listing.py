@@ -1,0 +1,209 @@
+"""Which objects begin with a prefix: listed page after page, 1,000 keys a request, by both engines.
+
+https://docs.aws.amazon.com/AmazonS3/latest/API/API_ListObjectsV2.html. A page is parsed on the thread that asks for the
+next one: of 1,000 keys it takes a few ms, for which the loop would stand still.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, unquote_plus
+from xml.etree import ElementTree as ET
+
+from file_dataset._errors import store_error
+from file_dataset._s3 import etags, responses
+from file_dataset._s3.errors import error_of
+from file_dataset._s3.operation import Operation
+from file_dataset._s3.requests import Request
+from file_dataset._store import Listed
+from file_dataset._urls import ObjectUrl
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Mapping
+
+    from file_dataset._http.exchange import Answer
+    from file_dataset._s3.access import Access
+    from file_dataset._s3.by_boto3 import Boto3
+    from file_dataset._s3.operation import Operations, Rescue
+    from file_dataset._s3.requests import Sender
+    from file_dataset._s3.route import Route
+    from file_dataset._s3.sigv4 import Signer
+    from file_dataset._store import Listing
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A piece of a listing, and the token that the next one is requested with; None: it is the last."""
+
+    found: Listing
+    token: str | None
+
+
+class List(Request["Answer"]):
+    """A page of a listing, as XML."""
+
+    __slots__ = ("_token",)
+
+    # 1,000 keys of 1,024 bytes, three times as long when they are escaped, and some 400 bytes of markup for each
+    answer_bytes = 8 << 20
+
+    def __init__(  # noqa: PLR0913  # what a request is made of
+        self,
+        route: Route,
+        prefix: ObjectUrl,
+        signer: Signer | None,
+        cancelled: threading.Event,
+        *,
+        token: str | None,
+        future: Future[Answer],
+    ) -> None:
+        """Take what the keys begin with, and the token of the page before; None: there is none."""
+        super().__init__(route, prefix, signer, cancelled, future=future)
+        self.path = route.bucket_path
+        self._token = token
+
+    @property
+    def checksums(self) -> str | None:
+        """None: it asks for no checksum."""
+        return None
+
+    def request(self) -> bytes:
+        """Return the head of a GET of the bucket."""
+        fields = {"encoding-type": "url", "list-type": "2", "prefix": self.at.key}
+        if self._token is not None:
+            fields = {"continuation-token": self._token, **fields}
+        query = "&".join(f"{name}={quote(value, safe='-_.~')}" for name, value in fields.items())
+        return self.head("GET", self.route.headers, query=query)
+
+    def result(self, answer: Answer) -> Answer:
+        """Return the whole of it."""
+        return answer
+
+
+class Pages:
+    """Listings of one store."""
+
+    def __init__(self, operations: Operations, boto3: Boto3, sender: Sender) -> None:
+        """Take what runs a request."""
+        self._operations, self._boto3, self._sender = operations, boto3, sender
+
+    def listing(self, prefix: ObjectUrl, cancelled: threading.Event) -> Listing:
+        """Return all objects whose key begins with the prefix's; blocks."""
+        found: list[Listed] = []
+        seen: set[str] = set()
+        token: str | None = None
+        while not cancelled.is_set():
+            page = self._page(prefix, token, cancelled)
+            found += page.found
+            if (token := page.token) is None:
+                return found
+            if token in seen:
+                message = f"the store's list of {prefix} has no end: after {len(found)} keys it begins a page again"
+                raise store_error(OSError, message)
+            seen.add(token)
+        raise InterruptedError("cancelled")
+
+    def _page(self, prefix: ObjectUrl, token: str | None, cancelled: threading.Event) -> Page:
+        def by_http(access: Access, route: Route, future: Future[Page], rescue: Rescue) -> None:
+            del rescue  # `retried` tries again
+            answer: Future[Answer] = Future()
+            signer = access.router.signer(route)
+            self._sender.send(List(route, prefix, signer, cancelled, token=token, future=answer))
+            found = answer.result()
+            future.set_result(page_of(prefix.bucket, found.headers, found.body))
+
+        def by_boto3(access: Access) -> Page:
+            more = {} if token is None else {"ContinuationToken": token}
+            answer = self._boto3.call(access, "list_objects_v2", Bucket=prefix.bucket, Prefix=prefix.key, **more)
+            return page_of_fields(prefix.bucket, answer)
+
+        return self._operations.retried(Operation(prefix, cancelled, by_http, by_boto3))
+
+
+def page_of(bucket: str, headers: Mapping[str, str], body: bytes) -> Page:
+    """Return the page that an answer of status 200 holds.
+
+    Raises:
+        ConnectionError: it is an error's, or no page.
+        OSError: it holds a key that is no text, or says that there is more and not how to ask for it.
+    """
+    body = body.strip()
+    try:
+        root = ET.fromstring(body)  # noqa: S314  # at most 8 MiB, by what botocore reads it with
+    except ET.ParseError as exc:
+        raise _no_page(str(exc)) from None
+    space, _, name = root.tag.rpartition("}")
+    if name == "Error":
+        raise error_of(HTTPStatus.INTERNAL_SERVER_ERROR, headers, body)  # a status that means "try again"
+    if name != "ListBucketResult":
+        raise _no_page(f"a {name[:60]}")
+    of = f"{space}}}" if space else ""
+    is_escaped = root.findtext(f"{of}EncodingType") == "url"
+    found = [
+        _listed(
+            bucket,
+            _unescaped(key) if is_escaped and (key := each.findtext(f"{of}Key")) else each.findtext(f"{of}Key"),
+            each.findtext(f"{of}Size"),
+            each.findtext(f"{of}ETag"),
+            _when(each.findtext(f"{of}LastModified")),
+        )
+        for each in root.iterfind(f"{of}Contents")
+    ]
+    is_truncated = {"true": True, "false": False}.get(root.findtext(f"{of}IsTruncated", ""))
+    return _page(found, is_truncated, root.findtext(f"{of}NextContinuationToken"))
+
+
+def page_of_fields(bucket: str, answer: Mapping[str, Any]) -> Page:
+    """Return the page of an answer that boto3 has read, which unescapes keys.
+
+    Raises:
+        OSError: as `page_of`.
+    """
+    found = [
+        _listed(bucket, each.get("Key"), each.get("Size"), each.get("ETag"), each.get("LastModified"))
+        for each in answer.get("Contents", ())
+    ]
+    return _page(found, answer.get("IsTruncated"), answer.get("NextContinuationToken"))
+
+
+def _page(found: Listing, is_truncated: bool | None, token: str | None) -> Page:  # noqa: FBT001  # a field of S3's
+    if is_truncated is None:
+        raise _no_page("no IsTruncated")
+    if is_truncated and not token:
+        message = "the store says that there are more keys, and not how to ask for them: it may not know ListObjectsV2"
+        raise store_error(OSError, message)
+    return Page(found, token if is_truncated else None)
+
+
+def _listed(bucket: str, key: str | None, size: object, etag: str | None, modified: datetime | None) -> Listed:
+    if not key or size is None:
+        raise _no_page("an object without Key or Size")
+    # integers, where datetime's own `timestamp` is a float that loses what is below a microsecond
+    at_ns = None if modified is None else (modified - _EPOCH) // timedelta(microseconds=1) * 1000
+    return Listed(ObjectUrl(bucket, key), responses.bytes_of(str(size), "Size"), etags.plain_etag(etag), at_ns)
+
+
+def _unescaped(key: str) -> str:
+    try:
+        return unquote_plus(key, errors="strict")  # S3 writes a space as a plus sign
+    except UnicodeDecodeError:
+        raise store_error(OSError, f"the store lists a key that is not UTF-8: {key[:200]}") from None
+
+
+def _when(text: str | None) -> datetime | None:
+    try:
+        found = datetime.fromisoformat(text or "")
+    except ValueError:
+        return None
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
+
+
+def _no_page(reason: str) -> OSError:
+    return store_error(ConnectionError, f"the store answered ListObjectsV2 with 200 and no list of keys: {reason}")
