@@ -11,11 +11,13 @@ from file_dataset._errors import Failure, FileDatasetError, InvalidDatasetError,
 from file_dataset._secrets import masked
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Mapping
 
     import pandas as pd
 
     from file_dataset._errors import Stage
+    from file_dataset._options import Options
 
 _STAGES = ("download", "fn", "upload")
 # What a person reads before scrolling; guesses.
@@ -39,7 +41,7 @@ class PipelineResult:
     """What a run did, as frames. It pickles.
 
     Attributes:
-        input: the frame that was given, unchanged; None when the result was made from a recorded frame alone.
+        input: the frame that was given, unchanged; None when the result was loaded, or made of a recorded frame alone.
         manifest: one row per row that succeeded (with `on_failure="record"`: every row), in input order: a text column
             per output (`s3://` URL or absolute path; null: fn gave None for it), `id`, then the carried columns. `id`
             and carried columns have the dtypes of the input.
@@ -57,7 +59,8 @@ class PipelineResult:
         hint: what to check where all rows failed alike: the endpoint, when the store has no object (or bucket) that any
             row asked for; None elsewhere.
         prefetch: how many rows were ahead of fn at the end (`prefetch.rows`), and why not more (`prefetch.why`); None
-            where more than one run made the result, as on Ray.
+            where more than one run made the result, as on Ray, or where it was loaded.
+        input_count: of a result that was loaded, how many rows its input had; else None.
 
     Example:
         >>> def copy(input_dir, output_dir):
@@ -80,6 +83,7 @@ class PipelineResult:
     hint: str | None = None
     prefetch: Prefetch | None = None
     inputs: pd.DataFrame = field(default_factory=_frame.no_inputs)
+    input_count: int | None = field(default=None, kw_only=True)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take what a pickle has; those made before there was `inputs` have none."""
@@ -116,10 +120,62 @@ class PipelineResult:
         files, inputs = _frame.no_files(frame), _frame.no_inputs(frame)
         return cls(input, manifest, failures.astype(text), files, 0, inputs=inputs)
 
+    @classmethod
+    def load(cls, place: str | os.PathLike[str], *, options: Options | None = None) -> PipelineResult:
+        """Return the result that `save` has stored, every value and dtype as it was. One GET per frame.
+
+        `input` and `prefetch` are None; where the input is at hand, `dataclasses.replace(result, input=frame)` adds it.
+
+        Args:
+            place: as `save` was given it.
+            options: how S3 is reached; None: by boto3's default session.
+
+        Raises:
+            InvalidDatasetError: no result is saved there; or a file of it is missing, damaged, foreign, of a later
+                version, or of another save than the manifest. Names the file and the remedy.
+            RowError: a file could not be read.
+        """
+        from file_dataset import _saved
+
+        saved = _saved.load(place, options)
+        frames: dict[str, Any] = {name: saved.frames[name] for name in _saved.FRAMES}
+        count, hint = saved.files_without_digest, saved.hint
+        return cls(None, **frames, files_without_digest=count, hint=hint, input_count=saved.input_rows)
+
+    def save(self, place: str | os.PathLike[str], *, options: Options | None = None) -> None:
+        """Store manifest, failures, files, inputs and counts, over the result that is there; the input is not saved.
+
+        Each frame is one Parquet file, which anything reads. Local ones are replaced all together, or not at all. In S3
+        the manifest is the last (one PUT per frame): where a save is interrupted, `load` refuses what it left.
+
+        Args:
+            place: `s3://bucket/prefix` or a local directory, for this result alone.
+            options: how S3 is reached; None: by boto3's default session.
+
+        Raises:
+            InvalidDatasetError: Parquet would change a carried value or an id; names the column. Nothing was stored.
+            RowError: a file could not be stored.
+
+        Example:
+            >>> def copy(input_dir, output_dir):
+            ...     return {"copy.txt": input_dir / "scan.txt"}
+            >>> frame = pd.DataFrame({"id": [1], "scan.txt": "s3://my-bucket/scan.txt"})
+            >>> Pipeline(copy, into_path="s3://my-bucket/copies/").run(frame).save("s3://my-bucket/results/today/")
+            >>> PipelineResult.load("s3://my-bucket/results/today/").manifest["copy.txt"].tolist()
+            ['s3://my-bucket/copies/1/copy.txt']
+        """
+        from file_dataset import _saved
+
+        frames = {name: getattr(self, name) for name in _saved.FRAMES}
+        saved = _saved.Saved(frames, self.input_rows, self.files_without_digest, self.hint)
+        _saved.save(saved, place, options)
+
     @property
     def input_rows(self) -> int:
-        """Rows of the input; of the recorded frame where the input is not known."""
-        return self.dropped_rows + len(self._good) if self.input is None else len(self.input)
+        """Rows of the input; of the recorded frame, or of the input when it was saved, where it is not known."""
+        if self.input is not None:
+            return len(self.input)
+        return max(self.dropped_rows + len(self._good), self.input_count or 0)
 
     @property
     def dropped_rows(self) -> int:
@@ -172,6 +228,7 @@ class PipelineResult:
             self.files_without_digest + later.files_without_digest,
             prefetch=later.prefetch,
             inputs=joined(self.inputs, later.inputs),
+            input_count=self.input_count,
         )
         holds = len(hints) == 1 and not len(merged._good)
         return replace(merged, hint=hints.pop()) if holds else merged
@@ -213,7 +270,8 @@ class PipelineResult:
     def _known_input(self) -> pd.DataFrame:
         if self.input is None:
             raise InvalidDatasetError(
-                "the input is not known: give it as PipelineResult.from_recorded(frame, input=...)"
+                "the input is not known: give it as PipelineResult.from_recorded(frame, input=...), or, to a result "
+                "that was loaded, as dataclasses.replace(result, input=...)"
             )
         return self.input
 
@@ -262,34 +320,7 @@ class PipelineResult:
 
     def _repr_html_(self) -> str:
         """Show the same in a notebook, as a table; everything that came from outside is escaped."""
-        causes = causes_of(self._causes)
-        failures, more = self._shown_failures()
-        listed = "".join(f"<li>{_escaped(cause)}</li>" for cause in causes)
-        parts = [f"<p><b>PipelineResult</b>: {_escaped(self._headline())}</p>", f"<ul>{listed}</ul>" if listed else ""]
-        if self.hint:
-            parts.append(f"<p>{_escaped(self.hint)}</p>")
-        if failures:
-            head = "".join(f"<th>{name}</th>" for name in ("id", "stage", "file", "URL", "cause", "message"))
-            body = "".join(
-                "<tr>"
-                + "".join(
-                    f"<td>{_escaped('' if value is None else value)}</td>"
-                    for value in (
-                        one.id,
-                        one.stage,
-                        one.file,
-                        one.url,
-                        Cause(one.stage, one.type, one.code),
-                        one.message,
-                    )
-                )
-                + "</tr>"
-                for one in failures
-            )
-            parts.append(f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>")
-        if more:
-            parts.append(f"<p>... and {more} more in <code>failures</code></p>")
-        return f"<div>{''.join(parts)}</div>"
+        return _html_of(self._headline(), self._causes, self.hint, *self._shown_failures())
 
 
 class RunStoppedError(FileDatasetError):
@@ -358,6 +389,35 @@ def causes_of(counts: Mapping[Cause, int]) -> list[str]:
     lines = [f"{count} at {cause.stage}: {_cut(_one_line(str(cause)))}" for cause, count in order[:_SHOWN_CAUSES]]
     rest = sum(count for _, count in order[_SHOWN_CAUSES:])
     return [*lines, f"{rest} more of {len(order) - _SHOWN_CAUSES} other causes"] if rest else lines
+
+
+def _html_of(headline: str, causes: Mapping[Cause, int], hint: str | None, failures: list[Failure], more: int) -> str:
+    listed = "".join(f"<li>{_escaped(cause)}</li>" for cause in causes_of(causes))
+    parts = [f"<p><b>PipelineResult</b>: {_escaped(headline)}</p>", f"<ul>{listed}</ul>" if listed else ""]
+    if hint:
+        parts.append(f"<p>{_escaped(hint)}</p>")
+    if failures:
+        head = "".join(f"<th>{name}</th>" for name in ("id", "stage", "file", "URL", "cause", "message"))
+        body = "".join(
+            "<tr>"
+            + "".join(
+                f"<td>{_escaped('' if value is None else value)}</td>"
+                for value in (
+                    one.id,
+                    one.stage,
+                    one.file,
+                    one.url,
+                    Cause(one.stage, one.type, one.code),
+                    one.message,
+                )
+            )
+            + "</tr>"
+            for one in failures
+        )
+        parts.append(f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>")
+    if more:
+        parts.append(f"<p>... and {more} more in <code>failures</code></p>")
+    return f"<div>{''.join(parts)}</div>"
 
 
 def _one_line(text: str) -> str:

@@ -88,17 +88,18 @@ def parse(value: object, *, base: Path, local_paths: bool = True) -> Location:
     return base / value
 
 
-def parse_prefix(value: object, *, local_paths: bool = True) -> Location:
-    """Return the place below which outputs are stored; one trailing slash makes no difference.
+def parse_prefix(value: object, *, local_paths: bool = True, what: str = "into_path") -> Location:
+    """Return the place below which something is stored; one trailing slash makes no difference.
 
-    The key of the result may be empty: the root of a bucket. A local path stays as it was given.
+    The key of the result may be empty: the root of a bucket. A local path stays as it was given. `what` names the
+    argument in messages.
 
     Raises:
         InvalidDatasetError: neither `s3://bucket[/prefix]` nor a local path, or a local path with `local_paths=False`.
     """
     value = _text(value)
     if not isinstance(value, str):
-        raise InvalidDatasetError(f"into_path={_short(value)}: give s3://bucket/prefix or a local path")
+        raise InvalidDatasetError(f"{what}={_short(value)}: give s3://bucket/prefix or a local path")
     if value.startswith("s3://"):
         bucket, key = _split(value)
         _check_url(bucket, value)
@@ -106,12 +107,12 @@ def parse_prefix(value: object, *, local_paths: bool = True) -> Location:
     _check_local(value, "s3://bucket/prefix")
     if not local_paths:
         raise InvalidDatasetError(
-            f"into_path={_short(value)} is a local path, which Options(local_paths=False) refuse: give s3://bucket/prefix"
+            f"{what}={_short(value)} is a local path, which Options(local_paths=False) refuse: give s3://bucket/prefix"
         )
     try:
         value.encode()
     except UnicodeEncodeError:  # a name that is no UTF-8 (PEP 383), which no manifest can hold
-        raise InvalidDatasetError(f"into_path={_short(value)} is not valid Unicode: rename the directory") from None
+        raise InvalidDatasetError(f"{what}={_short(value)} is not valid Unicode: rename the directory") from None
     return Path(value)
 
 
