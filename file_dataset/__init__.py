@@ -20,6 +20,7 @@ from file_dataset._writer import write_files
 if _typing.TYPE_CHECKING:
     from file_dataset import parquet as parquet
     from file_dataset import ray as ray
+    from file_dataset._forecast import Plan as Plan
 
     __version__: str
 
@@ -30,6 +31,7 @@ __all__ = [
     "Options",
     "Pipeline",
     "PipelineResult",
+    "Plan",
     "Progress",
     "Reader",
     "RowError",
@@ -48,6 +50,8 @@ def __getattr__(name: str) -> object:
             return metadata.version("file-dataset")
         except metadata.PackageNotFoundError:
             return "0+unknown"
+    if name == "Plan":  # brings pandas along
+        return _importlib.import_module("file_dataset._forecast").Plan
     if name in {"parquet", "ray"}:  # pandas and Ray take seconds to load, and Ray need not be there
         return _importlib.import_module(f"file_dataset.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -45,7 +45,6 @@ class Flight:
 
     __slots__ = (
         "_files",
-        "_has_begun",
         "_moving",
         "_uploads",
         "_work",
@@ -72,7 +71,6 @@ class Flight:
         self.task: Future[None] | None = None
         self._work: TempDir | None = None
         self._moving: _transfer.Moving | None = None
-        self._has_begun = False
         self._files: Mapping[str, LocalFile | None] = {}
         self._uploads: Sequence[_plan.Transfer[_urls.Location]] = ()
 
@@ -146,7 +144,6 @@ class Flight:
         self._files, self._uploads = files, uploads
         self._moving = moving = _transfer.Moving(uploads, prepared.target, "upload", self.cancelled)
         moving.store(prepared.extra_args, then)
-        self._has_begun = True  # all of them, which an interrupt can prevent
 
     def finish(self) -> None:
         """Have the outcome of a row whose uploads have ended: it is done when all of them are stored."""
@@ -177,11 +174,6 @@ class Flight:
         """Yield what it waits for, and who knows for how long no byte has moved."""
         return iter(()) if (moving := self._moving) is None else moving.silent()
 
-    @property
-    def is_uploading(self) -> bool:
-        """Whether fn is done with it, and its uploads are not."""
-        return self._has_begun and any(self.silent())
-
     def give_up(self) -> list[Future[Any]]:
         """Leave no file behind outside its directory; return what is to be waited for: it has been cancelled."""
         begun: list[Future[Any]] = []
@@ -193,11 +185,8 @@ class Flight:
 
     def stored_meanwhile(self) -> Stored | None:
         """Return the outcome of a row that was stored before it could be cancelled: then it counts."""
-        # `fetched` first: a download that ends now takes its `_moving` away before
-        if self.fetched is not None and (self.task is None or self.task.cancelled()):
-            moving = self._moving
-            if moving is not None and moving.is_whole:
-                self.finish()
+        if (self.task is None or self.task.cancelled()) and self._moving is not None and self._moving.is_whole:
+            self.finish()
         return self.outcome if isinstance(self.outcome, Stored) else None
 
     def clean_up(self) -> None:

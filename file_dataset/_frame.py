@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import methodcaller
 from pathlib import Path, PurePath, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -84,6 +84,15 @@ class Rows:
         """Return the failure of a cell that is no location."""
         cell = _urls.shown(self.cells[name][position])
         return Failure.of(self.id_at(position), "download", error, file=name, url=cell)
+
+    def part(self, positions: Positions) -> Rows:
+        """Return some of the rows of a frame, in this order."""
+        assert self.frame is not None, "rows of a frame"  # noqa: S101
+        places = [int(position) for position in positions]
+        failed = {at: self.failed[place] for at, place in enumerate(places) if place in self.failed}
+        ids = None if self.ids is None else [self.ids[place] for place in places]
+        cells = {name: [column[place] for place in places] for name, column in self.cells.items()}
+        return replace(self, frame=self.frame.iloc[places], ids=ids, cells=cells, failed=failed, count=len(places))
 
     def row(self, position: int) -> _plan.FileRow:
         """Return the row with its locations parsed.

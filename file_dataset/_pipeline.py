@@ -20,13 +20,15 @@ from file_dataset._errors import InvalidDatasetError
 from file_dataset._interrupts import Interrupts
 from file_dataset._options import Options
 from file_dataset._prepared import prepare
-from file_dataset._result import attach
+from file_dataset._result import RunStoppedError, attach
 from file_dataset._run import Run
-from file_dataset._settings import Settings
+from file_dataset._settings import Settings, Wish
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from file_dataset._book import Book
+    from file_dataset._forecast import Plan
     from file_dataset._prepared import Prepared
     from file_dataset._progress import Report
     from file_dataset._result import PipelineResult
@@ -208,48 +210,115 @@ class Pipeline:
         """Run every row of the frame and return the manifest; see `run`."""
         return self.run(frame).manifest
 
-    def run(self, frame: pd.DataFrame) -> PipelineResult:
+    def run(
+        self,
+        frame: pd.DataFrame,
+        *,
+        checkpoint: str | os.PathLike[str] | None = None,
+        code_version: str | None = None,
+        check_inputs: bool = False,
+    ) -> PipelineResult:
         """Run every row of the frame and return the manifest, the failures and what was stored, in input order.
 
         One GET per input file and one PUT per output (over 32 MiB: an upload in parts); no HEAD, no listing.
 
+        With a checkpoint, finished rows are written down as the run goes on, and a later run with the same checkpoint
+        does not do them again, however the first one ended (SIGKILL and a lost machine, too). Rows run that are new,
+        that failed, or that have other input locations, another `into_path`, another `code_version`, or, where fn takes
+        `row`, other carried values. It makes no difference how many workers or which machine, script or notebook runs
+        them. The result is that of all rows of the frame; carried columns are today's. A checkpoint does not know fn's
+        code, nor what fn does beside its outputs, nor whether these are still there.
+
+        Args:
+            frame: a DataFrame with `id`, file columns and others, which are carried along. It is not changed.
+            checkpoint: a prefix (`s3://bucket/runs/x/`, reached by the options of the target) or a directory, for the
+                runs of one pipeline; None: no row is written down. Costs one PUT per 500 finished rows or 5 seconds
+                and one before the first row; a LIST and a GET per part (65 at most, mostly) at the beginning.
+            code_version: the caller's word for what fn does. Another one than a row was done with runs it again; fn's
+                code alone does not, so that a bug can be mended and the run goes on.
+            check_inputs: also run rows of which an input is another file now than was read: by its checksum where the
+                store has one, else by its ETag; of a local file by size and time of change. One HEAD per file of a row
+                that would not run otherwise; none where the frame has a column `<file>.etag`.
+
         Raises:
-            InvalidDatasetError: the frame is refused (ids, names, columns) before the first request.
+            InvalidDatasetError: the frame is refused (ids, names, columns) before the first request; or a part of the
+                checkpoint is damaged, foreign, or of a later version: the message names it.
             RunStoppedError: what every later row would meet too (a full disk, refused credentials, a target that takes
                 nothing, a class fn that cannot be made, a source or target store that answers nothing to its first
                 three rows, whatever `on_failure` says), more failures than `max_failures` or `max_failed_fraction`
-                allows, or the first failure with `on_failure="raise"`. Rows before the one that stops the run are
-                finished; later ones that were begun are given up. Its `result` has what was done, and in
-                `unprocessed_rows` the rest.
-            KeyboardInterrupt: Ctrl-C, with a `result` too. No row begins any more, and fn is ended. Rows whose fn is
-                done finish their uploads, for 30 s at most (a warning is logged); another Ctrl-C gives them up. What
-                any other signal's handler raises, SIGTERM's say, does the same in the main thread.
+                allows, the first failure with `on_failure="raise"`, or a checkpoint that cannot be written. Rows before
+                the one that stops the run are finished; later ones that were begun are given up. Its `result` has what
+                was done, and in `unprocessed_rows` the rest. So has the KeyboardInterrupt of a run that was
+                interrupted, which gives up every row in flight; its note says so.
+
+        Example:
+            >>> def copy(input_dir, output_dir):
+            ...     return {"copy.txt": input_dir / "scan.txt"}
+            >>> frame = pd.DataFrame({"id": [1, 2], "scan.txt": "s3://my-bucket/scan.txt"})
+            >>> pipeline = Pipeline(copy, into_path="s3://my-bucket/copies/", progress=False)
+            >>> result = pipeline.run(frame.head(1), checkpoint="s3://my-bucket/runs/copies/")  # and it dies here
+            >>> pipeline.plan(frame, checkpoint="s3://my-bucket/runs/copies/").summary()
+            '1 of 2 rows to run: 1 new; 1 is done'
+            >>> len(pipeline.run(frame, checkpoint="s3://my-bucket/runs/copies/").manifest)
+            2
         """
         if self._idle_workers is not None and not self._settings.worker_count and _is_ray_task():
             _warn_of_crashes()
+        wish = _checked_wish(checkpoint, code_version, check_inputs=check_inputs)
         with Interrupts() as interrupts:
-            run = None
+            run = book = None
             try:
-                run = self._run(frame)
+                prepared = self._prepare(frame)
+                book = _book(prepared, wish)
+                run = Run(
+                    prepared if book is None else book.part,
+                    idle_workers=self._idle_workers,
+                    journal=None if book is None else book.journal,
+                )
                 run.interrupts = interrupts
-                return run.to_end()
+                return run.to_end() if book is None else _written_down(run, book)
             except BaseException as exc:
                 interrupts.is_held = True
                 if run is not None:
-                    attach(exc, run.result())
-                elif not isinstance(exc, Exception):  # interrupted; the frame may be good
+                    attach(exc, run.result() if book is None else book.whole(run.result()))
+                elif isinstance(exc, RunStoppedError) or not isinstance(exc, Exception):  # the frame may be good
                     attach(exc, self._untouched(frame))
                 raise
+
+    def plan(
+        self,
+        frame: pd.DataFrame,
+        *,
+        checkpoint: str | os.PathLike[str] | None = None,
+        code_version: str | None = None,
+        check_inputs: bool = False,
+    ) -> Plan:
+        """Return which rows `run` would run with these arguments, and why. Nothing is written, no input is read.
+
+        It costs what `run` does before its first row: the checkpoint is listed and read, and `check_inputs` makes its
+        HEADs.
+
+        Raises:
+            InvalidDatasetError: as `run`.
+
+        Example:
+            >>> def copy(input_dir, output_dir):
+            ...     return {"copy.txt": input_dir / "scan.txt"}
+            >>> frame = pd.DataFrame({"id": [1, 2], "scan.txt": "s3://my-bucket/scan.txt"})
+            >>> Pipeline(copy, into_path="s3://my-bucket/copies/").plan(frame)
+            Plan(2 of 2 rows to run: 2 new)
+        """
+        from file_dataset._forecast import plan_of
+
+        wish = _checked_wish(checkpoint, code_version, check_inputs=check_inputs)
+        prepared = self._prepare(frame)
+        return plan_of(prepared, _book(prepared, wish))
 
     def _untouched(self, frame: pd.DataFrame) -> PipelineResult | None:
         """Return the result of a run that has processed no row; None: the input is no frame."""
         with contextlib.suppress(InvalidDatasetError, AttributeError):
-            return replace(self._run(frame.iloc[:0]).result(), input=frame)
+            return replace(Run(self._prepare(frame.iloc[:0])).result(), input=frame)
         return None
-
-    def _run(self, frame: pd.DataFrame, **changes: Any) -> Run:  # noqa: ANN401  # fields of Settings
-        """Return a run of the frame that has not begun, under settings that are changed for it."""
-        return Run(self._prepare(frame, **changes), idle_workers=self._idle_workers)
 
     def _prepare(self, frame: pd.DataFrame, **changes: Any) -> Prepared:  # noqa: ANN401  # fields of Settings
         """Return the frame checked for a run, under settings that are changed for it."""
@@ -290,6 +359,37 @@ def _from_pickle(payload: bytes, contract: _outputs.Contract | None) -> Pipeline
         return pipeline
 
     return _per_process.recent(("pipeline", hashlib.sha256(payload).digest(), contract), make)
+
+
+def _checked_wish(checkpoint: object, code_version: object, *, check_inputs: bool) -> Wish:
+    if code_version is not None and not isinstance(code_version, str):
+        raise InvalidDatasetError(f"code_version={code_version!r}: give a text, such as '2'")
+    if checkpoint is None and (code_version is not None or check_inputs):
+        given = "check_inputs" if code_version is None else "code_version"
+        raise InvalidDatasetError(f"{given} is for runs with a checkpoint: give checkpoint='s3://bucket/runs/x/'")
+    return Wish(checkpoint, code_version, check_inputs)
+
+
+def _book(prepared: Prepared, wish: Wish) -> Book | None:
+    """Return the checkpoint, read; None: there is none."""
+    if wish.place is None:
+        return None
+    from file_dataset._book import Book  # brings pyarrow along, which other runs do without
+
+    return Book(prepared, wish)
+
+
+def _written_down(run: Run, book: Book) -> PipelineResult:
+    """Run the rows that are not done, and write down those that are."""
+    book.begin()
+    try:
+        result = run.to_end()
+    finally:
+        run.interrupts.is_held = True
+        book.close(lambda: run.interrupts.is_urgent)
+    book.journal.check()
+    run.interrupts.result = result = book.whole(result)
+    return result
 
 
 def _is_ray_task() -> bool:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
+    from file_dataset._columns import Positions
     from file_dataset._function import Style
     from file_dataset._outputs import Contract
     from file_dataset._settings import Settings
@@ -36,6 +37,7 @@ class Prepared:
         target: the stores of the outputs.
         inputs: what no output may replace, as `_overwrites` names it.
         carried: values of the carried columns that fn gets.
+        kept: rows of the whole input that are not among these, because they were done before.
     """
 
     settings: Settings
@@ -48,11 +50,25 @@ class Prepared:
     target: _stores.Stores
     inputs: AbstractSet[str]
     carried: Mapping[str, list[Any]]
+    kept: int = 0
 
     @property
     def extra_args(self) -> Mapping[str, Any]:
         """What boto3 is given for uploads."""
         return self.settings.write_options.get("extra_args") or {}
+
+    @property
+    def whole(self) -> int:
+        """How many rows the whole input has."""
+        return len(self.rows) + self.kept
+
+    def part(self, positions: Positions) -> Prepared:
+        """Return what is to do for some of the rows; the others are done."""
+        if len(positions) == len(self.rows):
+            return self
+        carried = {name: [values[position] for position in positions] for name, values in self.carried.items()}
+        kept = self.kept + len(self.rows) - len(positions)
+        return replace(self, rows=self.rows.part(positions), carried=carried, kept=kept)
 
 
 def prepare(settings: Settings, contract: Contract | None, style: Style, frame: pd.DataFrame) -> Prepared:

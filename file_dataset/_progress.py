@@ -43,8 +43,8 @@ Report: TypeAlias = "Callable[[Progress], object] | bool | None"
 
 
 @contextlib.contextmanager
-def reporting(progress: Report, total: int) -> Iterator[Callable[[Progress], object]]:
-    """Yield the function that reports each step."""
+def reporting(progress: Report, total: int, done: int = 0) -> Iterator[Callable[[Progress], object]]:
+    """Yield the function that reports each step; `done` rows were done before the first."""
     if callable(progress):
         yield progress
     elif progress is False:
@@ -52,7 +52,7 @@ def reporting(progress: Report, total: int) -> Iterator[Callable[[Progress], obj
     elif "ipykernel" in sys.modules or (sys.stderr is not None and sys.stderr.isatty()):
         from tqdm.auto import tqdm
 
-        with tqdm(total=total, unit="row") as bar:
+        with tqdm(total=total, initial=done, unit="row") as bar:
 
             def advance(now: Progress) -> None:
                 shown = {"dropped": now.dropped or None, "prefetch": now.prefetch}

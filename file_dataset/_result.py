@@ -122,17 +122,21 @@ class PipelineResult:
 
     @classmethod
     def load(cls, place: str | os.PathLike[str], *, options: Options | None = None) -> PipelineResult:
-        """Return the result that `save` has stored, every value and dtype as it was. One GET per frame.
+        """Return the result that `save` has stored, or what the checkpoint of a run knows, without running anything.
+
+        Of a saved result every value and dtype is as it was (one GET per frame). A checkpoint has the rows that are
+        done and those that failed, as they were when they last ran, in the order in which they ended: ids with their
+        dtype, outputs, failures, files and inputs, and no carried columns (one LIST and a GET per part).
 
         `input` and `prefetch` are None; where the input is at hand, `dataclasses.replace(result, input=frame)` adds it.
 
         Args:
-            place: as `save` was given it.
+            place: as `save` was given it, or as `checkpoint` of a run.
             options: how S3 is reached; None: by boto3's default session.
 
         Raises:
-            InvalidDatasetError: no result is saved there; or a file of it is missing, damaged, foreign, of a later
-                version, or of another save than the manifest. Names the file and the remedy.
+            InvalidDatasetError: neither lies there; or a file of it is missing, damaged, foreign, of a later version,
+                or of another save than the manifest. Names the file and the remedy.
             RowError: a file could not be read.
         """
         from file_dataset import _saved
@@ -434,6 +438,35 @@ def _escaped(value: object) -> str:
 
 def _texts(frame: pd.DataFrame) -> list[str]:
     return [str(row_id) for row_id in frame[_frame.ID].tolist()]
+
+
+def joined(earlier: PipelineResult, later: PipelineResult) -> PipelineResult:
+    """Return one result of two that have no row in common, in the order of the input, which both know.
+
+    The hint and `prefetch` are the later one's, unless the earlier one has a row that succeeded.
+    """
+    import pandas as pd
+
+    source = earlier.input
+    assert source is not None, "an input whose order counts"  # noqa: S101
+    order = pd.Index(source[_frame.ID].astype(object))
+
+    def both(name: str) -> pd.DataFrame:
+        frame = _concat(getattr(earlier, name), getattr(later, name))
+        places = order.get_indexer(frame[_frame.ID].astype(object))
+        ordered: pd.DataFrame = frame.iloc[places.argsort(kind="stable")].reset_index(drop=True)
+        return ordered
+
+    return replace(
+        later,
+        input=source,
+        manifest=both("manifest"),
+        failures=both("failures"),
+        files=both("files"),
+        inputs=both("inputs"),
+        files_without_digest=earlier.files_without_digest + later.files_without_digest,
+        hint=None if len(earlier.manifest) else later.hint,
+    )
 
 
 def _rows(frame: pd.DataFrame, *, without: set[str]) -> pd.DataFrame:

@@ -17,19 +17,19 @@ from __future__ import annotations
 import functools
 import logging
 import shutil
-import sys
 import threading
+import time
 from collections import deque
+from concurrent.futures import wait
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from file_dataset import (
     _call,
     _outputs,
     _per_process,
     _progress,
-    _stopping,
     _transfer,
     _verdict,
 )
@@ -47,17 +47,22 @@ from file_dataset._turns import Ended, Turns
 from file_dataset._window import Kept, Window
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from concurrent.futures import Future
 
     from file_dataset._local_file import LocalFile
     from file_dataset._plan import FileRow
     from file_dataset._prepared import Prepared
     from file_dataset._result import PipelineResult
+    from file_dataset._tally import Journal
     from file_dataset._workers.pool import Workers
 
 logger = logging.getLogger(__name__)
 
+# How long a run that is stopped waits for its transfers to give up: they hear of it within 0.1 s, and an upload in
+# parts has 5 s to abort what it began (`_transfer`).
+_GRACE_S = 6.0
+_LOOK_S = 0.1  # how late it notices another interrupt meanwhile; a guess
 # Threads that finish rows while fn works in the calling one: what they do is to remove files. A guess.
 _HELPERS = 4
 _SMALL_BYTES = 4 << 20  # what is larger takes a while to remove; a guess
@@ -72,6 +77,7 @@ class Run:
         *,
         idle_workers: list[Workers] | None = None,
         has_first_row: bool = True,
+        journal: Journal | None = None,
     ) -> None:
         """Take what is to do; no request, no file yet.
 
@@ -80,6 +86,7 @@ class Run:
             idle_workers: workers that earlier runs have left for this one, which leaves its own for the next: this is
                 one of many, as for Ray.
             has_first_row: whether the first row of the whole input is in the frame.
+            journal: writes down which rows are done; None: nothing does.
         """
         self.prepared, self.settings, self.rows = prepared, prepared.settings, prepared.rows
         self.total = len(prepared.rows)
@@ -96,9 +103,11 @@ class Run:
             why_full=lambda position, error: _why_full(self.prepared, self.window, position, error),
             is_part=is_part,
             has_first_row=has_first_row,
+            kept=prepared.kept,
+            journal=journal,
         )
         recorded = {at: Failed(RowError([failure]), is_recorded=True) for at, failure in self.rows.failed.items()}
-        self.turns = Turns(recorded, self.total, _verdict.allowed_failures(self.settings, self.total))
+        self.turns = Turns(recorded, self.total, _verdict.allowed_failures(self.settings, prepared.whole))
         self.running: dict[int, tuple[Flight, Future[object]]] = {}
         self.in_fn = 0
         self.calls = Calls(prepared, idle_workers)
@@ -129,7 +138,7 @@ class Run:
         try:
             if self.total and not isinstance(self.prepared.prefix, Path):
                 self.prepared.target.check()  # before fn runs, for nothing
-            with _progress.reporting(self.settings.progress, self.total) as report:
+            with _progress.reporting(self.settings.progress, self.prepared.whole, self.prepared.kept) as report:
                 self._drive(report)
         finally:
             self.interrupts.is_held = True
@@ -203,8 +212,10 @@ class Run:
                 raise outcome.error
             if isinstance(outcome, Failed):
                 self.tally.judge(position, outcome)
+            self.tally.check_journal()
             prefetch = self.window.prefetch if self.window.is_chosen else None
-            report(_progress.Progress(self.turns.taken, self.total, len(self.tally.failed), prefetch))
+            done, total = self.prepared.kept + self.turns.taken, self.prepared.whole
+            report(_progress.Progress(done, total, len(self.tally.failed), prefetch))
 
     def _begin_fn(self) -> bool:
         """Call fn for a row whose files are here, or hand it to a worker; return whether there was one."""
@@ -264,18 +275,19 @@ class Run:
 
     def _stop(self) -> None:
         """Give up what is in flight, which after a whole run is nothing; leave no file, thread or process behind."""
-        is_interrupted = self.interrupts.may_come and not isinstance(sys.exception(), Exception | None)
         with self.lock:
             self.is_stopped = True
             flights = list(self.flights.values())
+        for flight in flights:
+            flight.cancelled.set()
         try:
-            if is_interrupted:
-                self._harvest()  # rows that workers are done with begin their uploads
-            leave_fn = functools.partial(self.calls.leave, is_whole=self.turns.taken == self.total)
-            _stopping.leave(flights, self.interrupts, self.tally, is_interrupted=is_interrupted, leave_fn=leave_fn)
+            self.calls.leave(is_whole=self.turns.taken == self.total)
+            _wait([begun for flight in flights for begun in flight.give_up()], self.interrupts)
+            for flight in flights:
+                if (stored := flight.stored_meanwhile()) is not None:
+                    self.tally.put(flight.position, stored)
         finally:
             for flight in flights:
-                flight.cancelled.set()
                 flight.clean_up()
             # an error's traceback refers to this run for as long as it is kept; the threads are not to wait
             self.pool = None
@@ -362,6 +374,13 @@ class Run:
                 self.news.came()
                 return
         self._hand_over(flight)
+
+
+def _wait(begun: Sequence[Future[Any]], interrupts: Interrupts) -> None:
+    """Wait for transfers to give up; another interrupt means that there is no time for that."""
+    end = time.monotonic() + _GRACE_S
+    while begun and not interrupts.is_urgent and (left_s := end - time.monotonic()) > 0:
+        begun = list(wait(begun, timeout=min(left_s, _LOOK_S)).not_done)
 
 
 def _kept(prepared: Prepared) -> Kept | None:

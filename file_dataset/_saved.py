@@ -104,9 +104,11 @@ def _load(place: Location, stores: _stores.Stores) -> Saved:
     uris = {name: _urls.join(place, _file(name)) for name in FRAMES}
     blobs = _blobs(uris, stores)
     if not blobs:
+        if (written_down := _written_down(place, stores)) is not None:
+            return written_down
         raise InvalidDatasetError(
-            f"no result is saved at {place}: there is no {uris[_MANIFEST]}{_asked(place, stores)}. Give the place that "
-            "PipelineResult.save was given"
+            f"no result is saved at {place}, and no checkpoint: there is no {uris[_MANIFEST]}{_asked(place, stores)}. "
+            "Give the place that PipelineResult.save was given, or the checkpoint of a run"
         )
     # the manifest first: whether it is a result at all
     notes = {name: _notes(name, blobs[name], str(uris[name])) for name in reversed(FRAMES) if name in blobs}
@@ -122,6 +124,18 @@ def _load(place: Location, stores: _stores.Stores) -> Saved:
         )
     frames = {name: parquet.from_parquet(blob, str(uris[name]), remedy=_REMEDY) for name, blob in blobs.items()}
     return Saved(frames, about.get("input_rows", 0), about.get("files_without_digest", 0), about.get("hint"))
+
+
+def _written_down(place: Location, stores: _stores.Stores) -> Saved | None:
+    """Return what a checkpoint has of the rows of its runs; None: there is none."""
+    from file_dataset._checkpoint.frames import frames_of
+    from file_dataset._checkpoint.place import Place, known_at
+
+    known, parts = known_at(Place(place.absolute() if isinstance(place, Path) else place, stores))
+    if not parts:
+        return None
+    frames, without_digest = frames_of(known)
+    return Saved(frames, len(frames["manifest"]) + frames["failures"]["id"].nunique(), without_digest, None)
 
 
 def _parsed(place: object, options: Options | None) -> Location:

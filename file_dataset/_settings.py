@@ -43,3 +43,12 @@ class Settings:
     def slots(self) -> int:
         """Rows that are in fn at once."""
         return max(1, self.worker_count)
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What a caller wants of a checkpoint: where it is, the word for what fn does, whether inputs are looked at."""
+
+    place: object
+    code_version: str | None
+    check_inputs: bool

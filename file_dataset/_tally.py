@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import compress
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
 from file_dataset import _frame, _verdict
 from file_dataset._columns import Records
@@ -62,6 +62,16 @@ Outcome: TypeAlias = Stored | Failed
 T = TypeVar("T")
 
 
+class Journal(Protocol):
+    """What writes rows down as they are done (`_checkpoint`)."""
+
+    def put(self, position: int, outcome: Outcome) -> None:
+        """Take a row."""
+
+    def check(self) -> None:
+        """Stop the run when rows cannot be written down."""
+
+
 class _Rows(Mapping[int, T]):
     """Rows by position, whose values are made of the columns of their records when they are asked for."""
 
@@ -85,11 +95,13 @@ class StoredRows(_Rows[Stored]):
         super().__init__(Records(total, _frame.FILES_COLUMNS[1:], numbers=["size_bytes"], few=["file"]))
         self._without_digest = array("q", [0]) * total
 
-    def put(self, position: int, row: Stored) -> None:
-        """Take a row; one that was put before stays as it is."""
+    def put(self, position: int, row: Stored) -> bool:
+        """Take a row; return False where it was put before, and stays as it is."""
         files = {file.file: file for file in row.files}
-        if self.records.put(position, (_record(name, files.get(name)) for name in row.outputs)):
+        is_new = self.records.put(position, (_record(name, files.get(name)) for name in row.outputs))
+        if is_new:
             self._without_digest[position] = row.without_digest
+        return is_new
 
     def __getitem__(self, position: int) -> Stored:
         records = self.records.of(position)
@@ -175,27 +187,32 @@ class Tally:
         why_full: Callable[[int, RowError], str] | None = None,
         is_part: bool = False,
         has_first_row: bool = True,
+        kept: int = 0,
+        journal: Journal | None = None,
     ) -> None:
         """Start with none.
 
         Args:
             settings: what stops the run.
             contract: output columns that the manifest has in any case.
-            total: rows of the input.
+            total: rows that are run.
             stores: those of the inputs and of the outputs.
             log: where failed rows are logged; None: nowhere, others have done it.
             why_full: explains what a full disk means for the row at a position.
             is_part: this is one of many runs of this process, as for Ray: a store that answered another one is up.
             has_first_row: whether the input's first row is among these, whose refused upload stops the run.
+            kept: rows of the input beside these, which were done before.
+            journal: writes down what is put; None: nothing does.
         """
         self._settings, self._contract, self._total = settings, contract, total
+        self._whole, self._journal = total + kept, journal
         self._source, self._target = stores
         self._log, self._why_full, self._is_part = log, why_full, is_part
-        self._allowed = _verdict.allowed_failures(settings, total)
+        self._allowed = _verdict.allowed_failures(settings, self._whole)
         self._first_upload = total if has_first_row else -1  # the first position whose upload was tried
         # of the rows that failed in this run, and not in an earlier Pipeline
         self._causes: Counter[Cause] = Counter()
-        self._whole = bytearray(total)  # by row: 1 where all of its files failed
+        self._misses = bytearray(total)  # by row: 1 where all of its files failed
         self._first_own = self._last_own = -1  # in the order they came
         self._unanswered: Counter[Stage] = Counter()  # rows whose store sent nothing at all
         self.stored = StoredRows(total)
@@ -214,7 +231,8 @@ class Tally:
         # before the row itself: Ctrl-C between the two has it put again
         self.inputs.put(position, outcome.inputs)
         if isinstance(outcome, Stored):
-            self.stored.put(position, outcome)
+            if self.stored.put(position, outcome):
+                self._write_down(position, outcome)
             if outcome.files:
                 self._first_upload = min(self._first_upload, position)
             return
@@ -222,11 +240,25 @@ class Tally:
             first = outcome.error.failures[0]
             self._causes[Cause(first.stage, first.type, first.code)] += 1
             if outcome.is_all:
-                self._whole[position] = 1
+                self._misses[position] = 1
             self._first_own = position if self._first_own < 0 else self._first_own
             self._last_own = position
             if first.stage == "upload":
                 self._first_upload = min(self._first_upload, position)
+            self._write_down(position, outcome)
+
+    def _write_down(self, position: int, outcome: Outcome) -> None:
+        if self._journal is not None:
+            self._journal.put(position, outcome)
+
+    def check_journal(self) -> None:
+        """Stop the run when what is done cannot be written down.
+
+        Raises:
+            RunStoppedError: it cannot.
+        """
+        if self._journal is not None:
+            self._journal.check()
 
     def may_stop(self, position: int, failed: Failed) -> bool:
         """Whether the outcome of this row, which may not be put yet, can stop the run whatever the others are."""
@@ -271,14 +303,14 @@ class Tally:
             return
         self.is_over_limit = True
         chosen = self._first_own if self._settings.on_failure == "raise" else self._last_own
-        message = _verdict.too_many(self._settings, self._total, self._causes, error or RowError(self.failed[chosen]))
+        message = _verdict.too_many(self._settings, self._whole, self._causes, error or RowError(self.failed[chosen]))
         raise RunStoppedError(_verdict.with_hint(message, self.hint())) from error
 
     def hint(self) -> str | None:
         """Return a question about the endpoint where the store has nothing that any row reads; None elsewhere."""
         if self.stored:
             return None
-        stage = _verdict.stage_with_nothing(self._causes, sum(self._whole))
+        stage = _verdict.stage_with_nothing(self._causes, sum(self._misses))
         if stage is None:
             return None
         endpoint = (self._source if stage == "download" else self._target).request_endpoint
@@ -286,7 +318,7 @@ class Tally:
 
     def misses_all(self, position: int) -> bool:
         """Return whether none of a row's inputs could be downloaded."""
-        return bool(self._whole[position])
+        return bool(self._misses[position])
 
     def fail_rest(self, rows: _frame.Rows, message: str) -> None:
         """Let the rows fail without a request that a store which is down has stopped."""
@@ -309,10 +341,10 @@ class Tally:
 
     def log_if_all_failed(self) -> None:
         """Log the first failure where every row failed: the result is empty, and no error is raised."""
-        if self._total and len(self.failed) == self._total:
+        if self._whole and len(self.failed) == self._whole:
             first = self.failed[0][0]
             shown = _verdict.with_hint(f"row {first.id!r}: {first}", self.hint())
-            logger.error("all %d rows failed; the first: %s", self._total, shown)
+            logger.error("all %d rows failed; the first: %s", self._whole, shown)
 
     def result(self, rows: _frame.Rows) -> PipelineResult:
         """Return the result so far, in input order: every stored row, every failure.

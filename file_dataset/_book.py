@@ -1,0 +1,124 @@
+"""A checkpoint as one run uses it: what it has of the frame's rows, which rows run, what is written, and the whole."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from file_dataset import _frame
+from file_dataset._checkpoint import fingerprints, parts, states
+from file_dataset._checkpoint.frames import KeptRows, taken
+from file_dataset._checkpoint.inputs import changed
+from file_dataset._checkpoint.place import known_at, place_of
+from file_dataset._errors import RowError
+from file_dataset._journal import Journal, Line, why_not
+from file_dataset._result import RunStoppedError, joined
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from file_dataset._checkpoint.place import Place
+    from file_dataset._checkpoint.states import States
+    from file_dataset._prepared import Prepared
+    from file_dataset._result import PipelineResult
+    from file_dataset._settings import Wish
+
+logger = logging.getLogger(__name__)
+
+
+class Book:
+    """A checkpoint in one run."""
+
+    def __init__(self, prepared: Prepared, wish: Wish) -> None:
+        """Read the checkpoint and decide which rows run. Nothing is written yet.
+
+        Raises:
+            InvalidDatasetError: the place makes no sense, or has a part that is damaged, foreign or of a later version.
+            RunStoppedError: it cannot be read.
+        """
+        self.prepared, self.wish = prepared, wish
+        options = prepared.settings.write_options.get("options") or prepared.settings.options
+        self.place: Place = place_of(wish.place, prepared.target, options)
+        try:
+            self.known, self._parts = known_at(self.place)
+        except (OSError, RowError) as exc:
+            message = f"the checkpoint {self.place} cannot be read, so no row has begun: {why_not(exc)}"
+            raise RunStoppedError(message) from exc
+        self._into_path = str(prepared.prefix)
+        rows = prepared.rows
+        self._fingerprints = fingerprints.fingerprints(rows, self._into_path, wish.code_version, prepared.carried)
+        texts = [str(row_id) for row_id in rows.ids or ()]
+        found = states.decide(texts, self._fingerprints, self.known)
+        if rows.failed:  # they are passed on as they came
+            found.of_rows[list(rows.failed)] = states.FAILED
+        if wish.check_inputs:
+            found = found.changed(changed(rows, found, self.known, prepared.source))
+        self.states: States = found
+        self._to_run = found.to_run
+        self.part = prepared.part(self._to_run)
+        self.journal = self._journal()
+
+    def _journal(self) -> Journal:
+        frame = self.prepared.rows.frame
+        assert frame is not None, "rows of a frame"  # noqa: S101
+        line = Line(str(frame[_frame.ID].dtype), self._into_path, self.wish.code_version, self.known.generation + 1)
+        ids = self.part.rows.ids or []
+        return Journal(self.place, line, ids, self._fingerprints[self._to_run], self._parts)
+
+    def begin(self) -> None:
+        """Write the first part, and from now on each row that is done.
+
+        Raises:
+            RunStoppedError: it cannot be written.
+        """
+        counts = self.states.counts()
+        logger.info(
+            "checkpoint %s: %d of %d rows are done already; %d run: %d new, %d failed, %d changed",
+            self.place, counts["same"], len(self.prepared.rows), len(self._to_run), counts["new"], counts["failed"],
+            counts["changed"],
+        )  # fmt: skip
+        if len(self._to_run):
+            places = self.states.places[self._to_run]
+            was_stored = (self.known.states[places] == parts.STORED) & (places >= 0) if len(self.known) else places >= 0
+            begun = [at for at in was_stored.nonzero()[0].tolist() if at not in self.part.rows.failed]
+            self.journal.begin(begun)
+
+    def close(self, is_urgent: Callable[[], bool]) -> None:
+        """Write what is not written yet."""
+        self.journal.close(is_urgent)
+
+    def whole(self, ran: PipelineResult) -> PipelineResult:
+        """Return the result of all rows of the frame, of those that ran and of those that were done before."""
+        rows, kept = self.prepared.rows, self.states.kept
+        if not len(kept):
+            return replace(ran, input=rows.frame)
+        found = KeptRows(taken(self.known, self.states.places[kept]))
+        contract = self.prepared.contract
+        manifest = _frame.manifest(rows, found.outputs(contract.names if contract else ()), keep=kept)
+        if self.prepared.settings.on_failure == "record":
+            manifest = _frame.with_failures(manifest, dict.fromkeys(_frame.ERROR_COLUMNS, [None] * len(kept)))
+        files, inputs = found.files(), found.inputs()
+        earlier = replace(
+            ran,
+            input=rows.frame,
+            manifest=manifest,
+            failures=ran.failures.head(0),
+            files=_frame.files_frame(rows, kept[files[0]], files[1]),
+            inputs=_frame.inputs_frame(rows, kept[inputs[0]], inputs[1]),
+            files_without_digest=found.without_digest,
+            hint=None,
+        )
+        return joined(earlier, ran)
+
+
+def why(book: Book) -> list[str]:
+    """Return for every row of the frame why it runs; empty: it does not."""
+    rows = book.prepared.rows
+    now: dict[str, Any] = {"into_path": str(book.prepared.prefix), "code_version": book.wish.code_version}
+    cells = _frame.absolute_cells(rows)
+    files = {
+        position: {name: str(column[position]) for name, column in cells.items() if column[position] is not None}
+        for position in (book.states.of_rows == states.CHANGED).nonzero()[0].tolist()
+    }
+    return states.why(book.states, book.known, now, files)

@@ -1,0 +1,1 @@
+"""What a run writes down of its rows, so that a later one goes on where it ended."""

@@ -1,0 +1,164 @@
+"""Where a checkpoint lies, and what is done there: list its parts, read, write and remove them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+import threading
+import time
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from file_dataset import _options, _transfer, _urls
+from file_dataset._checkpoint import parts
+from file_dataset._errors import InvalidDatasetError, RowError
+from file_dataset._local_file import LocalFile
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from file_dataset._options import Options
+    from file_dataset._stores import Stores
+    from file_dataset._urls import Location
+
+_PREFIX, _SUFFIX = "part-", ".parquet"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A directory or a prefix, and how it is reached."""
+
+    at: Location
+    stores: Stores
+
+    def __str__(self) -> str:
+        """Return it as the user writes it."""
+        return f"{self.at}/" if isinstance(self.at, _urls.ObjectUrl) else str(self.at)
+
+    def path_of(self, name: str) -> str:
+        """Return the location of a part, for messages."""
+        return str(_urls.join(self.at, name))
+
+    def names(self) -> list[str]:
+        """List the parts.
+
+        Raises:
+            OSError: they cannot be listed.
+        """
+        if isinstance(self.at, Path):
+            try:
+                found = os.listdir(self.at)  # noqa: PTH208  # names
+            except FileNotFoundError:
+                return []
+            return sorted(name for name in found if _is_part(name))
+        start = _urls.join(self.at, _PREFIX)
+        assert isinstance(start, _urls.ObjectUrl)  # noqa: S101  # below one
+        base = len(str(start)) - len(_PREFIX)
+        found = [str(one.at)[base:] for one in self.stores.s3.list(start).result()]
+        return sorted(name for name in found if _is_part(name))
+
+    def read(self, names: Iterable[str]) -> Iterator[tuple[str, Any]]:
+        """Yield the content of these parts, in order; those that are gone are left out.
+
+        Raises:
+            RowError: one cannot be read.
+        """
+        wanted = [_transfer.Wanted(None, name, _urls.join(self.at, name), 0) for name in names]
+        try:
+            for one, content in _transfer.read_each(wanted, self.stores, limit_bytes=None):
+                yield one.file, pa.py_buffer(content)
+        except RowError as exc:
+            if any(one.type != "FileNotFoundError" or one.code == "NoSuchBucket" for one in exc.failures):
+                raise
+
+    def write(self, content: bytes) -> str:
+        """Store a part under a name of its own, whole or not at all; return the name.
+
+        Raises:
+            OSError: it cannot be stored.
+        """
+        name = f"{_PREFIX}{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{uuid.uuid4().hex}{_SUFFIX}"
+        if isinstance(self.at, Path):
+            _write_file(self.at, name, content)
+            return name
+        target = _urls.join(self.at, name)
+        assert isinstance(target, _urls.ObjectUrl)  # noqa: S101
+        with tempfile.NamedTemporaryFile(prefix="file_dataset-part-") as file:
+            file.write(content)
+            file.flush()
+            source = LocalFile.at(file.name)
+            self.stores.s3.upload(source, target, extra_args={}, cancelled=threading.Event()).result()
+        return name
+
+    def remove(self, name: str) -> None:
+        """Remove a part; one that is gone is no error.
+
+        Raises:
+            OSError: it cannot be removed.
+        """
+        at = _urls.join(self.at, name)
+        if isinstance(at, Path):
+            at.unlink(missing_ok=True)
+        else:
+            self.stores.s3.remove(at).result()
+
+
+def _is_part(name: str) -> bool:
+    return name.startswith(_PREFIX) and name.endswith(_SUFFIX) and "/" not in name
+
+
+def _write_file(directory: Path, name: str, content: bytes) -> None:
+    directory.mkdir(parents=True, exist_ok=True)
+    temporary = directory / f".{name}.tmp"
+    try:
+        with temporary.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())  # a machine that loses power keeps it whole
+        temporary.replace(directory / name)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+
+
+def place_of(value: object, stores: Stores, options: Options | None) -> Place:
+    """Return the place that the user names.
+
+    Raises:
+        InvalidDatasetError: it is neither `s3://bucket[/prefix]` nor a local path, or a file.
+    """
+    at = _urls.parse_prefix(value, local_paths=_options.takes_local_paths(options), what="checkpoint")
+    if isinstance(at, Path):
+        at = at.absolute()
+        if at.exists() and not at.is_dir():
+            raise InvalidDatasetError(f"checkpoint={str(at)!r} is a file: give a directory")
+    return Place(at, stores)
+
+
+def known_at(place: Place) -> tuple[parts.Known, dict[str, int]]:
+    """Return what a checkpoint holds, and how many lines each of its parts has.
+
+    A part that another run joins with others meanwhile is gone when it is read: then all are listed once more.
+
+    Raises:
+        InvalidDatasetError: a part is damaged, foreign, or of a later version.
+        RowError: the store does not hand one over.
+        OSError: they cannot be listed.
+    """
+    tables: dict[str, pa.Table] = {}
+    while True:
+        names = place.names()
+        for gone in set(tables) - set(names):
+            del tables[gone]  # what it had is in another one
+        missing = [name for name in names if name not in tables]
+        for name, content in place.read(missing):
+            tables[name] = parts.decode(content, place.path_of(name))
+        if tables.keys() >= set(names):
+            counts = {name: table.num_rows for name, table in tables.items()}
+            return parts.known_of(list(tables.values())), counts
