@@ -314,7 +314,7 @@ class Model:
 
 def assert_same(result, here):
     """Compare with the result of a local run, but for the bytes of messages that name processes."""
-    for name in ("manifest", "files"):
+    for name in ("manifest", "files", "inputs"):
         pd.testing.assert_frame_equal(getattr(result, name), getattr(here, name))
     columns = [name for name in here.failures if name != "error_message"]
     pd.testing.assert_frame_equal(result.failures[columns], here.failures[columns])
@@ -397,6 +397,12 @@ class TestRunPipeline:
         assert result.failures["error_code"].tolist() == ["NoSuchKey"] * 3
         assert pd.api.types.is_integer_dtype(result.manifest["label"].dtype)
         assert any("all 3 rows failed" in record.message for record in caplog.records)
+
+    def test_the_rows_of_a_dataset_have_their_inputs(self, bucket, options, local_ray):
+        frame = texts(bucket, 4, missing=[1])
+        pipeline = pipeline_into(bucket.url("out"), options=options, progress=False)
+        inputs = file_dataset.ray.run_pipeline(pipeline, local_ray.data.from_pandas(frame), batch_size=2).inputs
+        pd.testing.assert_frame_equal(inputs, pipeline.run(frame).inputs, check_dtype=False)
 
     def test_record_keeps_every_row_and_feeds_the_next(self, bucket, options):
         frame = texts(bucket, 4, missing=[1])

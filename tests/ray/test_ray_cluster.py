@@ -42,7 +42,7 @@ def check(result):
     assert result.dropped_rows == 0, result
     assert result.manifest["id"].tolist() == list(range(40))
     assert [pathlib.Path(at).read_text() for at in result.manifest["b.txt"]] == [str(n) for n in range(40)]
-    assert len(result.files) == 40
+    assert len(result.files) == len(result.inputs) == 40
     print("whole")
 """
 
