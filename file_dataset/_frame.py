@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from operator import methodcaller
 from pathlib import Path, PurePath, PurePosixPath
@@ -407,12 +407,12 @@ def manifest(rows: Rows, outputs: Mapping[str, Sequence[Any]], *, keep: Position
     return pd.concat([pd.DataFrame(columns, index=range(len(keep))), _taken(rows, keep, [ID, *rows.carried])], axis=1)
 
 
-def with_failures(frame: pd.DataFrame, errors: Mapping[str, Sequence[Any]]) -> pd.DataFrame:
+def with_failures(frame: pd.DataFrame, errors: Mapping[str, Iterable[Any]]) -> pd.DataFrame:
     """Return the frame with the error columns added, as text; `errors` has them by name, null for good rows."""
     return frame.assign(**_texts_of(ERROR_COLUMNS, errors))
 
 
-def failures_frame(rows: Rows, positions: Positions, errors: Mapping[str, Sequence[Any]]) -> pd.DataFrame:
+def failures_frame(rows: Rows, positions: Positions, errors: Mapping[str, Iterable[Any]]) -> pd.DataFrame:
     """Return one row per failure: `id` with the dtype of the input, then the error columns, as text.
 
     Args:
@@ -435,7 +435,7 @@ class StoredFile:
     checksum: str | None
 
 
-def files_frame(rows: Rows, positions: Positions, columns: Mapping[str, Sequence[Any]]) -> pd.DataFrame:
+def files_frame(rows: Rows, positions: Positions, columns: Mapping[str, Iterable[Any]]) -> pd.DataFrame:
     """Return one row per stored output: id, file, location, size_bytes (int64), etag, checksum (null if unknown).
 
     Args:
@@ -468,7 +468,7 @@ class InputFile:
     checksum: str | None
 
 
-def inputs_frame(rows: Rows, positions: Positions, columns: Mapping[str, Sequence[Any]]) -> pd.DataFrame:
+def inputs_frame(rows: Rows, positions: Positions, columns: Mapping[str, Iterable[Any]]) -> pd.DataFrame:
     """Return one row per file that was read, with `INPUTS_COLUMNS`: `size_bytes` is int64, the others text.
 
     Args:
@@ -492,7 +492,7 @@ def _no_rows(frame: pd.DataFrame) -> Rows:
 
 
 def _with_sizes(
-    rows: Rows, positions: Positions, columns: Mapping[str, Sequence[Any]], names: Sequence[str]
+    rows: Rows, positions: Positions, columns: Mapping[str, Iterable[Any]], names: Sequence[str]
 ) -> pd.DataFrame:
     import pandas as pd
 
@@ -501,10 +501,10 @@ def _with_sizes(
     return _taken(rows, positions, [ID]).assign(**texts, **sizes)[list(names)]
 
 
-def _texts_of(names: Sequence[str], columns: Mapping[str, Sequence[Any]]) -> dict[str, pd.Series]:
+def _texts_of(names: Sequence[str], columns: Mapping[str, Iterable[Any]]) -> dict[str, pd.Series]:
     import pandas as pd
 
-    return {name: pd.Series(columns[name], dtype=TEXT) for name in names}
+    return {name: pd.Series(list(columns[name]), dtype=TEXT) for name in names}
 
 
 def _taken(rows: Rows, positions: Positions, columns: list[str]) -> pd.DataFrame:

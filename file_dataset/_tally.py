@@ -20,7 +20,7 @@ from file_dataset._errors import Failure, RowError, is_disk_full, is_unanswered
 from file_dataset._result import Cause, PipelineResult, RunStoppedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator
 
     from file_dataset._columns import Positions
     from file_dataset._errors import Stage
@@ -124,7 +124,7 @@ class StoredRows(_Rows[Stored]):
             found[name][position] = location
         return {name: [column[position] for position in keep] for name, column in found.items()}
 
-    def files(self) -> tuple[Positions, dict[str, Sequence[Any]]]:
+    def files(self) -> tuple[Positions, dict[str, Iterable[Any]]]:
         """Return the row of each stored file, and the columns of the frame of files."""
         positions, columns = self.records.in_order()
         is_there = [location is not None for location in columns["location"]]
@@ -143,7 +143,7 @@ class FailedRows(_Rows[tuple[Failure, ...]]):
 
     def __init__(self, total: int) -> None:
         few = ["error_stage", "error_file", "error_type", "error_code"]
-        super().__init__(Records(total, _frame.FAILURE_COLUMNS, few=few))
+        super().__init__(Records(total, _frame.FAILURE_COLUMNS, few=few, shared=[_frame.ID]))
 
     def put(self, position: int, failures: Iterable[Failure]) -> bool:
         """Take a row; return False where it was put before, and stays as it is."""
@@ -157,7 +157,9 @@ class InputRows(_Rows[tuple[_frame.InputFile, ...]]):
     """The files that were read for the rows that are stored or have failed; rows without any are not here."""
 
     def __init__(self, total: int) -> None:
-        super().__init__(Records(total, _frame.INPUTS_COLUMNS[1:], numbers=["size_bytes"], few=["file"]))
+        super().__init__(
+            Records(total, _frame.INPUTS_COLUMNS[1:], numbers=["size_bytes"], few=["file"], shared=["location"])
+        )
 
     def put(self, position: int, inputs: tuple[_frame.InputFile, ...]) -> None:
         """Take the files of a row; those of one that was put before stay as they are."""

@@ -11,6 +11,7 @@ from helpers import forward, python_calls
 
 from file_dataset import Pipeline, reader
 from file_dataset import _frame as frames
+from file_dataset._columns import Records
 from file_dataset._errors import Failure, RowError
 from file_dataset._tally import Failed, Stored, Tally
 
@@ -32,10 +33,15 @@ def file_of(position, name="copy.mha"):
     return frames.StoredFile(position, name, location, 5, f'"{position:032x}"', f"CRC64NVME:{position:012x}")
 
 
-def stored(position, *names, null=(), without_digest=0):
+def stored(position, *names, null=(), without_digest=0, inputs=()):
     files = tuple(file_of(position, name) for name in names)
     outputs = {file.file: file.location for file in files} | dict.fromkeys(null)
-    return Stored(outputs, files, without_digest)
+    return Stored(outputs, files, without_digest, inputs)
+
+
+def read(position, cell, version_id=None):
+    etag, checksum = f"{position:032x}", f"CRC64NVME:{position:012x}"
+    return frames.InputFile(position, "image.mha", cell, 5, etag, version_id, checksum)
 
 
 def failed(position):
@@ -60,8 +66,15 @@ def peak_per_row(make, **arguments):
 
 
 def test_a_stored_row_takes_few_bytes_until_the_result_is_made():
-    """URL, ETag and checksum have some 250 bytes; an object per row and file took 764."""
-    assert peak_per_row(lambda position: stored(position, "copy.mha")) < 600
+    """URL, ETag and checksum have some 100 bytes; an object per row and file took 764, per text 420."""
+    assert peak_per_row(lambda position: stored(position, "copy.mha")) < 350
+
+
+def test_the_inputs_of_a_row_take_few_bytes_until_the_result_is_made():
+    """ETag and checksum have 54 bytes; the location is the cell's own."""
+    cell = "s3://bucket/image.mha"
+    without = peak_per_row(lambda position: stored(position, "copy.mha"))
+    assert peak_per_row(lambda position: stored(position, "copy.mha", inputs=(read(position, cell),))) < without + 150
 
 
 @pytest.mark.parametrize("on_failure", ["drop", "record"])
@@ -129,6 +142,7 @@ PUT = {
     "a null among them": stored(1, "a.mha", null=["b.mha"]),
     "nulls alone": stored(1, null=["a.mha", "b.mha"]),
     "none": stored(1),
+    "a name whose bytes are no UTF-8": stored(1, "caf\udce9.mha"),
 }
 
 
@@ -146,6 +160,44 @@ def test_a_failed_row_comes_back_as_it_was_put():
     tally.put(1, several)
     tally.put(0, failed(0))
     assert (list(tally.failed), tally.failed[1]) == ([0, 1], several.error.failures)
+
+
+def test_the_inputs_of_a_row_come_back_as_they_were_put():
+    tally = tally_of(prepared(3))
+    several = read(1, "s3://bucket/a", "null"), read(1, "/scans/b"), read(1, "s3://bucket/\u00e9", "v" * 32)
+    for position, inputs in ((2, (read(2, "c"),)), (1, several), (0, ())):
+        tally.put(position, stored(position, "copy.mha", inputs=inputs))
+    assert (list(tally.inputs), tally.inputs[1]) == ([1, 2], several)
+
+
+def test_inputs_are_listed_in_input_order():
+    ready = prepared(3)
+    tally = tally_of(ready)
+    for position in (2, 0, 1):
+        tally.put(position, stored(position, inputs=(read(position, "a", f"v{position}"), read(position, "b"))))
+    inputs = tally.result(ready.rows).inputs
+    assert inputs["id"].tolist() == [0, 0, 1, 1, 2, 2]
+    assert inputs["location"].tolist() == ["a", "b"] * 3
+    assert inputs["version_id"].fillna("").tolist() == ["v0", "", "v1", "", "v2", ""]
+
+
+def test_a_location_is_the_cells_own_text():
+    rows = prepared(1).rows
+    assert rows.text_at(0, "image.mha", rows.location(0, "image.mha")) is rows.cells["image.mha"][0]
+
+
+@pytest.mark.parametrize("value", ["a long text", None])
+def test_a_row_that_was_interrupted_is_put_again_whole(value):
+    def interrupted():
+        yield value, 1
+        raise KeyboardInterrupt
+
+    records = Records(2, ["text", "number"], numbers=["number"])
+    records.put(1, [("before", 0)])
+    with pytest.raises(KeyboardInterrupt):
+        records.put(0, interrupted())
+    records.put(0, [("again", 2)])
+    assert (records.of(0), records.of(1)) == ([("again", 2)], [("before", 0)])
 
 
 def test_a_row_that_was_not_put_is_in_neither():
