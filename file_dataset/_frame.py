@@ -504,7 +504,7 @@ def _with_sizes(
 def _texts_of(names: Sequence[str], columns: Mapping[str, Iterable[Any]]) -> dict[str, pd.Series]:
     import pandas as pd
 
-    return {name: pd.Series(list(columns[name]), dtype=TEXT) for name in names}
+    return {name: pd.Series(columns[name], dtype=TEXT) for name in names}
 
 
 def _taken(rows: Rows, positions: Positions, columns: list[str]) -> pd.DataFrame:
