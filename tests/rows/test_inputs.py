@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pickle
 
 import pandas as pd
 import pytest
+from botocore.response import StreamingBody
+from botocore.stub import Stubber
 from helpers import forward
 from servers.faults import ACCESS_DENIED
 
 from file_dataset import Pipeline, PipelineResult, RunStoppedError
+from file_dataset._s3.store import S3Store
+from file_dataset._urls import ObjectUrl
 
 COLUMNS = ["id", "file", "location", "size_bytes", "etag", "version_id", "checksum"]
 
@@ -99,6 +104,20 @@ def test_the_version_that_was_read_is_named(bucket, options):
 def test_a_bucket_without_versions_has_null_for_them(bucket, options):
     frame = pd.DataFrame({"id": [1], "a.txt": [bucket.put("in/1", b"one")]})
     assert run(frame, bucket.url("out"), options).inputs["version_id"].isna().tolist() == [True]
+
+
+def test_a_head_names_the_version_too(bucket, options):
+    bucket.client.put_bucket_versioning(Bucket=bucket.name, VersioningConfiguration={"Status": "Enabled"})
+    put = bucket.client.put_object(Bucket=bucket.name, Key="in/1", Body=b"one")
+    assert S3Store(options).info(ObjectUrl(bucket.name, "in/1")).result().version_id == put["VersionId"]
+
+
+def test_a_stubber_names_the_version_too(fresh_options, tmp_path):
+    with Stubber(fresh_options.s3_client) as stubber:
+        body = StreamingBody(io.BytesIO(b"one"), 3)
+        stubber.add_response("get_object", {"Body": body, "ContentLength": 3, "ETag": '"x"', "VersionId": "null"})
+        inputs = run(pd.DataFrame({"id": [1], "a.txt": ["s3://bucket/in/1"]}), tmp_path, fresh_options).inputs
+    assert records(inputs.loc[:, "size_bytes":]) == [[3, "x", "null", None]]
 
 
 # --- local files
