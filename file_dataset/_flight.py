@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from file_dataset import _frame, _outputs, _overwrites, _plan, _transfer, _urls, _verdict
+from file_dataset import _existing, _frame, _outputs, _overwrites, _plan, _transfer, _urls, _verdict
 from file_dataset._errors import Failure, InvalidDatasetError, RowError
 from file_dataset._local_file import LocalFile
-from file_dataset._tally import Failed, Stored
+from file_dataset._tally import Failed, Stored, stored_file
 from file_dataset._tempdir import TempDir
 from file_dataset._turns import Ended
 
@@ -44,7 +45,9 @@ class Flight:
     """
 
     __slots__ = (
+        "_beginning",
         "_files",
+        "_looking",
         "_moving",
         "_uploads",
         "_work",
@@ -71,6 +74,8 @@ class Flight:
         self.task: Future[None] | None = None
         self._work: TempDir | None = None
         self._moving: _transfer.Moving | None = None
+        self._beginning = threading.Lock()  # held while its downloads are begun after its outputs were looked for
+        self._looking: _existing.Asked[ObjectInfo] | None = None
         self._files: Mapping[str, LocalFile | None] = {}
         self._uploads: Sequence[_plan.Transfer[_urls.Location]] = ()
 
@@ -88,18 +93,81 @@ class Flight:
         except OSError as exc:
             raise RowError([Failure.of(row.id, "download", exc)]) from exc
 
-    def fetch(self, prepared: Prepared, began: _transfer.Began, then: Callable[[], object]) -> None:
-        """Begin to download the row's files into a directory of its own.
+    def fetch(
+        self,
+        prepared: Prepared,
+        began: _transfer.Began,
+        then: Callable[[], object],
+        elsewhere: Callable[[Callable[[], object]], object],
+    ) -> None:
+        """Begin to download the row's files into a directory of its own; before that, to look for its outputs.
 
         Args:
             prepared: the run.
             began: hears of their sizes.
             then: called when the last of them has ended, by the thread that ends it; it takes them by `arrive`.
+            elsewhere: has a thread do something that may take a while.
 
         Raises:
             RowError: the row has no file, or nothing can be written.
         """
         row = _row_with_files(prepared.rows, self.position)
+        download = functools.partial(self._download, prepared, row, began, then)
+        if not _existing.is_looked_for(prepared):
+            download()
+            return
+
+        def looked() -> None:
+            self._looked(prepared, asked, then, lambda: elsewhere(go_on))
+
+        go_on = functools.partial(self._go_on, download, then)
+        asked = self._looking = _existing.looking(prepared, row.id)
+        asked.ask(_existing.info, looked)
+
+    def _looked(
+        self,
+        prepared: Prepared,
+        asked: _existing.Asked[ObjectInfo],
+        then: Callable[[], object],
+        go_on: Callable[[], object],
+    ) -> None:
+        """Have the outcome of a row that need not run, or cannot; else go on with it. In the loop's thread maybe."""
+        self._looking = None
+        if self.cancelled.is_set():
+            return
+        outcome: Stored | Failed | Ended | None = None
+        try:
+            outcome = _existing.seen(prepared, self.position, asked)
+            asked.forget()
+            if outcome is None:
+                go_on()
+        except OSError as exc:  # no thread to go on in
+            outcome = Failed(RowError([Failure.of(prepared.rows.id_at(self.position), "download", exc)]))
+        except BaseException as exc:  # noqa: BLE001  # a fault of ours ends the run, and not the thread that it is met in
+            outcome = Ended(exc)
+        if outcome is not None:
+            self.outcome = outcome
+            then()
+
+    def _go_on(self, download: Callable[[], object], then: Callable[[], object]) -> None:
+        """Begin the downloads of a row whose outputs are not there."""
+        outcome: Failed | Ended | None = None
+        with self._beginning:
+            if self.cancelled.is_set():
+                return
+            try:
+                download()
+            except RowError as exc:
+                outcome = Failed(exc)
+            except BaseException as exc:  # noqa: BLE001  # what no row can do with ends the run
+                outcome = Ended(exc)
+        if outcome is not None:
+            self.outcome = outcome
+            then()
+
+    def _download(
+        self, prepared: Prepared, row: _plan.FileRow, began: _transfer.Began, then: Callable[[], object]
+    ) -> None:
         self._make_dirs(row, prepared.temp_dir)
         downloads = _plan.downloads(row, str(self.input_dir))
 
@@ -143,7 +211,7 @@ class Flight:
         """
         self._files, self._uploads = files, uploads
         self._moving = moving = _transfer.Moving(uploads, prepared.target, "upload", self.cancelled)
-        moving.store(prepared.extra_args, then)
+        moving.store(prepared.extra_args, then, only_new=prepared.settings.if_exists == "error")
 
     def finish(self) -> None:
         """Have the outcome of a row whose uploads have ended: it is done when all of them are stored."""
@@ -163,25 +231,26 @@ class Flight:
         except Exception as exc:  # noqa: BLE001  # a fault of ours ends the run
             self.outcome = Ended(exc)
             return
+        read = zip(self._uploads, infos, strict=True)
         self.outcome = Stored(
             dict.fromkeys(self._files) | {up.file: str(up.target) for up in self._uploads},
-            tuple(_stored_file(self.position, up, info) for up, info in zip(self._uploads, infos, strict=True)),
+            tuple(stored_file(self.position, up.file, up.target, info) for up, info in read),
             self.fetched.without_digest,
             self.fetched.inputs,
         )
 
     def silent(self) -> Iterator[tuple[Silence, str]]:
         """Yield what it waits for, and who knows for how long no byte has moved."""
-        return iter(()) if (moving := self._moving) is None else moving.silent()
+        waiting = self._moving or self._looking
+        return iter(()) if waiting is None else waiting.silent()
 
     def give_up(self) -> list[Future[Any]]:
         """Leave no file behind outside its directory; return what is to be waited for: it has been cancelled."""
-        begun: list[Future[Any]] = []
         if self.task is not None and not self.task.cancel():
-            begun = [self.task]  # which finishes it
-        elif self._moving is not None:
-            begun += self._moving.give_up()
-        return begun
+            return [self.task]  # which finishes it
+        with self._beginning:  # its downloads may be about to begin
+            moving = self._moving
+        return [] if moving is None else [*moving.give_up()]
 
     def stored_meanwhile(self) -> Stored | None:
         """Return the outcome of a row that was stored before it could be cancelled: then it counts."""
@@ -228,8 +297,3 @@ def _input_file(rows: _frame.Rows, position: int, download: _plan.Transfer[str],
     checksum = None if digest is None or digest.algorithm == "MD5" else str(digest)
     text = rows.text_at(position, download.file, at)
     return _frame.InputFile(position, download.file, text, info.size_bytes, etag, info.version_id, checksum)
-
-
-def _stored_file(position: int, upload: _plan.Transfer[_urls.Location], info: ObjectInfo) -> _frame.StoredFile:
-    checksum = None if info.digest is None else str(info.digest)
-    return _frame.StoredFile(position, upload.file, str(upload.target), info.size_bytes, info.etag, checksum)

@@ -13,7 +13,7 @@ import pickle
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
-from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, Unpack, cast, overload
+from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, Unpack, cast, get_args, overload
 
 from file_dataset import _function, _options, _outputs, _per_process, _pickling, _urls
 from file_dataset._errors import InvalidDatasetError
@@ -22,7 +22,7 @@ from file_dataset._options import Options
 from file_dataset._prepared import prepare
 from file_dataset._result import RunStoppedError, attach
 from file_dataset._run import Run
-from file_dataset._settings import Settings, Wish
+from file_dataset._settings import IfExists, Settings, Wish
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,6 +46,19 @@ class _RequiredWriteOptions(TypedDict):
 class WriteOptions(_RequiredWriteOptions, total=False):
     """Where outputs go: `into_path`, boto3's `extra_args`, and `options` of the target store when it is another one.
 
+    `if_exists` says what becomes of outputs that are there already:
+
+    - `"overwrite"`, the default: they are replaced. No request more.
+    - `"error"`: they stay, and the row fails at stage `upload` with FileExistsError. S3 decides it when it stores
+      (`If-None-Match`), so that two runs at the same time do not replace each other's outputs; a store that overlooks
+      the header replaces. Where outputs are declared (by `outputs=[...]`, or a TypedDict that fn returns), they are
+      looked for before the row's download too: one HEAD each.
+    - `"skip"`: a row whose declared outputs are all there is listed in the manifest and in `result.files`; nothing is
+      downloaded and fn is not called. Where one is missing, the row runs and replaces the others. One HEAD per
+      declared output; the bytes are not compared with anything.
+
+    HEADs need the right to list the bucket (s3:ListBucket): without it S3 answers 403 for what is not there.
+
     Example:
         >>> pages: WriteOptions = {"into_path": "s3://my-bucket/pages/", "extra_args": {"ContentType": "text/html"}}
         >>> Pipeline(lambda input_dir, output_dir: {"page.html": input_dir / "page.html"}, write_options=pages)
@@ -54,6 +67,7 @@ class WriteOptions(_RequiredWriteOptions, total=False):
 
     extra_args: Mapping[str, Any] | None
     options: Options | None
+    if_exists: IfExists
 
 
 class _Choices(TypedDict, total=False):
@@ -128,8 +142,9 @@ class Pipeline:
                 name to path (None: no such file this time). A class is made once per process and its instance called.
                 With a third parameter named `row` it also gets its row: a read-only mapping of `id` and the carried
                 columns' values (None: null).
-            write_options: `{"into_path": ..., "extra_args": ..., "options": ...}`: where outputs go. `options` there is
-                for a target store that is not the source's.
+            write_options: `{"into_path": ..., "extra_args": ..., "options": ..., "if_exists": ...}`: where outputs go,
+                and whether they replace what is there (`WriteOptions` has more). `options` there is for a target store
+                that is not the source's.
             into_path: where outputs go, in the place of `write_options={"into_path": ...}`.
             options: how S3 is reached; None: by boto3's default session, as it is at each call, or when pickled.
             file_columns: decides alone which columns name files; without it their names and values do, which say
@@ -174,6 +189,7 @@ class Pipeline:
         if progress is not None and not isinstance(progress, bool) and not callable(progress):
             raise InvalidDatasetError(f"progress={progress!r}: give None, False or a function that takes a Progress")
         self._contract = _outputs.contract_of(fn, outputs)
+        _check_skip(write_options, self._contract)
         self._idle_workers: list[Workers] | None = None
         if on_failure not in ("drop", "raise", "record"):
             raise InvalidDatasetError(f"on_failure={on_failure!r}: give 'drop', 'raise' or 'record'")
@@ -220,7 +236,8 @@ class Pipeline:
     ) -> PipelineResult:
         """Run every row of the frame and return the manifest, the failures and what was stored, in input order.
 
-        One GET per input file and one PUT per output (over 32 MiB: an upload in parts); no HEAD, no listing.
+        One GET per input file and one PUT per output (over 32 MiB: an upload in parts); no HEAD, no listing. With
+        `if_exists` "error" or "skip" there is one HEAD more per declared output.
 
         With a checkpoint, finished rows are written down as the run goes on, and a later run with the same checkpoint
         does not do them again, however the first one ended (SIGKILL and a lost machine, too). Rows run that are new,
@@ -352,8 +369,11 @@ def _from_pickle(payload: bytes, contract: _outputs.Contract | None) -> Pipeline
     """
 
     def make() -> Pipeline:
-        pipeline = Pipeline(**pickle.loads(payload))  # noqa: S301  # made by __reduce__, in a pickle that is being read
+        arguments = pickle.loads(payload)  # noqa: S301  # made by __reduce__, in a pickle that is being read
         # what annotations name does not always come along with a function of __main__
+        if contract is not None and arguments["outputs"] is None:
+            arguments["outputs"] = contract.names
+        pipeline = Pipeline(**arguments)
         pipeline._contract = contract  # noqa: SLF001
         pipeline._idle_workers = []  # noqa: SLF001
         return pipeline
@@ -418,8 +438,12 @@ def _checked_write_options(write_options: object, into_path: object, options: Op
         raise InvalidDatasetError("where do outputs go? Give into_path='s3://bucket/prefix' or a directory")
     if not isinstance(write_options, Mapping) or "into_path" not in write_options:
         raise InvalidDatasetError("write_options: give a mapping with 'into_path'")
-    if unknown := sorted(set(write_options) - {"into_path", "extra_args", "options"}):
-        raise InvalidDatasetError(f"write_options {unknown} are unknown; into_path, extra_args and options are known")
+    if unknown := sorted(set(write_options) - {"into_path", "extra_args", "options", "if_exists"}):
+        raise InvalidDatasetError(
+            f"write_options {unknown} are unknown; into_path, extra_args, options and if_exists are known"
+        )
+    if (if_exists := write_options.get("if_exists", "overwrite")) not in get_args(IfExists):
+        raise InvalidDatasetError(f"if_exists={if_exists!r}: give 'overwrite', 'error' or 'skip'")
     _options.check(write_options.get("options"))
     extra_args = write_options.get("extra_args")
     if extra_args is not None and not isinstance(extra_args, Mapping):
@@ -427,6 +451,13 @@ def _checked_write_options(write_options: object, into_path: object, options: Op
     target = write_options.get("options") or options
     _urls.parse_prefix(write_options["into_path"], local_paths=_options.takes_local_paths(target))
     return cast("WriteOptions", dict(write_options))
+
+
+def _check_skip(write_options: WriteOptions, contract: _outputs.Contract | None) -> None:
+    if write_options.get("if_exists") == "skip" and contract is None:
+        raise InvalidDatasetError(
+            "if_exists='skip' needs declared outputs: annotate fn with a TypedDict or give outputs=[...]"
+        )
 
 
 def _checked_count(name: str, value: object) -> int:

@@ -10,7 +10,7 @@ from file_dataset import _urls
 from file_dataset._errors import InvalidDatasetError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from file_dataset._errors import RowId
     from file_dataset._local_file import LocalFile
@@ -51,15 +51,20 @@ def uploads(row_id: RowId, files: Mapping[str, LocalFile | None], into: Location
     Raises:
         InvalidDatasetError: an id or name is not safe, or a key is too long.
     """
+    there = {name: source for name, source in files.items() if source is not None}
+    places = targets(row_id, there, into)
+    return [Transfer(row_id, name, source, places[name]) for name, source in there.items()]
+
+
+def targets(row_id: RowId, names: Iterable[str], into: Location) -> dict[str, Location]:
+    """Return where files of a row are stored, by name: at `<into>/<id>/<file name>`.
+
+    Raises:
+        InvalidDatasetError: an id or name is not safe, or a key is too long.
+    """
     text = _urls.check_id(row_id)
     most = _urls.KEY_BYTES if isinstance(into, _urls.ObjectUrl) else _urls.SEGMENT_BYTES
-    return [
-        Transfer(
-            row_id, name, source, _urls.join(into, text, *_urls.check_file_name(name, segment_bytes=most).split("/"))
-        )
-        for name, source in files.items()
-        if source is not None
-    ]
+    return {name: _urls.join(into, text, *_urls.check_file_name(name, segment_bytes=most).split("/")) for name in names}
 
 
 def check_file_names(names: list[object], *, local: bool, segment_bytes: int = _urls.SEGMENT_BYTES) -> list[str]:

@@ -122,7 +122,8 @@ class Run:
         self.todo: deque[Flight] = deque()  # rows that are stored or have failed: the calling thread finishes them
         kept, files = _kept(prepared) if is_part else None, len(self.rows.file_columns)
         self.window = Window(self.settings, files, functools.partial(_free_bytes, prepared), kept)
-        self.pool = Pool(_HELPERS, "file_dataset-run") if self.window.most_rows > 1 else None
+        self.helpers: Pool | None = Pool(_HELPERS, "file_dataset-run")
+        self.pool = self.helpers if self.window.most_rows > 1 else None
         self.is_calling = False  # whether the calling thread is in fn
         self.news = News(self.lock)
 
@@ -290,7 +291,7 @@ class Run:
             for flight in flights:
                 flight.clean_up()
             # an error's traceback refers to this run for as long as it is kept; the threads are not to wait
-            self.pool = None
+            self.pool = self.helpers = None
 
     # the calling thread and those of the pool
 
@@ -307,7 +308,7 @@ class Run:
                 self.ahead.append(flight)
             try:
                 began = functools.partial(self._begins_file, flight)
-                flight.fetch(self.prepared, began, functools.partial(self._has_arrived, flight))
+                flight.fetch(self.prepared, began, functools.partial(self._has_arrived, flight), self._elsewhere)
             except Exception as exc:  # noqa: BLE001  # what no row can do with ends the run: no such temp_dir, say
                 flight.outcome = Failed(exc) if isinstance(exc, RowError) else Ended(exc)
                 self._has_ended(flight)
@@ -324,6 +325,8 @@ class Run:
                 return
             if isinstance(flight.outcome, Stored):  # now: an interrupt in the lines below would lose the row
                 self.tally.put(flight.position, flight.outcome)
+                if flight.outcome.was_there:  # fn waits for one that was not
+                    self.window.taken()
             outcome, flight.outcome = flight.outcome, None  # fn's error has frames that hold the flight
             del self.flights[flight.position]
             self.window.leaves(flight.on_disk)
@@ -347,6 +350,10 @@ class Run:
         self.news.came()
 
     # called by the threads that move bytes, which must not wait
+
+    def _elsewhere(self, work: Callable[[], object]) -> None:
+        if (helpers := self.helpers) is not None:
+            helpers.submit(work)
 
     def _begins_file(self, flight: Flight, more_bytes: int, is_first: bool) -> None:  # noqa: FBT001  # as called
         with self.lock:

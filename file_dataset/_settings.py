@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from file_dataset._progress import Report
 
 OnFailure: TypeAlias = Literal["drop", "raise", "record"]
+IfExists: TypeAlias = Literal["overwrite", "error", "skip"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,12 @@ class Settings:
     worker_env: Mapping[str, str] | None = field(repr=False)
     temp_dir: str | os.PathLike[str] | None
     progress: Report
+
+    @property
+    def if_exists(self) -> IfExists:
+        """What becomes of a row whose outputs are there already."""
+        found: IfExists = self.write_options.get("if_exists", "overwrite")
+        return found
 
     @property
     def worker_count(self) -> int:

@@ -6,6 +6,7 @@ A sink that holds the first part of an object lets the next attempt continue fro
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import mmap
 import os
@@ -20,6 +21,7 @@ from file_dataset._errors import (
     ChecksumMismatchError,
     IncompleteBodyError,
     InvalidDatasetError,
+    exists_already,
     is_disk_full,
     store_error,
 )
@@ -31,6 +33,10 @@ if TYPE_CHECKING:
 # names of files that are not whole yet; a forked child has its own number of process
 _TOKEN = secrets.token_hex(8)
 _numbers = itertools.count()
+
+
+# file systems without hard links answer link(2) so (FAT, some network mounts)
+_NO_LINKS = (errno.EPERM, errno.EMLINK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +76,7 @@ class Sink:
         "_is_closing",
         "_is_first",
         "_limit_bytes",
+        "_named",
         "_path",
         "_target",
         "_unpinned",
@@ -110,6 +117,7 @@ class Sink:
         self.cancelled = cancelled
         self._target, self._limit_bytes = None if target is None else os.fspath(target), limit_bytes
         self._path: str | None = None  # what there is to remove
+        self._named: tuple[int, int] | None = None  # device and inode of the file that has its name by `commit_new`
         self._fd, self._writers, self._is_closing = -1, 0, False
         self._is_alone, self._is_first = is_alone, is_first
         self.lock = threading.Lock()  # of the file, and of the ends of parts
@@ -265,6 +273,27 @@ class Sink:
                 os.replace(self._path, self._target)  # noqa: PTH105  # pathlib costs more than the call
             self._path = None
 
+    def commit_new(self) -> None:
+        """Put the file under its final name, where nothing has that name.
+
+        Raises:
+            FileExistsError: something has.
+        """
+        path, target = self._path, self._target
+        assert path is not None and target is not None, "finish() comes first"  # noqa: PT018, S101
+        found = os.lstat(path)
+        _name_new(path, target)
+        self._path, self._named = None, (found.st_dev, found.st_ino)
+
+    def take_back(self) -> None:
+        """Remove the file that `commit_new` has named; nothing where there is another by now."""
+        if self._named is None or self._target is None:
+            return
+        with contextlib.suppress(FileNotFoundError):
+            found = os.lstat(self._target)
+            if (found.st_dev, found.st_ino) == self._named:
+                os.unlink(self._target)  # noqa: PTH108  # the path is text
+
     def discard(self) -> None:
         """Leave no file behind; nothing after `commit`."""
         self._close()
@@ -299,6 +328,22 @@ def _memory(size_bytes: int) -> bytearray | mmap.mmap:
     except (OSError, OverflowError) as exc:
         message = f"no memory for a blob of {size_bytes} bytes: read it into a file, by into_temp_dir()"
         raise store_error(OSError, message) from exc
+
+
+def _name_new(path: str, target: str) -> None:
+    # a rename would replace what another process puts there meanwhile
+    try:
+        os.link(path, target)
+    except FileExistsError:
+        raise exists_already() from None
+    except OSError as exc:
+        if exc.errno not in _NO_LINKS:
+            raise
+        if os.path.lexists(target):  # the path is text
+            raise exists_already() from None
+        os.rename(path, target)  # noqa: PTH104
+    else:
+        os.unlink(path)  # noqa: PTH108
 
 
 def _new_file(path: str) -> int:

@@ -27,19 +27,25 @@ if TYPE_CHECKING:
     from file_dataset._failure_log import FailureLog
     from file_dataset._outputs import Contract
     from file_dataset._settings import Settings
+    from file_dataset._sink import ObjectInfo
     from file_dataset._stores import Stores
+    from file_dataset._urls import Location
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A row that is stored whole: what the manifest and the files record of it, and the files that were read for it."""
+    """A row that is stored whole: what the manifest and the files record of it, and the files that were read for it.
+
+    `was_there`: its outputs were, before the run, which has neither read nor stored anything for it.
+    """
 
     outputs: Mapping[str, str | None]
     files: tuple[_frame.StoredFile, ...]
     without_digest: int
     inputs: tuple[_frame.InputFile, ...] = ()
+    was_there: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +66,12 @@ class Failed:
 
 Outcome: TypeAlias = Stored | Failed
 T = TypeVar("T")
+
+
+def stored_file(position: int, file: str, at: Location, info: ObjectInfo) -> _frame.StoredFile:
+    """Return the record of a stored output of the row at a position."""
+    checksum = None if info.digest is None else str(info.digest)
+    return _frame.StoredFile(position, file, str(at), info.size_bytes, info.etag, checksum)
 
 
 class Journal(Protocol):
@@ -235,7 +247,7 @@ class Tally:
         if isinstance(outcome, Stored):
             if self.stored.put(position, outcome):
                 self._write_down(position, outcome)
-            if outcome.files:
+            if outcome.files and not outcome.was_there:
                 self._first_upload = min(self._first_upload, position)
             return
         if self.failed.put(position, outcome.error.failures) and not outcome.is_recorded:

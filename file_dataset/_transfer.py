@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 from file_dataset import _in_order
-from file_dataset._errors import Failure, RowError, store_error
+from file_dataset._errors import Failure, RowError, exists_already, store_error
 from file_dataset._local_file import LocalFile
 from file_dataset._silence import Silence, awaited
 from file_dataset._sink import ObjectInfo, Sink
@@ -94,7 +94,7 @@ class Moving:
         self._failed: list[tuple[Transfer[Any], OSError]] = []
         self._lock = threading.Lock()
         self._left = 1  # this thread, until all are begun
-        self._is_given_up = False
+        self._is_given_up = self._only_new = False
         self._then: Callable[[], object] = lambda: None
 
     def fill(self, began: Began, then: Callable[[], object]) -> None:
@@ -107,13 +107,16 @@ class Moving:
         self._sinks = [_Announced(transfer.target, self._cancelled, began) for transfer in self._transfers]
         self._begin(self._download, then)
 
-    def store(self, extra_args: Mapping[str, Any], then: Callable[[], object]) -> None:
-        """Begin to store every local source at its target.
+    def store(self, extra_args: Mapping[str, Any], then: Callable[[], object], *, only_new: bool = False) -> None:
+        """Begin to store every local source at its target; `only_new`: where nothing is there.
 
         Raises:
             RowError: a local target cannot be written.
         """
+        self._only_new = only_new
         if any(isinstance(transfer.target, Path) for transfer in self._transfers):
+            if only_new:
+                _check_new(self._transfers)
             is_new: dict[str, bool] = {}
             self._sinks = [_sink_of(transfer, self._cancelled, is_new) for transfer in self._transfers]
             self._begin(self._download, then)
@@ -123,7 +126,9 @@ class Moving:
             assert isinstance(transfer.source, LocalFile)  # noqa: S101  # the plan of an upload
             # there may be no store: no such profile
             store: RemoteStore[ObjectUrl] = self._stores.s3
-            return store.upload(transfer.source, transfer.target, extra_args=extra_args, cancelled=self._cancelled)
+            return store.upload(
+                transfer.source, transfer.target, extra_args=extra_args, cancelled=self._cancelled, only_new=only_new
+            )
 
         self._begin(upload, then)
 
@@ -228,13 +233,16 @@ class Moving:
         """
         try:
             infos = self._infos()
-            _check_unchanged(self._transfers)
+            _check_unchanged(self._transfers, only_new=self._only_new)
             for transfer, sink in zip(self._transfers, self._sinks, strict=bool(self._sinks)):
                 self._commit(transfer, sink)
         except RowError as exc:
             if self._sinks:
                 for sink in self._sinks:
+                    sink.take_back()
                     sink.discard()
+                raise
+            if self._only_new:  # the caller takes back what is stored
                 raise
             failed = {failure.file for failure in exc.failures}
             replaced = [str(transfer.target) for transfer in self._transfers if transfer.file not in failed]
@@ -248,9 +256,19 @@ class Moving:
 
     def _commit(self, transfer: Transfer[Any], sink: Sink) -> None:
         try:
-            sink.commit()
+            if self._only_new:
+                sink.commit_new()
+            else:
+                sink.commit()
         except OSError as exc:  # a directory lies there, say
             raise RowError([self._failure(transfer, exc)]) from exc
+
+    def stored(self) -> dict[str, Location]:
+        """Return where the files lie that are stored in S3, by name, also where others failed."""
+        if self._sinks:
+            return {}
+        ended = [(transfer, future) for transfer, future in self._running if future.done() and not future.cancelled()]
+        return {transfer.file: transfer.target for transfer, future in ended if future.exception() is None}
 
     def _infos(self) -> list[ObjectInfo]:
         infos, failed = [], _in_order.FailedFiles(self._failure)
@@ -285,7 +303,21 @@ def _sink_of(transfer: Transfer[Any], cancelled: threading.Event, is_new: dict[s
     return Sink(target, cancelled)
 
 
-def _check_unchanged(transfers: Sequence[Transfer[Any]]) -> None:
+def _check_new(transfers: Sequence[Transfer[Any]]) -> None:
+    """See that nothing lies at local targets, before anything is copied; naming them sees it again.
+
+    Raises:
+        RowError: targets that are there, every one of them.
+    """
+    there = [transfer for transfer in transfers if os.path.lexists(transfer.target)]  # pathlib costs more
+    if there:
+        exists = exists_already()
+        raise RowError(
+            [Failure.of(each.row_id, "upload", exists, file=each.file, url=each.target) for each in there]
+        ) from exists
+
+
+def _check_unchanged(transfers: Sequence[Transfer[Any]], *, only_new: bool) -> None:
     """See that what was copied is still what it was: what is written on after its copy would be stored cut off.
 
     Raises:
@@ -299,12 +331,13 @@ def _check_unchanged(transfers: Sequence[Transfer[Any]]) -> None:
             except OSError as exc:
                 failed.append((transfer, exc))
     if failed:
-        raise RowError([_changed(transfer, error) for transfer, error in failed]) from failed[0][1]
+        changed = [_changed(transfer, error, only_new=only_new) for transfer, error in failed]
+        raise RowError(changed) from failed[0][1]
 
 
-def _changed(transfer: Transfer[Any], error: OSError) -> Failure:
+def _changed(transfer: Transfer[Any], error: OSError, *, only_new: bool) -> Failure:
     failure = Failure.of(transfer.row_id, "upload", error, file=transfer.file, url=transfer.target)
-    if isinstance(transfer.target, Path):
+    if isinstance(transfer.target, Path) or only_new:
         return failure
     note = f" ({transfer.target} was stored before that was seen: it may hold a part of the file, or two states of it)"
     return dataclasses.replace(failure, message=failure.message + note)

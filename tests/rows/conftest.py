@@ -54,7 +54,7 @@ def six():
 def on(paced):
     def make(fn=forward, **kwargs):
         options = impatient_options(paced.endpoint_url, patience_s=90)  # more than any gate holds
-        write = {"into_path": "s3://bucket/out"}
+        write = {"into_path": "s3://bucket/out", **kwargs.pop("write", {})}
         return Pipeline(fn, write_options=write, options=options, **{"progress": False, **kwargs})
 
     return make

@@ -164,10 +164,10 @@ def test_an_output_that_is_gone_by_then_is_told_beside_those_that_are_stored(tmp
 def test_ctrl_c_while_uploads_are_begun_cancels_those_that_are(tmp_path, monkeypatch, faults):
     begun = []
 
-    def upload(self, source, target, *, extra_args, cancelled):
+    def upload(self, source, target, **kwargs):
         if begun:
             raise KeyboardInterrupt
-        begun.append((Future(), cancelled))
+        begun.append((Future(), kwargs["cancelled"]))
         return begun[0][0]
 
     monkeypatch.setattr(S3Store, "upload", upload)
