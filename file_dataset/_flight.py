@@ -47,6 +47,7 @@ class Flight:
     __slots__ = (
         "_beginning",
         "_files",
+        "_has_begun",
         "_looking",
         "_moving",
         "_uploads",
@@ -76,6 +77,7 @@ class Flight:
         self._moving: _transfer.Moving | None = None
         self._beginning = threading.Lock()  # held while its downloads are begun after its outputs were looked for
         self._looking: _existing.Asked[ObjectInfo] | None = None
+        self._has_begun = False
         self._files: Mapping[str, LocalFile | None] = {}
         self._uploads: Sequence[_plan.Transfer[_urls.Location]] = ()
 
@@ -212,6 +214,7 @@ class Flight:
         self._files, self._uploads = files, uploads
         self._moving = moving = _transfer.Moving(uploads, prepared.target, "upload", self.cancelled)
         moving.store(prepared.extra_args, then, only_new=prepared.settings.if_exists == "error")
+        self._has_begun = True  # all of them, which an interrupt can prevent
 
     def finish(self) -> None:
         """Have the outcome of a row whose uploads have ended: it is done when all of them are stored."""
@@ -244,6 +247,11 @@ class Flight:
         waiting = self._moving or self._looking
         return iter(()) if waiting is None else waiting.silent()
 
+    @property
+    def is_uploading(self) -> bool:
+        """Whether fn is done with it, and its uploads are not."""
+        return self._has_begun and any(self.silent())
+
     def give_up(self) -> list[Future[Any]]:
         """Leave no file behind outside its directory; return what is to be waited for: it has been cancelled."""
         if self.task is not None and not self.task.cancel():
@@ -254,8 +262,11 @@ class Flight:
 
     def stored_meanwhile(self) -> Stored | None:
         """Return the outcome of a row that was stored before it could be cancelled: then it counts."""
-        if (self.task is None or self.task.cancelled()) and self._moving is not None and self._moving.is_whole:
-            self.finish()
+        # `fetched` first: a download that ends now takes its `_moving` away before
+        if self.fetched is not None and (self.task is None or self.task.cancelled()):
+            moving = self._moving
+            if moving is not None and moving.is_whole:
+                self.finish()
         return self.outcome if isinstance(self.outcome, Stored) else None
 
     def clean_up(self) -> None:

@@ -32,12 +32,22 @@ class Interrupts:
         self.is_held = False
         self.result: PipelineResult | None = None  # of a run that has ended, for a signal that came too late to stop it
         self._waiting: list[int] = []
+        self._heeded = 0
         self._handlers: dict[int, Callable[[int, FrameType | None], Any]] = {}
 
     @property
+    def may_come(self) -> bool:
+        """Whether another signal would be noticed."""
+        return bool(self._handlers)
+
+    @property
     def is_urgent(self) -> bool:
-        """Whether a signal came while they were held: its sender waits for the end."""
-        return bool(self._waiting)
+        """Whether a signal came while they were held, and was not heeded yet: its sender waits for the end."""
+        return len(self._waiting) > self._heeded
+
+    def heed(self) -> None:
+        """Take note that what was asked for by the signals so far is being done."""
+        self._heeded = len(self._waiting)
 
     def __enter__(self) -> Self:
         """Put a handler of ours before the program's own."""

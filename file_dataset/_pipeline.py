@@ -265,8 +265,10 @@ class Pipeline:
                 three rows, whatever `on_failure` says), more failures than `max_failures` or `max_failed_fraction`
                 allows, the first failure with `on_failure="raise"`, or a checkpoint that cannot be written. Rows before
                 the one that stops the run are finished; later ones that were begun are given up. Its `result` has what
-                was done, and in `unprocessed_rows` the rest. So has the KeyboardInterrupt of a run that was
-                interrupted, which gives up every row in flight; its note says so.
+                was done, and in `unprocessed_rows` the rest.
+            KeyboardInterrupt: Ctrl-C, with a `result` too. No row begins any more, and fn is ended. Rows whose fn is
+                done finish their uploads, for 30 s at most (a warning is logged); another Ctrl-C gives them up. What
+                any other signal's handler raises, SIGTERM's say, does the same in the main thread.
 
         Example:
             >>> def copy(input_dir, output_dir):

@@ -17,19 +17,19 @@ from __future__ import annotations
 import functools
 import logging
 import shutil
+import sys
 import threading
-import time
 from collections import deque
-from concurrent.futures import wait
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from file_dataset import (
     _call,
     _outputs,
     _per_process,
     _progress,
+    _stopping,
     _transfer,
     _verdict,
 )
@@ -47,7 +47,7 @@ from file_dataset._turns import Ended, Turns
 from file_dataset._window import Kept, Window
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
     from concurrent.futures import Future
 
     from file_dataset._local_file import LocalFile
@@ -59,10 +59,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# How long a run that is stopped waits for its transfers to give up: they hear of it within 0.1 s, and an upload in
-# parts has 5 s to abort what it began (`_transfer`).
-_GRACE_S = 6.0
-_LOOK_S = 0.1  # how late it notices another interrupt meanwhile; a guess
 # Threads that finish rows while fn works in the calling one: what they do is to remove files. A guess.
 _HELPERS = 4
 _SMALL_BYTES = 4 << 20  # what is larger takes a while to remove; a guess
@@ -189,13 +185,6 @@ class Run:
         if grows:
             self._fill()
 
-    def _settle(self, position: int, outcome: Stored | Failed | Ended) -> None:
-        """Take a row's outcome, which waits for its turn."""
-        may_stop = isinstance(outcome, Ended) or (
-            isinstance(outcome, Failed) and self.tally.may_stop(position, outcome)
-        )
-        self.turns.put(position, outcome, may_stop=may_stop)
-
     def _judge(self, report: Callable[[_progress.Progress], object]) -> None:
         """Log, count and report the rows that are done, as far as those before them are.
 
@@ -220,7 +209,11 @@ class Run:
 
     def _begin_fn(self) -> bool:
         """Call fn for a row whose files are here, or hand it to a worker; return whether there was one."""
-        if self.in_fn >= self.settings.slots or (flight := self._take_ready()) is None:
+        if self.in_fn >= self.settings.slots:
+            return False
+        with self.lock:
+            flight = _take_ready(self.ahead, self.turns.limit, in_order=not self.calls.uses_workers)
+        if flight is None:
             return False
         self.in_fn += 1
         self.window.taken()
@@ -245,19 +238,6 @@ class Run:
         finally:
             self.is_calling = False
 
-    def _take_ready(self) -> Flight | None:
-        """Return the next row for fn: in this thread rows come in input order, workers take whichever is here."""
-        with self.lock:
-            for place, flight in enumerate(self.ahead):
-                if flight.position > self.turns.limit:
-                    return None
-                if flight.fetched is not None:
-                    del self.ahead[place]
-                    return flight
-                if not self.calls.uses_workers:
-                    return None
-        return None
-
     def _after_fn(self, flight: Flight, result: Callable[[FileRow], object]) -> None:
         """Check what fn returned and have it stored, or have the row fail."""
         assert flight.fetched is not None  # noqa: S101  # fn had it
@@ -276,19 +256,18 @@ class Run:
 
     def _stop(self) -> None:
         """Give up what is in flight, which after a whole run is nothing; leave no file, thread or process behind."""
+        is_interrupted = self.interrupts.may_come and not isinstance(sys.exception(), Exception | None)
         with self.lock:
             self.is_stopped = True
             flights = list(self.flights.values())
-        for flight in flights:
-            flight.cancelled.set()
         try:
-            self.calls.leave(is_whole=self.turns.taken == self.total)
-            _wait([begun for flight in flights for begun in flight.give_up()], self.interrupts)
-            for flight in flights:
-                if (stored := flight.stored_meanwhile()) is not None:
-                    self.tally.put(flight.position, stored)
+            if is_interrupted:
+                self._harvest()  # rows that workers are done with begin their uploads
+            leave_fn = functools.partial(self.calls.leave, is_whole=self.turns.taken == self.total)
+            _stopping.leave(flights, self.interrupts, self.tally, is_interrupted=is_interrupted, leave_fn=leave_fn)
         finally:
             for flight in flights:
+                flight.cancelled.set()
                 flight.clean_up()
             # an error's traceback refers to this run for as long as it is kept; the threads are not to wait
             self.pool = self.helpers = None
@@ -333,7 +312,8 @@ class Run:
             if flight.fetched is None:
                 self.ahead.remove(flight)
             # before another row begins, which this one may forbid
-            self._settle(flight.position, outcome)
+            is_doomed = isinstance(outcome, Failed) and self.tally.may_stop(flight.position, outcome)
+            self.turns.put(flight.position, outcome, may_stop=is_doomed or isinstance(outcome, Ended))
             self.news.came()
         if self.is_calling:
             self._fill()
@@ -383,11 +363,17 @@ class Run:
         self._hand_over(flight)
 
 
-def _wait(begun: Sequence[Future[Any]], interrupts: Interrupts) -> None:
-    """Wait for transfers to give up; another interrupt means that there is no time for that."""
-    end = time.monotonic() + _GRACE_S
-    while begun and not interrupts.is_urgent and (left_s := end - time.monotonic()) > 0:
-        begun = list(wait(begun, timeout=min(left_s, _LOOK_S)).not_done)
+def _take_ready(ahead: deque[Flight], limit: int, *, in_order: bool) -> Flight | None:
+    """Return the next row for fn: in the calling thread they come in input order, workers take whichever is here."""
+    for place, flight in enumerate(ahead):
+        if flight.position > limit:
+            return None
+        if flight.fetched is not None:
+            del ahead[place]
+            return flight
+        if in_order:
+            return None
+    return None
 
 
 def _kept(prepared: Prepared) -> Kept | None:

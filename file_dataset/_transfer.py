@@ -158,9 +158,8 @@ class Moving:
     @property
     def is_whole(self) -> bool:
         """Whether all have ended well."""
-        with self._lock:
-            is_over = not (self._left or self._failed or self._is_given_up)
-        return is_over and not any(future.cancelled() or future.exception() for _, future in self._running)
+        ended = [future.done() and not (future.cancelled() or future.exception()) for _, future in self._running]
+        return len(ended) == len(self._transfers) and all(ended) and not self._is_given_up
 
     def silent(self) -> Iterator[tuple[Silence, str]]:
         """Yield what is waited for, and who knows for how long no byte has moved."""

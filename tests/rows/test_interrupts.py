@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import sys
+import termios
 import textwrap
 import threading
 import time
@@ -18,7 +19,7 @@ import pytest
 from helpers import forward, impatient_options, until
 
 import file_dataset
-from file_dataset import Pipeline, PipelineResult, _overwrites, _run, _window
+from file_dataset import Pipeline, PipelineResult, _overwrites, _run, _stopping, _window
 from file_dataset._interrupts import Interrupts
 from file_dataset._s3.store import S3Store
 
@@ -170,13 +171,13 @@ def test_an_interrupt_while_a_stored_row_is_taken_note_of_does_not_lose_it(rows,
     assert result.unprocessed_rows["id"].tolist() == list(range(1, 20))
 
 
-def test_a_second_interrupt_gives_up_the_wait_for_transfers(paced, six, tmp_path, monkeypatch):
-    """An upload that has begun is waited for; this one hears of nothing."""
-    monkeypatch.setattr(_run, "_GRACE_S", 600)
+@pytest.fixture
+def deaf(monkeypatch):
+    """An event that is set when the first row's upload has begun, which hears of nothing until the test ends."""
     release, stuck = threading.Event(), threading.Event()
     upload = S3Store.upload
 
-    def deaf(self, source, target, **kwargs):
+    def stays(self, source, target, **kwargs):
         if target.key != "out/1/a.txt":
             return upload(self, source, target, **kwargs)
         stuck.set()
@@ -185,30 +186,139 @@ def test_a_second_interrupt_gives_up_the_wait_for_transfers(paced, six, tmp_path
         threading.Thread(target=lambda: release.wait(30) and future.set_exception(InterruptedError("late"))).start()
         return future
 
-    monkeypatch.setattr(S3Store, "upload", deaf)
-    wait = _run.wait
+    monkeypatch.setattr(S3Store, "upload", stays)
+    yield stuck
+    release.set()
+
+
+def test_another_interrupt_ends_the_wait_for_uploads_that_were_given_up(paced, six, deaf, tmp_path, monkeypatch):
+    """They have time to abort what they began, and this one hears of nothing."""
+    monkeypatch.setattr(_stopping, "GRACE_S", 600)
+    monkeypatch.setattr(_stopping, "UPLOADS_S", 0.1)
+    wait = _stopping.wait
+    asked = []
 
     def waits(futures, timeout):
+        asked.append(1)
         signal.raise_signal(signal.SIGINT)
         return wait(futures, timeout)
 
-    monkeypatch.setattr(_run, "wait", waits)
+    monkeypatch.setattr(_stopping, "wait", waits)
 
     def interrupted(input_dir, output_dir):
-        if stuck.is_set():
+        if deaf.is_set():
             signal.raise_signal(signal.SIGINT)
         return forward(input_dir, output_dir)
 
-    began = time.monotonic()
     options = impatient_options(paced.endpoint_url)
     pipeline = Pipeline(
         interrupted, into_path="s3://bucket/out", options=options, temp_dir=tmp_path, progress=False, prefetch=2
     )
     with pytest.raises(KeyboardInterrupt) as caught:
         pipeline.run(six)
-    assert time.monotonic() - began < 300  # of the 600 s that it would wait
+    assert asked == [1]
     assert len(caught.value.result.unprocessed_rows) == 6
-    release.set()
+
+
+PROGRAM = """
+    import signal, sys
+    import pandas as pd
+    from helpers import impatient_options
+    import file_dataset
+    from file_dataset import _stopping
+
+    _stopping.UPLOADS_S = 600
+
+    class Stopped(BaseException):
+        pass
+
+    def stop(*_):
+        raise {error}
+
+    def slow(input_dir, output_dir):
+        text = (input_dir / "a.txt").read_text()
+        if text == "row 2":
+            print("in fn", flush=True)
+        while text == "row 2":  # the signal comes
+            signal.pause()
+        return {{"a.txt": input_dir / "a.txt"}}
+
+    signal.signal(signal.SIGINT, stop)
+    signal.signal(signal.SIGTERM, stop)
+    frame = pd.DataFrame({{"id": range(1, 7), "a.txt": [f"s3://bucket/in/{{number}}" for number in range(1, 7)]}})
+    options = impatient_options("{url}", patience_s=90)
+    try:
+        file_dataset.Pipeline(slow, into_path="s3://bucket/out", options=options).run(frame)
+    except BaseException as exc:
+        print(type(exc).__name__, exc.result.manifest["id"].tolist(), exc.result.files["id"].tolist())
+"""
+
+
+@pytest.fixture
+def program(paced, tmp_path):
+    """Return a function that starts a program whose first row is uploading and whose second row is in fn."""
+    (tmp_path / "t").mkdir()
+    started = []
+
+    def start(error="KeyboardInterrupt", stderr=subprocess.PIPE):
+        path = os.pathsep.join([str(Path(_run.__file__).parent.parent), *sys.path])
+        gate = paced.hold("PutObject", "out/1/a.txt")
+        program = subprocess.Popen(
+            [sys.executable, "-c", textwrap.dedent(PROGRAM.format(error=error, url=paced.endpoint_url))],
+            env={**os.environ, "TMPDIR": str(tmp_path / "t"), "PYTHONPATH": path},
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+        )
+        started.append(program)
+        assert program.stdout.readline() == "in fn\n"
+        assert until(lambda: paced.count("PutObject", "out/1/a.txt"))
+        return program, gate
+
+    yield start
+    for program in started:
+        program.kill()
+        program.communicate()
+
+
+@pytest.mark.parametrize("error", ["KeyboardInterrupt", "Stopped"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_that_raises_lets_uploads_end(program, tmp_path, number, error):
+    """`Stopped` is what Dagster makes of both."""
+    running, gate = program(error)
+    running.send_signal(number)
+    assert "another Ctrl-C gives them up" in running.stderr.readline()
+    gate.set()
+    assert running.communicate(timeout=60)[0] == f"{error} [1] [1]\n"
+    assert list((tmp_path / "t").iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_gives_uploads_up(program, paced, tmp_path, number):
+    running, _ = program()
+    running.send_signal(number)
+    assert "another Ctrl-C gives them up" in running.stderr.readline()
+    running.send_signal(number)
+    assert running.communicate(timeout=60)[0] == "KeyboardInterrupt [] []\n"
+    assert not paced.overdue
+    assert list((tmp_path / "t").iterdir()) == []
+
+
+def test_the_warning_has_a_line_of_its_own_below_the_bar(program):
+    screen, keyboard = os.openpty()
+    termios.tcsetwinsize(keyboard, (24, 200))
+    running, gate = program(stderr=keyboard)
+    os.close(keyboard)
+    running.send_signal(signal.SIGINT)
+    text = ""
+    while "gives them up" not in text:
+        text += os.read(screen, 1 << 16).decode()
+    gate.set()
+    assert running.communicate(timeout=60)[0] == "KeyboardInterrupt [1] [1]\n"
+    os.close(screen)
+    lines = text.replace("\r\n", "\n").split("\n")
+    assert "0/6" in text
+    assert any(line.startswith("interrupted; rows that are still uploading: 1") for line in lines)
 
 
 def test_an_interrupt_that_fn_swallows_does_not_make_the_run_deaf(rows, on):

@@ -11,7 +11,7 @@ from helpers import forward, until
 from servers.faults import Status
 from servers.paced import number_of
 
-from file_dataset import PipelineResult, RunStoppedError, _run
+from file_dataset import PipelineResult, RunStoppedError, _stopping
 from file_dataset._pool import Pool
 
 
@@ -132,7 +132,7 @@ def test_nothing_begins_after_a_row_whose_failure_is_known_while_an_earlier_row_
 
 
 def test_a_run_that_is_stopped_gives_up_the_downloads_of_later_rows(paced, on, six, tmp_path, monkeypatch):
-    monkeypatch.setattr(_run, "_GRACE_S", 600)
+    monkeypatch.setattr(_stopping, "GRACE_S", 600)
     paced.hold("GetObject", "in/2")
     paced.hold("GetObject", "in/3")
 
