@@ -20,6 +20,7 @@ from file_dataset._writer import write_files
 if _typing.TYPE_CHECKING:
     from file_dataset import parquet as parquet
     from file_dataset import ray as ray
+    from file_dataset._checkpoint.place import remove_checkpoint as remove_checkpoint
     from file_dataset._forecast import Plan as Plan
 
     __version__: str
@@ -39,8 +40,12 @@ __all__ = [
     "TempDir",
     "WriteOptions",
     "reader",
+    "remove_checkpoint",
     "write_files",
 ]
+
+
+_HEAVY = {"Plan": "_forecast", "remove_checkpoint": "_checkpoint.place"}  # these bring pandas and pyarrow along
 
 
 def __getattr__(name: str) -> object:
@@ -50,8 +55,8 @@ def __getattr__(name: str) -> object:
             return metadata.version("file-dataset")
         except metadata.PackageNotFoundError:
             return "0+unknown"
-    if name == "Plan":  # brings pandas along
-        return _importlib.import_module("file_dataset._forecast").Plan
+    if name in _HEAVY:
+        return getattr(_importlib.import_module(f"file_dataset.{_HEAVY[name]}"), name)
     if name in {"parquet", "ray"}:  # pandas and Ray take seconds to load, and Ray need not be there
         return _importlib.import_module(f"file_dataset.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

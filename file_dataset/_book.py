@@ -14,6 +14,7 @@ from file_dataset._checkpoint.place import known_at, place_of
 from file_dataset._errors import RowError
 from file_dataset._journal import Journal, Line, why_not
 from file_dataset._result import RunStoppedError, joined
+from file_dataset._stores import Stores
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,8 +39,9 @@ class Book:
             RunStoppedError: it cannot be read.
         """
         self.prepared, self.wish = prepared, wish
-        options = prepared.settings.write_options.get("options") or prepared.settings.options
-        self.place: Place = place_of(wish.place, prepared.target, options)
+        options = wish.options or prepared.settings.write_options.get("options") or prepared.settings.options
+        stores = prepared.target if wish.options is None else Stores(wish.options)
+        self.place: Place = place_of(wish.place, stores, options)
         try:
             self.known, self._parts = known_at(self.place)
         except (OSError, RowError) as exc:

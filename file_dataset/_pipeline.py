@@ -233,6 +233,7 @@ class Pipeline:
         checkpoint: str | os.PathLike[str] | None = None,
         code_version: str | None = None,
         check_inputs: bool = False,
+        checkpoint_options: Options | None = None,
     ) -> PipelineResult:
         """Run every row of the frame and return the manifest, the failures and what was stored, in input order.
 
@@ -248,14 +249,15 @@ class Pipeline:
 
         Args:
             frame: a DataFrame with `id`, file columns and others, which are carried along. It is not changed.
-            checkpoint: a prefix (`s3://bucket/runs/x/`, reached by the options of the target) or a directory, for the
-                runs of one pipeline; None: no row is written down. Costs one PUT per 500 finished rows or 5 seconds
-                and one before the first row; a LIST and a GET per part (65 at most, mostly) at the beginning.
+            checkpoint: a prefix (`s3://bucket/runs/x/`) or a directory, for the runs of one pipeline; None: no row is
+                written down. Costs one PUT per 500 finished rows or 5 seconds and one before the first row; a LIST and
+                a GET per part (65 at most, mostly) at the beginning. `remove_checkpoint` removes it.
             code_version: the caller's word for what fn does. Another one than a row was done with runs it again; fn's
                 code alone does not, so that a bug can be mended and the run goes on.
             check_inputs: also run rows of which an input is another file now than was read: by its checksum where the
                 store has one, else by its ETag; of a local file by size and time of change. One HEAD per file of a row
                 that would not run otherwise; none where the frame has a column `<file>.etag`.
+            checkpoint_options: how the checkpoint's store is reached; None: as the target is.
 
         Raises:
             InvalidDatasetError: the frame is refused (ids, names, columns) before the first request; or a part of the
@@ -283,7 +285,7 @@ class Pipeline:
         """
         if self._idle_workers is not None and not self._settings.worker_count and _is_ray_task():
             _warn_of_crashes()
-        wish = _checked_wish(checkpoint, code_version, check_inputs=check_inputs)
+        wish = _checked_wish(checkpoint, code_version, checkpoint_options, check_inputs=check_inputs)
         with Interrupts() as interrupts:
             run = book = None
             try:
@@ -311,6 +313,7 @@ class Pipeline:
         checkpoint: str | os.PathLike[str] | None = None,
         code_version: str | None = None,
         check_inputs: bool = False,
+        checkpoint_options: Options | None = None,
     ) -> Plan:
         """Return which rows `run` would run with these arguments, and why. Nothing is written, no input is read.
 
@@ -329,7 +332,7 @@ class Pipeline:
         """
         from file_dataset._forecast import plan_of
 
-        wish = _checked_wish(checkpoint, code_version, check_inputs=check_inputs)
+        wish = _checked_wish(checkpoint, code_version, checkpoint_options, check_inputs=check_inputs)
         prepared = self._prepare(frame)
         return plan_of(prepared, _book(prepared, wish))
 
@@ -383,13 +386,14 @@ def _from_pickle(payload: bytes, contract: _outputs.Contract | None) -> Pipeline
     return _per_process.recent(("pipeline", hashlib.sha256(payload).digest(), contract), make)
 
 
-def _checked_wish(checkpoint: object, code_version: object, *, check_inputs: bool) -> Wish:
+def _checked_wish(checkpoint: object, code_version: object, options: Options | None, *, check_inputs: bool) -> Wish:
     if code_version is not None and not isinstance(code_version, str):
         raise InvalidDatasetError(f"code_version={code_version!r}: give a text, such as '2'")
-    if checkpoint is None and (code_version is not None or check_inputs):
-        given = "check_inputs" if code_version is None else "code_version"
-        raise InvalidDatasetError(f"{given} is for runs with a checkpoint: give checkpoint='s3://bucket/runs/x/'")
-    return Wish(checkpoint, code_version, check_inputs)
+    _options.check(options)
+    asked = {"code_version": code_version is not None, "check_inputs": check_inputs, "checkpoint_options": options}
+    if checkpoint is None and (given := [name for name, is_given in asked.items() if is_given]):
+        raise InvalidDatasetError(f"{given[0]} is for runs with a checkpoint: give checkpoint='s3://bucket/runs/x/'")
+    return Wish(checkpoint, code_version, check_inputs, options)
 
 
 def _book(prepared: Prepared, wish: Wish) -> Book | None:

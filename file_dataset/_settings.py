@@ -54,8 +54,12 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What a caller wants of a checkpoint: where it is, the word for what fn does, whether inputs are looked at."""
+    """What a caller wants of a checkpoint: where it is, the word for what fn does, whether inputs are looked at.
+
+    `options`: how its store is reached; None: as the target is.
+    """
 
     place: object
     code_version: str | None
     check_inputs: bool
+    options: Options | None = None

@@ -34,7 +34,7 @@ DOCSTRING_LINES = dict.fromkeys(PUBLIC, 50) | {"file_dataset_dagster.pipeline_as
 HELP_LINES = {
     name: 170 if name.startswith("file_dataset_dagster") else 130 if inspect.isclass(value) else 60
     for name, value in PUBLIC.items()
-} | {"file_dataset.PipelineResult": 190, "file_dataset_dagster.pipeline_asset": 90}
+} | {"file_dataset.Pipeline": 150, "file_dataset.PipelineResult": 190, "file_dataset_dagster.pipeline_asset": 90}
 
 
 def examples(name):

@@ -26,7 +26,10 @@ def test_importing_loads_nothing_heavy():
 def test_all_is_sorted_and_is_what_is_there(package):
     assert package.__all__ == sorted(package.__all__)
     found = {name for name, value in vars(package).items() if not name.startswith("_") and not inspect.ismodule(value)}
-    assert set(package.__all__) == found - {"annotations"}  # of `from __future__`
+    # what is heavy is loaded when it is first used
+    heavy = {name for name in package.__all__ if getattr(package, name) is not None} - found
+    assert heavy <= set(getattr(package, "_HEAVY", ()))
+    assert set(package.__all__) - heavy == found - {"annotations"}  # of `from __future__`
 
 
 def test_dir_is_what_is_public():

@@ -8,6 +8,7 @@ import tempfile
 import threading
 import time
 import uuid
+from concurrent.futures import wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,14 +17,14 @@ import pyarrow as pa
 
 from file_dataset import _options, _transfer, _urls
 from file_dataset._checkpoint import parts
-from file_dataset._errors import InvalidDatasetError, RowError
+from file_dataset._errors import Failure, InvalidDatasetError, RowError
 from file_dataset._local_file import LocalFile
+from file_dataset._stores import Stores
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from file_dataset._options import Options
-    from file_dataset._stores import Stores
     from file_dataset._urls import Location
 
 _PREFIX, _SUFFIX = "part-", ".parquet"
@@ -101,11 +102,19 @@ class Place:
         Raises:
             OSError: it cannot be removed.
         """
-        at = _urls.join(self.at, name)
-        if isinstance(at, Path):
-            at.unlink(missing_ok=True)
-        else:
-            self.stores.s3.remove(at).result()
+        self.remove_all([name])
+
+    def remove_all(self, names: Iterable[str]) -> None:
+        """Remove parts, all at once; those that are gone are no error.
+
+        Raises:
+            OSError: one cannot be removed; the others are.
+        """
+        places = [_urls.join(self.at, name) for name in names]
+        removals = [self.stores.of(at).remove(at) for at in places]
+        wait(removals)
+        for removal in removals:
+            removal.result()
 
 
 def _is_part(name: str) -> bool:
@@ -139,6 +148,39 @@ def place_of(value: object, stores: Stores, options: Options | None) -> Place:
         if at.exists() and not at.is_dir():
             raise InvalidDatasetError(f"checkpoint={str(at)!r} is a file: give a directory")
     return Place(at, stores)
+
+
+def remove_checkpoint(place: str | os.PathLike[str], *, options: Options | None = None) -> None:
+    """Remove the checkpoint that lies at a place, so that the next run with it does all rows.
+
+    Its parts are listed and removed; nothing else there is touched. Where there is none, nothing happens. Costs one
+    LIST and one DELETE per part. A run that is under way with it goes on, and writes down rows that end from now on.
+
+    Args:
+        place: as a run was given it as `checkpoint`.
+        options: how S3 is reached; None: by boto3's default session.
+
+    Raises:
+        InvalidDatasetError: `place` is neither `s3://bucket[/prefix]` nor a directory.
+        RowError: a part could not be listed or removed.
+
+    Example:
+        >>> def copy(input_dir, output_dir):
+        ...     return {"copy.txt": input_dir / "scan.txt"}
+        >>> frame = pd.DataFrame({"id": [1, 2], "scan.txt": "s3://my-bucket/scan.txt"})
+        >>> pipeline = Pipeline(copy, into_path="s3://my-bucket/copies/", progress=False)
+        >>> result = pipeline.run(frame, checkpoint="s3://my-bucket/runs/copies/")
+        >>> remove_checkpoint("s3://my-bucket/runs/copies/")
+        >>> pipeline.plan(frame, checkpoint="s3://my-bucket/runs/copies/")
+        Plan(2 of 2 rows to run: 2 new)
+    """
+    _options.check(options)
+    found = place_of(place, Stores(options), options)
+    try:
+        found.remove_all(found.names())
+    except OSError as exc:
+        failure = Failure.of(None, "upload", exc, url=found)
+        raise RowError([failure], f"the checkpoint {found} could not be removed: {failure}") from exc
 
 
 def known_at(place: Place) -> tuple[parts.Known, dict[str, int]]:

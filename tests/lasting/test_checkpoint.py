@@ -372,3 +372,13 @@ def test_relative_paths_are_one_place(six, calls, make, tmp_path, monkeypatch):
     calls.taken()
     make(calls).run(six, checkpoint=Path(tmp_path, "runs"))
     assert calls.taken() == []
+
+
+def test_a_checkpoint_that_is_removed_leaves_all_rows_to_run(six, calls, make, tmp_path):
+    make(calls).run(six, checkpoint=tmp_path / "runs")
+    (tmp_path / "runs" / "notes.txt").write_text("of a colleague")
+    file_dataset.remove_checkpoint(tmp_path / "runs")
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["notes.txt"]
+    assert make(calls).plan(six, checkpoint=tmp_path / "runs").counts["new"] == 6
+    file_dataset.remove_checkpoint(tmp_path / "never")
+    assert not (tmp_path / "never").exists()

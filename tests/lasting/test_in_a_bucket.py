@@ -8,7 +8,7 @@ from helpers import forward
 from servers.faults import Reset, Status
 
 import file_dataset
-from file_dataset import InvalidDatasetError, Pipeline, PipelineResult, RunStoppedError
+from file_dataset import InvalidDatasetError, Pipeline, PipelineResult, RowError, RunStoppedError
 
 RUNS = "s3://bucket/runs/x/"
 
@@ -181,3 +181,35 @@ def test_frames_that_strangers_write_may_not_name_local_checkpoints(frame, pipel
     options = file_dataset.Options(fault_options.session_kwargs, fault_options.s3_client_kwargs, local_paths=False)
     with pytest.raises(InvalidDatasetError, match=r"checkpoint=.*local_paths=False"):
         pipeline(options=options).run(frame, checkpoint=tmp_path)
+
+
+def test_a_checkpoint_is_removed_and_nothing_beside_it(faults, frame, pipeline, fault_options):
+    pipeline().run(frame, checkpoint=RUNS)
+    others = {"runs/x/notes.txt", "runs/x/part-7/a.parquet", "runs/x1/part-7.parquet"}
+    for key in others:
+        faults.put(f"s3://bucket/{key}", b"of a colleague")
+    faults.reset()
+    file_dataset.remove_checkpoint(RUNS, options=fault_options)
+    assert (faults.count("ListObjectsV2"), faults.count("DeleteObject")) == (1, 1)
+    assert {key for key in faults.keys("bucket") if key.startswith("runs/")} == others
+    assert pipeline().plan(frame, checkpoint=RUNS).counts["new"] == 5
+    file_dataset.remove_checkpoint(RUNS, options=fault_options)
+
+
+def test_a_checkpoint_that_cannot_be_removed_is_named(faults, frame, pipeline, fault_options):
+    pipeline().run(frame, checkpoint=RUNS)
+    faults.fail("DeleteObject", Status(403, "AccessDenied"), times=100)
+    with pytest.raises(RowError, match=f"{RUNS} could not be removed.*AccessDenied"):
+        file_dataset.remove_checkpoint(RUNS, options=fault_options)
+    assert pipeline().plan(frame, checkpoint=RUNS).counts["same"] == 5
+
+
+def test_a_checkpoint_has_a_store_of_its_own(bucket, options, faults, frame, fault_options):
+    """Its options are neither those of the inputs nor those of the target."""
+    pipeline = Pipeline(forward, write_options={"into_path": "s3://bucket/out/"}, options=fault_options, progress=False)
+    where = {"checkpoint": bucket.url("runs"), "checkpoint_options": options}
+    pipeline.run(frame, **where)
+    assert not [key for key in faults.keys("bucket") if key.startswith("runs/")]
+    assert pipeline.plan(frame, **where).counts["same"] == 5
+    with pytest.raises(InvalidDatasetError, match="checkpoint_options is for runs with a checkpoint"):
+        pipeline.run(frame, checkpoint_options=options)
