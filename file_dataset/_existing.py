@@ -1,7 +1,12 @@
-"""`if_exists`: which of a row's declared outputs are there already, looked at before its download: one HEAD each."""
+"""`if_exists`: what is there already of a row's outputs, looked at before its download, and what a row takes back.
+
+One HEAD per declared output. A row that fails under `"error"` removes what it stored: nothing was there before, and the
+row can run again.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -81,6 +86,11 @@ class Asked(Generic[T]):
                 at = self.targets[name]
                 yield self._stores.of(at).silence, str(at)
 
+    @property
+    def running(self) -> list[Future[T]]:
+        """What was asked and is not answered."""
+        return [future for future in self._running.values() if not future.done()]
+
     def forget(self) -> None:
         """Let go of the answers: their callbacks refer to this, which would wait for the garbage collector."""
         self._running = {}
@@ -140,3 +150,45 @@ def _explained(error: OSError) -> OSError:
     if code_of(error) not in _DENIED_CODES:
         return error
     return store_error(PermissionError, f"{error.strerror}; {_MAY_NOT_BE_THERE}", code="AccessDenied")
+
+
+class TakingBack:
+    """Removes what a row has stored that failed, or was given up."""
+
+    def __init__(self, failed: Failed | None, stored: Mapping[str, Location], stores: Stores) -> None:
+        """Remove nothing yet.
+
+        Args:
+            failed: the outcome of the row; None: it has none.
+            stored: where the files lie that it has stored, by name.
+            stores: the stores of these.
+        """
+        self._failed = failed
+        self._asked: Asked[None] = Asked(stored, stores)
+
+    def begin(self, then: Callable[[], object]) -> list[Future[None]]:
+        """Begin; return what is to be waited for; `then` is as in `Asked.ask`."""
+        self._asked.ask(lambda store, at: store.remove(at), then)
+        return self.running
+
+    @property
+    def running(self) -> list[Future[None]]:
+        """What is to be waited for."""
+        return self._asked.running
+
+    def silent(self) -> Iterator[tuple[Silence, str]]:
+        """Yield what is waited for, and who knows for how long no byte has moved."""
+        return self._asked.silent()
+
+    def outcome(self) -> Failed | None:
+        """Return the outcome of the row, which says what could not be removed; call it when all has ended."""
+        failed, targets = self._failed, self._asked.targets
+        left = [f"{targets[name]}: {why.strerror}" for name, why in self._asked.answers().items() if why is not None]
+        self._asked.forget()
+        if failed is None or not left:
+            return failed
+        note = f" (stored before that; remove it before the row runs again, for that failed: {'; '.join(left)})"
+        noted = [dataclasses.replace(each, message=each.message + note) for each in failed.error.failures]
+        error = RowError(noted)
+        error.__cause__ = failed.error.__cause__
+        return dataclasses.replace(failed, error=error)

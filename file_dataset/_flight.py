@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from file_dataset._prepared import Prepared
     from file_dataset._silence import Silence
     from file_dataset._sink import ObjectInfo
+    from file_dataset._stores import Stores
     from file_dataset._window import OnDisk
 
 
@@ -46,10 +47,13 @@ class Flight:
 
     __slots__ = (
         "_beginning",
+        "_ended",
         "_files",
         "_has_begun",
         "_looking",
         "_moving",
+        "_new_in",
+        "_taking_back",
         "_uploads",
         "_work",
         "cancelled",
@@ -78,6 +82,9 @@ class Flight:
         self._beginning = threading.Lock()  # held while its downloads are begun after its outputs were looked for
         self._looking: _existing.Asked[ObjectInfo] | None = None
         self._has_begun = False
+        self._new_in: Stores | None = None  # where what it stores replaces nothing, so that it can be taken back
+        self._ended: Callable[[], object] = _nothing
+        self._taking_back: _existing.TakingBack | None = None
         self._files: Mapping[str, LocalFile | None] = {}
         self._uploads: Sequence[_plan.Transfer[_urls.Location]] = ()
 
@@ -212,30 +219,42 @@ class Flight:
             RowError: a local target cannot be written.
         """
         self._files, self._uploads = files, uploads
+        if only_new := prepared.settings.if_exists == "error":
+            self._new_in, self._ended = prepared.target, then
         self._moving = moving = _transfer.Moving(uploads, prepared.target, "upload", self.cancelled)
-        moving.store(prepared.extra_args, then, only_new=prepared.settings.if_exists == "error")
+        moving.store(prepared.extra_args, then, only_new=only_new)
         self._has_begun = True  # all of them, which an interrupt can prevent
 
-    def finish(self) -> None:
-        """Have the outcome of a row whose uploads have ended: it is done when all of them are stored."""
-        if self.outcome is None and self._moving is not None and self.fetched is not None:
-            self._have_outcome()
-            self._moving.forget()
+    def finish(self) -> bool:
+        """Have the outcome of a row whose uploads have ended: it is done when all of them are stored.
 
-    def _have_outcome(self) -> None:
+        Returns False where it has begun to take back what it stored: then `then` is called once more.
+        """
+        if self.outcome is None and self._taking_back is not None:
+            self.outcome = self._taking_back.outcome()
+        elif self.outcome is None and self._moving is not None and self.fetched is not None:
+            outcome, stored = self._stored_or_not(), self._moving.stored()
+            self._moving.forget()
+            ended, self._ended = self._ended, _nothing  # which refers to this
+            if isinstance(outcome, Failed) and stored and self._new_in is not None:
+                self._taking_back = _existing.TakingBack(outcome, stored, self._new_in)
+                self._taking_back.begin(ended)
+                return False
+            self.outcome = outcome
+        return True
+
+    def _stored_or_not(self) -> Stored | Failed | Ended:
         assert self._moving is not None  # noqa: S101  # for mypy
         assert self.fetched is not None  # noqa: S101
         try:
             infos = self._moving.finish_out()
         except RowError as exc:
             is_refused = _verdict.is_refusal(exc, len(self._uploads))
-            self.outcome = Failed(exc, is_refused=is_refused, inputs=self.fetched.inputs)
-            return
+            return Failed(exc, is_refused=is_refused, inputs=self.fetched.inputs)
         except Exception as exc:  # noqa: BLE001  # a fault of ours ends the run
-            self.outcome = Ended(exc)
-            return
+            return Ended(exc)
         read = zip(self._uploads, infos, strict=True)
-        self.outcome = Stored(
+        return Stored(
             dict.fromkeys(self._files) | {up.file: str(up.target) for up in self._uploads},
             tuple(stored_file(self.position, up.file, up.target, info) for up, info in read),
             self.fetched.without_digest,
@@ -244,7 +263,7 @@ class Flight:
 
     def silent(self) -> Iterator[tuple[Silence, str]]:
         """Yield what it waits for, and who knows for how long no byte has moved."""
-        waiting = self._moving or self._looking
+        waiting = self._taking_back or self._moving or self._looking
         return iter(()) if waiting is None else waiting.silent()
 
     @property
@@ -269,10 +288,24 @@ class Flight:
                 self.finish()
         return self.outcome if isinstance(self.outcome, Stored) else None
 
+    def take_back(self) -> list[Future[Any]]:
+        """Have what is removed that was stored of a row that was given up, where nothing was there before.
+
+        Returns what is to be waited for.
+        """
+        if self._taking_back is None and self.outcome is None and self._new_in is not None and self._moving is not None:
+            self._taking_back = _existing.TakingBack(None, self._moving.stored(), self._new_in)
+            return [*self._taking_back.begin(_nothing)]
+        return [] if self._taking_back is None else [*self._taking_back.running]
+
     def clean_up(self) -> None:
         """Remove the row's files."""
         if self._work is not None:
             self._work.cleanup()
+
+
+def _nothing() -> None:
+    pass
 
 
 def uploads_of(

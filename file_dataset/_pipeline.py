@@ -52,7 +52,9 @@ class WriteOptions(_RequiredWriteOptions, total=False):
     - `"error"`: they stay, and the row fails at stage `upload` with FileExistsError. S3 decides it when it stores
       (`If-None-Match`), so that two runs at the same time do not replace each other's outputs; a store that overlooks
       the header replaces. Where outputs are declared (by `outputs=[...]`, or a TypedDict that fn returns), they are
-      looked for before the row's download too: one HEAD each.
+      looked for before the row's download too: one HEAD each. What a row stored before it failed is removed again, so
+      that it can run once more; after a killed process, or a Ray task whose node was lost, it stays and has to be
+      removed by hand.
     - `"skip"`: a row whose declared outputs are all there is listed in the manifest and in `result.files`; nothing is
       downloaded and fn is not called. Where one is missing, the row runs and replaces the others. One HEAD per
       declared output; the bytes are not compared with anything.

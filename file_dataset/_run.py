@@ -297,8 +297,10 @@ class Run:
 
     def _finish(self, flight: Flight) -> None:
         """Have the outcome of a row whose transfers have ended, and remove its files: that makes room for another."""
-        flight.finish()
+        is_over = flight.finish()
         flight.clean_up()
+        if not is_over:
+            return
         with self.lock:
             if self.is_stopped or flight.outcome is None:
                 return

@@ -57,6 +57,7 @@ def leave(
         flight.cancelled.set()
     _wait([begun for flight in flights for begun in flight.give_up()], interrupts)
     _put(flights, tally)
+    _wait([begun for flight in flights for begun in flight.take_back()], interrupts)
 
 
 def _let_finish(uploading: Sequence[Flight], interrupts: Interrupts, tally: Tally) -> None:

@@ -10,9 +10,10 @@ import threading
 import pandas as pd
 import pytest
 from helpers import Upper, failure_of, forward, until, upper
-from servers.faults import ACCESS_DENIED, INTERNAL_ERROR, LostReply
+from servers.faults import ACCESS_DENIED, INTERNAL_ERROR, LostReply, Status
 
 from file_dataset import InvalidDatasetError, Pipeline, RunStoppedError
+from file_dataset._s3.store import S3Store
 
 OUT = "s3://bucket/out"
 
@@ -104,6 +105,74 @@ def test_overwrite_replaces_and_asks_nothing(faults, run):
     assert faults.count("HeadObject") == 0
 
 
+def two_outputs(input_dir, output_dir):
+    return {"a.txt": input_dir / "a.txt", "b.txt": input_dir / "a.txt"}
+
+
+def test_a_row_that_fails_takes_back_what_it_stored_and_can_run_again(faults, run):
+    faults.put(f"{OUT}/1/b.txt", b"before")
+    failed = failure_of(run("error", two_outputs))
+    assert (failed.id, failed.error_file) == (1, "b.txt")
+    assert failed.error_message.endswith("choose if_exists='skip' or 'overwrite'")
+    assert faults.keys("bucket") == ["in/1", "in/2", "out/1/b.txt", "out/2/a.txt", "out/2/b.txt"]
+    assert faults.body(f"{OUT}/1/b.txt") == b"before"
+    assert faults.count("DeleteObject") == 1
+    faults.store.replace("bucket", "out/1/b.txt", None)
+    again = run("error", two_outputs)
+    assert again.manifest["id"].tolist() == [1]
+
+
+def test_a_row_that_fails_otherwise_takes_back_what_it_stored_too(faults, run):
+    faults.fail("PutObject", Status(400, "InvalidRequest"), key="out/1/b.txt")
+    assert failure_of(run("error", two_outputs)).error_code == "InvalidRequest"
+    assert "out/1/a.txt" not in faults.keys("bucket")
+
+
+def test_what_could_not_be_taken_back_is_named(faults, run):
+    faults.put(f"{OUT}/1/b.txt", b"before")
+    faults.fail("DeleteObject", ACCESS_DENIED, times=None)
+    failed = failure_of(run("error", two_outputs))
+    assert "remove it before the row runs again, for that failed: s3://bucket/out/1/a.txt: " in failed.error_message
+    assert (failed.error_type, failed.error_code) == ("FileExistsError", "PreconditionFailed")
+    assert "out/1/a.txt" in faults.keys("bucket")
+
+
+def test_a_row_that_replaces_takes_nothing_back(faults, run):
+    faults.fail("PutObject", Status(400, "InvalidRequest"), key="out/1/b.txt")
+    assert "stored before that" in failure_of(run("overwrite", two_outputs)).error_message
+    assert faults.count("DeleteObject") == 0
+
+
+def test_other_rows_go_on_while_one_takes_back_what_it_stored(paced, six, on):
+    paced.put(f"{OUT}/1/b.txt", b"before")
+    gate = paced.hold("DeleteObject")
+    threading.Thread(target=lambda: (until(lambda: paced.count("PutObject", "out/6/b.txt")), gate.set())).start()
+    result = on(two_outputs, prefetch=1, write={"if_exists": "error"}).run(six)
+    assert result.failures["id"].tolist() == [1]
+    assert result.manifest["id"].tolist() == [2, 3, 4, 5, 6]
+    assert not paced.overdue
+
+
+def test_a_row_that_is_given_up_takes_back_what_it_stored(paced, six, on, monkeypatch):
+    """Row 1 fails and stops the run while row 2 has stored one of its two outputs."""
+    begun, upload = {}, S3Store.upload
+
+    def seen(self, source, target, **kwargs):
+        return begun.setdefault(target.key, upload(self, source, target, **kwargs))
+
+    monkeypatch.setattr(S3Store, "upload", seen)
+    paced.fail("PutObject", Status(400, "InvalidRequest"), key="out/1/a.txt", times=None)
+    gate = paced.hold("PutObject", "out/1/a.txt")
+    paced.hold("PutObject", "out/2/b.txt")
+    is_stored = lambda: (found := begun.get("out/2/a.txt")) is not None and found.done()  # noqa: E731
+    threading.Thread(target=lambda: (until(is_stored), gate.set())).start()
+    with pytest.raises(RunStoppedError) as caught:
+        on(two_outputs, write={"if_exists": "error"}, on_failure="raise", prefetch=1).run(six)
+    assert paced.count("DeleteObject", "out/2/a.txt") == 1
+    assert "out/2/a.txt" not in paced.keys("bucket")
+    assert 2 in caught.value.result.unprocessed_rows["id"].tolist()
+
+
 # "skip"
 
 
@@ -127,11 +196,7 @@ def test_a_row_of_which_one_output_is_missing_runs_and_replaces_the_others(fault
     faults.put(f"{OUT}/1/a.txt", b"before")
     faults.put(f"{OUT}/1/b.txt", b"before")
     faults.put(f"{OUT}/2/a.txt", b"before")
-
-    def both(input_dir, output_dir):
-        return {"a.txt": input_dir / "a.txt", "b.txt": input_dir / "a.txt"}
-
-    result = run("skip", both, outputs=["a.txt", "b.txt"])
+    result = run("skip", two_outputs, outputs=["a.txt", "b.txt"])
     assert result.manifest["id"].tolist() == [1, 2]
     assert faults.body(f"{OUT}/1/a.txt") == b"before"
     assert faults.body(f"{OUT}/2/a.txt") == b"row 2"
@@ -228,12 +293,8 @@ def local(tmp_path, fault_options):
     return run
 
 
-def both(input_dir, output_dir):
-    return {"a.txt": input_dir / "a.txt", "b.txt": input_dir / "a.txt"}
-
-
 def test_a_local_file_that_is_not_there_is_stored(local):
-    assert len(local("error", both).manifest) == 1
+    assert len(local("error", two_outputs).manifest) == 1
     assert names(local.out) == ["a.txt", "b.txt"]
 
 
@@ -241,7 +302,7 @@ def test_a_local_file_that_is_not_there_is_stored(local):
 def test_a_local_file_that_is_there_stays_and_nothing_of_its_row_is_stored(local, outputs):
     local.out.mkdir(parents=True)
     (local.out / "b.txt").write_text("before")
-    failed = failure_of(local("error", both, outputs=outputs))
+    failed = failure_of(local("error", two_outputs, outputs=outputs))
     assert (failed.error_stage, failed.error_type, failed.error_code) == ("upload", "FileExistsError", None)
     assert failed.error_file == "b.txt"
     assert names(local.out) == ["b.txt"]
@@ -268,7 +329,7 @@ def comes_late(local, monkeypatch, name):
 
 def test_a_local_file_that_comes_late_stays_and_the_row_takes_back_what_it_named(local, monkeypatch):
     comes_late(local, monkeypatch, "b.txt")
-    assert failure_of(local("error", both)).error_type == "FileExistsError"
+    assert failure_of(local("error", two_outputs)).error_type == "FileExistsError"
     assert names(local.out) == ["b.txt"]
     assert (local.out / "b.txt").read_text() == "theirs"
 
@@ -279,7 +340,7 @@ def test_a_file_system_without_links_works_too(local, monkeypatch, code):
         raise OSError(code, os.strerror(code), path)
 
     monkeypatch.setattr(os, "link", refuse)
-    assert len(local("error", both).manifest) == 1
+    assert len(local("error", two_outputs).manifest) == 1
     assert names(local.out) == ["a.txt", "b.txt"]
 
 
@@ -290,13 +351,13 @@ def test_a_file_system_without_links_leaves_a_file_that_comes_late(local, monkey
         raise OSError(errno.EPERM, "no links", path)
 
     monkeypatch.setattr(os, "link", refuse)
-    assert failure_of(local("error", both)).error_type == "FileExistsError"
+    assert failure_of(local("error", two_outputs)).error_type == "FileExistsError"
     assert names(local.out) == ["b.txt"]
     assert (local.out / "b.txt").read_text() == "theirs"
 
 
 def test_a_local_row_whose_outputs_are_there_is_skipped(local):
-    local("skip", both, outputs=["a.txt", "b.txt"])
+    local("skip", two_outputs, outputs=["a.txt", "b.txt"])
     again = local("skip", never, outputs=["a.txt", "b.txt"])
     assert again.manifest["b.txt"].tolist() == [str(local.out / "b.txt")]
     assert again.files["size_bytes"].tolist() == [4, 4]
