@@ -135,7 +135,8 @@ def pipeline_asset(  # noqa: PLR0913 (each is a choice of the user's)
             one with `dg.AssetSpec`. A partition that maps to several of its partitions gets them joined, with a column
             `partition`.
         into_path: outputs go to `<into_path>/[<partition>/]<id>/<file name>`; None: `<base_path>/files/<key parts>`.
-        write_options: `{"extra_args": ...}`, boto3's ExtraArgs for each output.
+        write_options: `{"extra_args": ..., "if_exists": ...}`: boto3's ExtraArgs for each output, and what becomes of
+            rows whose outputs are there already, also of an earlier run of this asset (`file_dataset.WriteOptions`).
         runner: "local": in the process of the step; "ray": `file_dataset.ray.run_pipeline` on the cluster of
             `ray_resource_key`; without that on the one that Ray is, or can be, connected to (`RAY_ADDRESS`), else on
             one of this machine, for the run. None: "ray" with a `ray_resource_key`, else "local".
@@ -201,7 +202,7 @@ def pipeline_asset(  # noqa: PLR0913 (each is a choice of the user's)
         raise file_dataset.InvalidDatasetError(
             "pipeline_asset needs input=: the asset (or its key) whose manifest names the files to run on"
         )
-    extra_args = _extra_args(write_options)
+    how_to_write = _how_to_write(write_options)
     policy = DropPolicy(max_dropped_fraction, on_exceeded, show_ids, min_rows)
     if on_partition_failure not in ("fail", "continue"):
         raise file_dataset.InvalidDatasetError(
@@ -236,7 +237,7 @@ def pipeline_asset(  # noqa: PLR0913 (each is a choice of the user's)
             fn=fn,
             is_partitioned=asset_args.get("partitions_def") is not None,
             into_path=root,
-            extra_args=extra_args,
+            write_options=how_to_write,
             resource_key=resource_key,
             write_resource_key=write_resource_key,
             io_manager_key=io_manager_key,
@@ -288,17 +289,19 @@ def _root(into_path: Any) -> str:  # noqa: ANN401 (whatever a user gives)
     return root
 
 
-def _extra_args(write_options: Any) -> Mapping[str, Any] | None:  # noqa: ANN401 (whatever a user gives)
+def _how_to_write(write_options: Any) -> dict[str, Any]:  # noqa: ANN401 (whatever a user gives)
     if write_options is None:
-        return None
+        return {}
     if not isinstance(write_options, Mapping):
-        raise file_dataset.InvalidDatasetError(f'write_options={write_options!r}: give {{"extra_args": ...}}')
-    if unknown := set(write_options) - {"extra_args"}:
         raise file_dataset.InvalidDatasetError(
-            f"write_options has {', '.join(sorted(map(str, unknown)))}: it takes extra_args only. into_path is an "
-            "argument of pipeline_asset, and write_resource_key names the resource of another store"
+            f'write_options={write_options!r}: give {{"extra_args": ...}} or {{"if_exists": "skip"}}'
         )
-    return write_options.get("extra_args")
+    if unknown := set(write_options) - {"extra_args", "if_exists"}:
+        raise file_dataset.InvalidDatasetError(
+            f"write_options has {', '.join(sorted(map(str, unknown)))}: it takes extra_args and if_exists. into_path "
+            "is an argument of pipeline_asset, and write_resource_key names the resource of another store"
+        )
+    return dict(write_options)
 
 
 def _check_resource_keys(**keys: object) -> None:

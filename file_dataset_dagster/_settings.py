@@ -5,7 +5,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, cast
 
 import file_dataset
 from file_dataset_dagster import _on_ray
@@ -21,7 +21,7 @@ class Settings:
     fn: PipelineFn
     is_partitioned: bool
     into_path: str | None
-    extra_args: Mapping[str, Any] | None
+    write_options: Mapping[str, Any]  # without the place
     resource_key: str
     write_resource_key: str | None
     io_manager_key: str | None
@@ -40,7 +40,7 @@ class Settings:
         progress: Callable[[file_dataset.Progress], object] | Literal[False] | None = None,
     ) -> file_dataset.Pipeline:
         """The Pipeline of a run that writes there."""
-        write_options: file_dataset.WriteOptions = {"into_path": into_path, "extra_args": self.extra_args}
+        write_options = cast("file_dataset.WriteOptions", {**self.write_options, "into_path": into_path})
         if target_options is not None:
             write_options["options"] = target_options
         return file_dataset.Pipeline(

@@ -178,6 +178,8 @@ def test_an_asset_is_of_kind_s3_where_its_files_are(into_path, kinds):
         ({"input": "a", "into_path": 5}, "into_path=5"),
         ({"input": "a", "into_path": b"x"}, "into_path=b'x'"),
         ({"input": "a", "write_options": 3}, "write_options=3"),
+        ({"input": "a", "write_options": {"if_exists": "keep"}}, "'overwrite', 'error' or 'skip'"),
+        ({"input": "a", "write_options": {"if_exists": "skip"}}, "needs declared outputs"),
         ({"input": "a", "resource_key": None}, "resource_key=None"),
         ({"input": "a", "write_resource_key": 3}, "write_resource_key=3"),
         ({"input": "a", "ray_resource_key": ""}, "ray_resource_key=''"),
@@ -253,6 +255,20 @@ def test_outputs_can_go_to_another_store(run, local, resource, raw_scans, s3, bu
                           write_options={"extra_args": {"ContentType": "text/loud"}})  # fmt: skip
     assert run([raw_scans, loud], local, resources={"target": resource}).success
     assert s3.head_object(Bucket=bucket, Key="base/files/loud/s1/loud.txt")["ContentType"] == "text/loud"
+
+
+def test_rows_whose_outputs_an_earlier_run_has_stored_are_skipped(run, local, raw_scans):
+    called = []
+
+    def seen(input_dir, output_dir):
+        called.append(input_dir)
+        return shout(input_dir, output_dir)
+
+    loud = pipeline_asset(seen, input=raw_scans, name="loud", outputs=["loud.txt"], write_options={"if_exists": "skip"})
+    assert run([raw_scans, loud], local).success
+    assert run([raw_scans, loud], local).success
+    assert len(called) == 2
+    assert manifest_of(local, "loud")["id"].tolist() == ["s1", "s2"]
 
 
 DAYS = dg.StaticPartitionsDefinition(["2024-01-01", "a/.."])

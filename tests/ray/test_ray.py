@@ -732,6 +732,33 @@ def run_script(code, **kwargs):
     return done.stdout
 
 
+@pytest.fixture
+def existing(bucket):
+    """Six rows, of which the first has an output already, in S3."""
+    bucket.put("out/r0/out.txt", b"before")
+    return texts(bucket, 6)
+
+
+@pytest.mark.parametrize("if_exists", ["error", "skip"])
+def test_outputs_that_are_there_stay_as_they_do_in_this_process(bucket, options, existing, if_exists):
+    write = {"into_path": bucket.url("out"), "if_exists": if_exists}
+    pipeline = file_dataset.Pipeline(forward, write_options=write, outputs=["out.txt"], options=options, progress=False)
+    result = file_dataset.ray.run_pipeline(pipeline, existing, batch_size=2)
+    assert bucket.get("out/r0/out.txt") == b"before"
+    assert bucket.get("out/r5/out.txt") == b"5"
+    assert result.failures["error_type"].tolist() == (["FileExistsError"] if if_exists == "error" else [])
+    assert len(result.manifest) == (5 if if_exists == "error" else 6)
+    assert result.files["size_bytes"].tolist()[:1] == [1 if if_exists == "error" else 6]
+
+
+def test_map_batches_skips_rows_whose_outputs_are_there(local_ray, bucket, options, existing):
+    write = {"into_path": bucket.url("out"), "if_exists": "skip"}
+    pipeline = file_dataset.Pipeline(forward, write_options=write, outputs=["out.txt"], options=options, progress=False)
+    dataset = local_ray.data.from_pandas(existing).map_batches(pipeline, batch_format="pandas", batch_size=3)
+    assert [row["id"] for row in rows_of(dataset)] == [f"r{n}" for n in range(6)]
+    assert bucket.get("out/r0/out.txt") == b"before"
+
+
 def test_a_pace_that_outlasts_rays_patience_is_told_once(caplog):
     pace = Pace(batch_size=1000, patience_s=0.000_001)
     for _ in range(3):
