@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import tempfile
 import threading
 import time
 import uuid
@@ -20,6 +18,7 @@ from file_dataset._checkpoint import parts
 from file_dataset._errors import Failure, InvalidDatasetError, RowError
 from file_dataset._local_file import LocalFile
 from file_dataset._stores import Stores
+from file_dataset._tempdir import TempDir
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -89,10 +88,9 @@ class Place:
             return name
         target = _urls.join(self.at, name)
         assert isinstance(target, _urls.ObjectUrl)  # noqa: S101
-        with tempfile.NamedTemporaryFile(prefix="file_dataset-part-") as file:
-            file.write(content)
-            file.flush()
-            source = LocalFile.at(file.name)
+        with _temp_dir(None) as directory:
+            (directory / name).write_bytes(content)
+            source = LocalFile.at(directory / name)
             self.stores.s3.upload(source, target, extra_args={}, cancelled=threading.Event()).result()
         return name
 
@@ -121,19 +119,28 @@ def _is_part(name: str) -> bool:
     return name.startswith(_PREFIX) and name.endswith(_SUFFIX) and "/" not in name
 
 
+def _temp_dir(parent: Path | None) -> TempDir:
+    """Return a directory that another process removes when this one is killed.
+
+    Raises:
+        OSError: there can be none.
+    """
+    try:
+        return TempDir(parent)
+    except InvalidDatasetError as exc:
+        if isinstance(exc.__cause__, OSError):
+            raise exc.__cause__ from None
+        raise
+
+
 def _write_file(directory: Path, name: str, content: bytes) -> None:
     directory.mkdir(parents=True, exist_ok=True)
-    temporary = directory / f".{name}.tmp"
-    try:
-        with temporary.open("xb") as file:
+    with _temp_dir(directory) as temporary:
+        with (temporary / name).open("xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())  # a machine that loses power keeps it whole
-        temporary.replace(directory / name)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise
+        (temporary / name).replace(directory / name)
 
 
 def place_of(value: object, stores: Stores, options: Options | None) -> Place:

@@ -1,0 +1,164 @@
+"""A run that is there to be killed: what it does, in this process or in one of its own (`python -m mortal`)."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+from helpers import impatient_options
+
+from file_dataset import Pipeline, PipelineResult
+from file_dataset import _journal as journals
+from file_dataset._checkpoint.place import Place
+
+MISSING = 33  # a row without an input
+BAD = 7, 22, 37, 52  # rows that fn refuses, always
+PREFETCH = 2
+
+
+def shout(input_dir, output_dir, *, log, takes_s):
+    """Write the input in capitals, and into the log which row it was and which process."""
+    text = (input_dir / "a.txt").read_text()
+    say(log, f"{os.getpid()} {text.split()[1]}")
+    time.sleep(takes_s)
+    if text.startswith("bad"):
+        raise ValueError("this text is bad")
+    (output_dir / "out.txt").write_text(text.upper())
+    return {"out.txt": output_dir / "out.txt", "same.txt": input_dir / "a.txt"}
+
+
+def say(log, line):
+    """Add a line to a log that many processes write."""
+    descriptor = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.write(descriptor, f"{line}\n".encode())
+    os.close(descriptor)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A Pipeline over some rows, its checkpoint, and how often that is written."""
+
+    log: str
+    inputs: str  # a prefix or a directory
+    into: str
+    checkpoint: str
+    url: str = ""
+    rows: int = 60
+    workers: int = 0
+    takes_s: float = 0.002
+    # those of the journal
+    rows_per_part: int = 5
+    seconds_per_part: float = 0.05
+    most_parts: int = 4
+
+    def pipeline(self):
+        fn = functools.partial(shout, log=self.log, takes_s=self.takes_s)
+        options = impatient_options(self.url) if self.url else None
+        kwargs = {"workers": self.workers, "prefetch": PREFETCH, "options": options, "progress": False}
+        return Pipeline(fn, into_path=self.into, **kwargs)
+
+    def frame(self):
+        numbers = range(self.rows)
+        return pd.DataFrame(
+            {
+                "id": numbers,
+                "a.txt": [f"{self.inputs}/{number}" for number in numbers],
+                "label": [f"<{n}>" for n in numbers],
+            }
+        )
+
+    def texts(self):
+        """Return the inputs by row."""
+        return {n: f"{'bad' if n in BAD else 'row'} {n}" for n in range(self.rows) if n != MISSING}
+
+    def plan(self):
+        return self.pipeline().plan(self.frame(), checkpoint=self.checkpoint)
+
+    def run(self):
+        """Run it here to its end, with the journal's numbers of the scene."""
+        names = {
+            "_ROWS": self.rows_per_part,
+            "_S": self.seconds_per_part,
+            "_MOST_PARTS": self.most_parts,
+            "_LARGEST": 1,
+        }
+        before = {name: getattr(journals, name) for name in names}
+        vars(journals).update(names)
+        try:
+            return self.pipeline().run(self.frame(), checkpoint=self.checkpoint)
+        finally:
+            vars(journals).update(before)
+
+    def start(self, how="plain", **kwargs):
+        """Start it in a process of its own."""
+        command = [sys.executable, "-m", "mortal", json.dumps(dataclasses.asdict(self)), how]
+        path = os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+        return subprocess.Popen(command, env={**os.environ, "PYTHONPATH": path, **kwargs})
+
+    def written(self):
+        """Return the rows that the checkpoint has as done."""
+        options = impatient_options(self.url) if self.url else None
+        if not self.plan().counts["same"]:
+            return set()
+        return set(PipelineResult.load(self.checkpoint, options=options).manifest["id"])
+
+    def lines(self):
+        """Return the lines of the log."""
+        return Path(self.log).read_text().splitlines() if Path(self.log).exists() else []
+
+
+def called(lines):
+    """Return the rows that fn was called for, in order."""
+    return [int(line.split()[1]) for line in lines if line[0].isdigit()]
+
+
+def processes(lines):
+    """Return the processes that fn was called in."""
+    return {int(line.split()[0]) for line in lines if line[0].isdigit()}
+
+
+def is_alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def _says_when_it_writes(scene):
+    write = Place.write
+
+    def written(self, content):
+        say(scene.log, "begins")
+        name = write(self, content)
+        say(scene.log, "ends")
+        return name
+
+    Place.write = written
+
+
+def _main(scene, how):
+    _says_when_it_writes(scene)
+    if how == "plain":
+        scene.run()
+        return
+    # what stops it is raised as Ctrl-C is; the result lies beside the log
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        result = scene.run()
+    except KeyboardInterrupt as exc:
+        result = exc.result
+        say(scene.log, "interrupted")
+    result.save(Path(how))
+
+
+if __name__ == "__main__":
+    _main(Scene(**json.loads(sys.argv[1])), sys.argv[2])
