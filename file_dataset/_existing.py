@@ -31,8 +31,8 @@ T = TypeVar("T")
 # what a HEAD is answered that has no body with the reason
 _DENIED_CODES = frozenset({"403", "AccessDenied"})
 _MAY_NOT_BE_THERE = (
-    "a store that may not list the bucket for these credentials answers 403 for an object that is not there: allow "
-    "s3:GetObject and s3:ListBucket, or leave if_exists out"
+    "a HEAD says no more than that. Check the credentials; where they may not list the bucket, S3 answers 403 for an "
+    "object that is not there: allow s3:GetObject and s3:ListBucket, or leave if_exists out"
 )
 
 
@@ -183,9 +183,11 @@ class TakingBack:
     def outcome(self) -> Failed | None:
         """Return the outcome of the row, which says what could not be removed; call it when all has ended."""
         failed, targets = self._failed, self._asked.targets
+        if failed is None:
+            return None
         left = [f"{targets[name]}: {why.strerror}" for name, why in self._asked.answers().items() if why is not None]
         self._asked.forget()
-        if failed is None or not left:
+        if not left:
             return failed
         note = f" (stored before that; remove it before the row runs again, for that failed: {'; '.join(left)})"
         noted = [dataclasses.replace(each, message=each.message + note) for each in failed.error.failures]

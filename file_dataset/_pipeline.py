@@ -53,8 +53,8 @@ class WriteOptions(_RequiredWriteOptions, total=False):
       (`If-None-Match`), so that two runs at the same time do not replace each other's outputs; a store that overlooks
       the header replaces. Where outputs are declared (by `outputs=[...]`, or a TypedDict that fn returns), they are
       looked for before the row's download too: one HEAD each. What a row stored before it failed is removed again, so
-      that it can run once more; after a killed process, or a Ray task whose node was lost, it stays and has to be
-      removed by hand.
+      that it can run once more. After a killed process, or a Ray task whose node was lost, it stays, also that of whole
+      rows that a checkpoint had not written down yet: run those rows once with `"skip"` or `"overwrite"`.
     - `"skip"`: a row whose declared outputs are all there is listed in the manifest and in `result.files`; nothing is
       downloaded and fn is not called. Where one is missing, the row runs and replaces the others. One HEAD per
       declared output; the bytes are not compared with anything.

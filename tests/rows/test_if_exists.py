@@ -10,7 +10,7 @@ import threading
 import pandas as pd
 import pytest
 from helpers import Upper, failure_of, forward, until, upper
-from servers.faults import ACCESS_DENIED, INTERNAL_ERROR, LostReply, Status
+from servers.faults import ACCESS_DENIED, INTERNAL_ERROR, LostReply, Meanwhile, Status
 
 from file_dataset import InvalidDatasetError, Pipeline, RunStoppedError
 from file_dataset._s3.store import S3Store
@@ -126,6 +126,22 @@ def test_a_row_that_fails_otherwise_takes_back_what_it_stored_too(faults, run):
     faults.fail("PutObject", Status(400, "InvalidRequest"), key="out/1/b.txt")
     assert failure_of(run("error", two_outputs)).error_code == "InvalidRequest"
     assert "out/1/a.txt" not in faults.keys("bucket")
+
+
+def test_an_output_that_changed_while_it_was_stored_is_taken_back(faults, run):
+    """What is stored of it may be of two states."""
+    written = []
+
+    def writes_on(input_dir, output_dir):
+        written.append(output_dir / "b.txt")
+        written[-1].write_bytes(b"begun")
+        return {"a.txt": input_dir / "a.txt", "b.txt": written[-1]}
+
+    faults.fail("PutObject", Meanwhile(lambda: written[0].write_bytes(b"and gone on")), key="out/1/b.txt")
+    failed = failure_of(run("error", writes_on, prefetch=0))
+    assert (failed.error_type, failed.error_file) == ("FileChangedError", "b.txt")
+    assert "was stored before that" not in failed.error_message
+    assert faults.keys("bucket") == ["in/1", "in/2", "out/2/a.txt", "out/2/b.txt"]
 
 
 def test_what_could_not_be_taken_back_is_named(faults, run):
