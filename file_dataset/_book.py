@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -17,10 +18,11 @@ from file_dataset._result import RunStoppedError, joined
 from file_dataset._stores import Stores
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Iterator
 
     from file_dataset._checkpoint.place import Place
     from file_dataset._checkpoint.states import States
+    from file_dataset._interrupts import Interrupts
     from file_dataset._prepared import Prepared
     from file_dataset._result import PipelineResult
     from file_dataset._settings import Wish
@@ -86,9 +88,22 @@ class Book:
             begun = [at for at in was_stored.nonzero()[0].tolist() if at not in self.part.rows.failed]
             self.journal.begin(begun)
 
-    def close(self, is_urgent: Callable[[], bool]) -> None:
-        """Write what is not written yet."""
-        self.journal.close(is_urgent)
+    @contextlib.contextmanager
+    def writing(self, interrupts: Interrupts) -> Iterator[None]:
+        """Have the rows that are done meanwhile written down, however this ends.
+
+        From its end on interrupts are held; one that comes then gives up what is not written yet.
+
+        Raises:
+            RunStoppedError: they cannot be.
+        """
+        self.begin()
+        try:
+            yield
+        finally:
+            interrupts.is_held = True
+            self.journal.close(lambda: interrupts.is_urgent)
+        self.journal.check()
 
     def whole(self, ran: PipelineResult) -> PipelineResult:
         """Return the result of all rows of the frame, of those that ran and of those that were done before."""

@@ -22,7 +22,7 @@ from file_dataset._options import Options
 from file_dataset._prepared import prepare
 from file_dataset._result import RunStoppedError, attach
 from file_dataset._run import Run
-from file_dataset._settings import IfExists, Settings, Wish
+from file_dataset._settings import IfExists, Settings, checked_wish
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from file_dataset._prepared import Prepared
     from file_dataset._progress import Report
     from file_dataset._result import PipelineResult
-    from file_dataset._settings import OnFailure
+    from file_dataset._settings import OnFailure, Wish
     from file_dataset._workers.pool import Workers
 
 
@@ -287,7 +287,7 @@ class Pipeline:
         """
         if self._idle_workers is not None and not self._settings.worker_count and _is_ray_task():
             _warn_of_crashes()
-        wish = _checked_wish(checkpoint, code_version, checkpoint_options, check_inputs=check_inputs)
+        wish = checked_wish(checkpoint, code_version, checkpoint_options, check_inputs=check_inputs)
         with Interrupts() as interrupts:
             run = book = None
             try:
@@ -334,7 +334,7 @@ class Pipeline:
         """
         from file_dataset._forecast import plan_of
 
-        wish = _checked_wish(checkpoint, code_version, checkpoint_options, check_inputs=check_inputs)
+        wish = checked_wish(checkpoint, code_version, checkpoint_options, check_inputs=check_inputs)
         prepared = self._prepare(frame)
         return plan_of(prepared, _book(prepared, wish))
 
@@ -388,16 +388,6 @@ def _from_pickle(payload: bytes, contract: _outputs.Contract | None) -> Pipeline
     return _per_process.recent(("pipeline", hashlib.sha256(payload).digest(), contract), make)
 
 
-def _checked_wish(checkpoint: object, code_version: object, options: Options | None, *, check_inputs: bool) -> Wish:
-    if code_version is not None and not isinstance(code_version, str):
-        raise InvalidDatasetError(f"code_version={code_version!r}: give a text, such as '2'")
-    _options.check(options)
-    asked = {"code_version": code_version is not None, "check_inputs": check_inputs, "checkpoint_options": options}
-    if checkpoint is None and (given := [name for name, is_given in asked.items() if is_given]):
-        raise InvalidDatasetError(f"{given[0]} is for runs with a checkpoint: give checkpoint='s3://bucket/runs/x/'")
-    return Wish(checkpoint, code_version, check_inputs, options)
-
-
 def _book(prepared: Prepared, wish: Wish) -> Book | None:
     """Return the checkpoint, read; None: there is none."""
     if wish.place is None:
@@ -409,13 +399,8 @@ def _book(prepared: Prepared, wish: Wish) -> Book | None:
 
 def _written_down(run: Run, book: Book) -> PipelineResult:
     """Run the rows that are not done, and write down those that are."""
-    book.begin()
-    try:
+    with book.writing(run.interrupts):
         result = run.to_end()
-    finally:
-        run.interrupts.is_held = True
-        book.close(lambda: run.interrupts.is_urgent)
-    book.journal.check()
     run.interrupts.result = result = book.whole(result)
     return result
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+from file_dataset import _options
+from file_dataset._errors import InvalidDatasetError
+
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Mapping, Sequence
@@ -63,3 +66,18 @@ class Wish:
     code_version: str | None
     check_inputs: bool
     options: Options | None = None
+
+
+def checked_wish(checkpoint: object, code_version: object, options: Options | None, *, check_inputs: bool) -> Wish:
+    """Return what was asked for, by the names of the arguments.
+
+    Raises:
+        InvalidDatasetError: it makes no sense.
+    """
+    if code_version is not None and not isinstance(code_version, str):
+        raise InvalidDatasetError(f"code_version={code_version!r}: give a text, such as '2'")
+    _options.check(options)
+    asked = {"code_version": code_version is not None, "check_inputs": check_inputs, "checkpoint_options": options}
+    if checkpoint is None and (given := [name for name, is_given in asked.items() if is_given]):
+        raise InvalidDatasetError(f"{given[0]} is for runs with a checkpoint: give checkpoint='s3://bucket/runs/x/'")
+    return Wish(checkpoint, code_version, check_inputs, options)

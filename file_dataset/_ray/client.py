@@ -6,18 +6,18 @@ import contextlib
 import dataclasses
 import threading
 from concurrent.futures import wait
+from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 import ray.data
 
-from file_dataset import _frame
-from file_dataset._errors import FileDatasetError
+from file_dataset import _frame, _urls
+from file_dataset._errors import FileDatasetError, InvalidDatasetError
 from file_dataset._pool import Pool
 from file_dataset._progress import Progress, reporting
-from file_dataset._ray.driver import run_dataset, run_frame
+from file_dataset._ray.driver import nothing_done, run_dataset, run_frame
 from file_dataset._result import RunStoppedError, attach
-from file_dataset._tally import Tally
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,20 +28,30 @@ if TYPE_CHECKING:
     from file_dataset._progress import Report
     from file_dataset._ray.options import BatchOptions
     from file_dataset._result import PipelineResult
+    from file_dataset._settings import Wish
 
 _LOOK_S = 1.0  # how often a driver behind Ray Client asks how far its run is; a guess
 _GRACE_S = 15.0  # for tasks that were cancelled through Ray Client to leave what was done; a guess
 
 
 def run_on_cluster(
-    options: BatchOptions, data: pd.DataFrame | ray.data.Dataset, prepared: Prepared | None = None
+    options: BatchOptions, data: pd.DataFrame | ray.data.Dataset, wish: Wish, prepared: Prepared | None = None
 ) -> PipelineResult:
-    """Run it from a task on the cluster: Ray Data does not run through Ray Client."""
+    """Run it from a task on the cluster: Ray Data does not run through Ray Client.
+
+    Raises:
+        InvalidDatasetError: the checkpoint is on this machine's disk, which that task does not have.
+    """
+    if wish.place is not None and isinstance(_urls.parse_prefix(wish.place, what="checkpoint"), Path):
+        raise InvalidDatasetError(
+            f"checkpoint={str(wish.place)!r} is a local path, and through Ray Client (ray://) a task on the cluster "
+            "reads and writes it: give checkpoint='s3://bucket/runs/x/'"
+        )
     away = dataclasses.replace(options, pipeline=options.elsewhere())
     feed: Any = ray.remote(num_cpus=0)(_Feed)
     feed = feed.remote()
     task: Any = ray.remote(num_cpus=0)(_in_task)
-    task = task.remote(away, data if prepared is None else _frame.with_absolute_paths(prepared.rows), feed)
+    task = task.remote(away, data if prepared is None else _frame.with_absolute_paths(prepared.rows), wish, feed)
     updates: SimpleQueue[Progress | None] = SimpleQueue()
     stopped = threading.Event()
     # Ray Client does not survive a KeyboardInterrupt in the middle of its calls: another thread makes them
@@ -50,7 +60,7 @@ def run_on_cluster(
     except OSError as exc:  # no thread can be started
         ray.cancel(task)
         ray.kill(feed)
-        raise RunStoppedError(str(exc), None if prepared is None else _nothing_done(options, prepared)) from exc
+        raise RunStoppedError(str(exc), None if prepared is None else nothing_done(options, prepared)) from exc
     watched.add_done_callback(lambda _: updates.put(None))
     result: PipelineResult | None
     try:
@@ -61,7 +71,7 @@ def run_on_cluster(
         wait([watched], timeout=_LOOK_S + 2 * _GRACE_S)
         result = watched.result()[0] if watched.done() and watched.exception() is None else None
         if prepared is not None:
-            result = dataclasses.replace(result or _nothing_done(options, prepared), input=prepared.rows.frame)
+            result = dataclasses.replace(result or nothing_done(options, prepared), input=prepared.rows.frame)
         exc.result = None  # type: ignore[attr-defined]  # nothing may be known
         attach(exc, result)
         raise
@@ -74,11 +84,6 @@ def run_on_cluster(
         raise error
     assert result is not None, "a result or an error"  # noqa: S101
     return result
-
-
-def _nothing_done(options: BatchOptions, prepared: Prepared) -> PipelineResult:
-    stores = prepared.source, prepared.target
-    return Tally(options.settings, prepared.contract, len(prepared.rows), stores).result(prepared.rows)
 
 
 def _relay(updates: SimpleQueue[Progress | None], progress: Report) -> None:
@@ -120,14 +125,15 @@ def _watch(
 def _in_task(
     options: BatchOptions,
     data: pd.DataFrame | ray.data.Dataset,
+    wish: Wish,
     feed: Any,  # noqa: ANN401  # an actor
 ) -> tuple[PipelineResult | None, FileDatasetError | None]:
     """Be the driver, on the cluster; errors of ours are handed back whole, not as Ray's."""
     options = options.with_progress(feed.put.remote)
     try:
         if isinstance(data, ray.data.Dataset):
-            return run_dataset(options, data), None
-        return run_frame(options, options.prepare(data)), None
+            return run_dataset(options, data, wish), None
+        return run_frame(options, options.prepare(data), wish), None
     except FileDatasetError as exc:
         return getattr(exc, "result", None), exc
     except KeyboardInterrupt as exc:  # cancelled: what it returns would not arrive

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import operator
+import os
 import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -39,7 +40,12 @@ def connect() -> None:
 
 
 def is_client() -> bool:
-    """Return whether this process talks to its cluster through Ray Client (`ray://`), where Ray Data cannot run."""
+    """Return whether this process talks to its cluster through Ray Client (`ray://`), where Ray Data cannot run.
+
+    It is connected first where `RAY_ADDRESS` may be one of those.
+    """
+    if "://" in os.environ.get("RAY_ADDRESS", ""):
+        connect()
     client: Any = ray.util.client.ray
     return bool(client.is_connected())
 

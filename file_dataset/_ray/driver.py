@@ -19,7 +19,9 @@ import pandas as pd
 import pyarrow as pa
 
 from file_dataset import _frame, _pickling, _urls
+from file_dataset._book import Book
 from file_dataset._errors import InvalidDatasetError
+from file_dataset._interrupts import Interrupts
 from file_dataset._prepared import stores
 from file_dataset._progress import Progress, reporting
 from file_dataset._ray import compat, outcomes
@@ -38,28 +40,66 @@ if TYPE_CHECKING:
     from file_dataset._prepared import Prepared
     from file_dataset._ray.options import BatchOptions
     from file_dataset._result import PipelineResult
+    from file_dataset._settings import Wish
 
 _DOWN_BATCHES = 3  # that get no answer stop a run of which no other has got one; a guess
 
 
-def run_frame(options: BatchOptions, prepared: Prepared) -> PipelineResult:
-    """Run a frame that is checked."""
+def run_frame(options: BatchOptions, prepared: Prepared, wish: Wish) -> PipelineResult:
+    """Run a frame that is checked, but for what a checkpoint has of it; Ray starts only where rows are left to run."""
+    with Interrupts() as interrupts:
+        ledger = None
+        try:
+            book = None if wish.place is None else Book(prepared, wish)
+            ledger = _ledger_of(options, prepared, book)
+            with ledger.writing(interrupts), _reporting(options, ledger) as report:
+                if len(ledger):
+                    compat.connect()
+                    dataset, job = _of_frame(options, prepared if book is None else book.part)
+                    ledger.collect(_mapped(options, dataset, job), report, job.patience_s)
+            interrupts.is_held = True
+            interrupts.result = result = ledger.whole()
+        except BaseException as exc:
+            interrupts.is_held = True
+            if ledger is not None:
+                attach(exc, ledger.result())
+            elif isinstance(exc, RunStoppedError) or not isinstance(exc, Exception):  # the frame may be good
+                attach(exc, nothing_done(options, prepared))
+            raise
+    return result
+
+
+def _ledger_of(options: BatchOptions, prepared: Prepared, book: Book | None) -> _Ledger:
+    part = prepared if book is None else book.part
+    stores = prepared.source, prepared.target
+    journal = None if book is None else book.journal
+    tally = Tally(options.settings, prepared.contract, len(part.rows), stores, kept=part.kept, journal=journal)
+    return _Ledger(part.rows.ids or [], tally, lambda _: part.rows, book)
+
+
+def _reporting(
+    options: BatchOptions, ledger: _Ledger
+) -> contextlib.AbstractContextManager[Callable[[Progress], object]]:
+    return reporting(options.settings.progress, len(ledger) + ledger.kept, ledger.kept)
+
+
+def nothing_done(options: BatchOptions, prepared: Prepared) -> PipelineResult:
+    """Return the result of a run in which no row has begun."""
+    return _ledger_of(options, prepared, None).result()
+
+
+def _of_frame(options: BatchOptions, prepared: Prepared) -> tuple[ray.data.Dataset, Job]:
+    """Return a frame in batches, and what the tasks know."""
     rows = prepared.rows
-    tally = Tally(options.settings, prepared.contract, len(rows), (prepared.source, prepared.target))
-    ledger = _Ledger(rows.ids or [], tally, lambda _: rows)
     frame = _frame.with_absolute_paths(rows)
     count = options.rows_per_task(len(rows))
     parts = [frame.iloc[start : start + count] for start in range(0, len(frame), count)]
-    with reporting(options.settings.progress, len(rows)) as report:
-        if parts:
-            batches = [Batch(_reading(part), len(part), int(part.memory_usage(deep=True).sum())) for part in parts]
-            # beside actors, which may hold every CPU for as long as they live
-            resources = {"num_cpus": 0} if options.uses_actors else options.remote_args
-            source = BatchDatasource("Rows", batches)
-            dataset = compat.read(source, len(batches), takes=resources, concurrency=options.readers())
-            job = _job(options, dataset, rows.ids or [], rows.file_columns, prepared.inputs)
-            ledger.collect(_mapped(options, dataset, job), report, job.patience_s)
-    return ledger.whole()
+    batches = [Batch(_reading(part), len(part), int(part.memory_usage(deep=True).sum())) for part in parts]
+    # beside actors, which may hold every CPU for as long as they live
+    resources = {"num_cpus": 0} if options.uses_actors else options.remote_args
+    source = BatchDatasource("Rows", batches)
+    dataset = compat.read(source, len(batches), takes=resources, concurrency=options.readers())
+    return dataset, _job(options, dataset, rows.ids or [], rows.file_columns, prepared.inputs)
 
 
 def _reading(part: pd.DataFrame) -> Callable[[], list[pd.DataFrame]]:
@@ -67,9 +107,11 @@ def _reading(part: pd.DataFrame) -> Callable[[], list[pd.DataFrame]]:
     return lambda: [part]
 
 
-def run_dataset(options: BatchOptions, dataset: ray.data.Dataset) -> PipelineResult:
+def run_dataset(options: BatchOptions, dataset: ray.data.Dataset, wish: Wish) -> PipelineResult:
     """Ask a Dataset for its ids, check them, and run it."""
     settings = options.settings
+    if wish.place is not None:
+        raise InvalidDatasetError("a Dataset with a checkpoint: give a frame, dataset.to_pandas()")
     ask: Any = Survey(options.elsewhere())
     survey = dataset.map_batches(ask, batch_format="pandas", batch_size=None)
     with compat.settings(survey, keeps_order=True):
@@ -85,14 +127,24 @@ def run_dataset(options: BatchOptions, dataset: ray.data.Dataset) -> PipelineRes
     _frame.check_ids(pd.DataFrame({_frame.ID: ids}, dtype=object), local=is_local)
     tally = Tally(settings, options.contract, len(ids), stores(settings))
     ledger = _Ledger(ids, tally, lambda given: _rows_of(given, ids, columns, dataset))
-    with reporting(settings.progress, len(ids)) as report:
-        if ids:
-            job = dataclasses.replace(_job(options, dataset, ids, columns, inputs), gives_rows=True)
-            starts = [at for at, is_first in enumerate(surveyed["file_columns"].is_valid().to_pylist()) if is_first]
-            if any(end - start > job.batch_size for start, end in itertools.pairwise([*starts, len(ids)])):
-                dataset = compat.cut(dataset, len(ids), job.batch_size, at_once=options.uses_actors)
-            ledger.collect(_mapped(options, dataset, job), report, job.patience_s)
-    return dataclasses.replace(ledger.whole(), input=None)
+    with Interrupts() as interrupts:
+        try:
+            with _reporting(options, ledger) as report:
+                if ids:
+                    job = dataclasses.replace(_job(options, dataset, ids, columns, inputs), gives_rows=True)
+                    starts = [
+                        at for at, is_first in enumerate(surveyed["file_columns"].is_valid().to_pylist()) if is_first
+                    ]
+                    if any(end - start > job.batch_size for start, end in itertools.pairwise([*starts, len(ids)])):
+                        dataset = compat.cut(dataset, len(ids), job.batch_size, at_once=options.uses_actors)
+                    ledger.collect(_mapped(options, dataset, job), report, job.patience_s)
+            interrupts.is_held = True
+            interrupts.result = result = dataclasses.replace(ledger.whole(), input=None)
+        except BaseException as exc:
+            interrupts.is_held = True
+            attach(exc, ledger.result())
+            raise
+    return result
 
 
 def _rows_of(given: list[pa.Table], ids: list[str], columns: Iterable[str], dataset: ray.data.Dataset) -> Rows:
@@ -155,21 +207,37 @@ def _mapped(options: BatchOptions, dataset: ray.data.Dataset, job: Job) -> ray.d
 class _Ledger:
     """The outcomes that have come, judged as those of one run."""
 
-    def __init__(self, ids: Sequence[str | int], tally: Tally, rows_of: Callable[[list[pa.Table]], Rows]) -> None:
+    def __init__(
+        self,
+        ids: Sequence[str | int],
+        tally: Tally,
+        rows_of: Callable[[list[pa.Table]], Rows],
+        book: Book | None = None,
+    ) -> None:
         """Expect the outcome of every id.
 
         Args:
-            ids: in input order.
+            ids: of the rows that run, in input order.
             tally: takes the outcomes.
             rows_of: makes the input of the rows themselves, where they come along.
+            book: the checkpoint, which has the rows that do not run.
         """
-        self._ids, self._tally, self._rows_of = ids, tally, rows_of
+        self._ids, self._tally, self._rows_of, self._book = ids, tally, rows_of, book
+        self.kept = 0 if book is None else book.part.kept
         self._places = {str(row_id): place for place, row_id in enumerate(ids)}
         self._missing = set(self._places)
         self._has_strangers = False  # rows came that are not among the ids
         self._given: list[pa.Table] = []
         self._down: list[str] = []  # why the store counts as down, of every batch that got no answer
         self._is_up = False  # another batch got one
+
+    def __len__(self) -> int:
+        """Return how many rows run."""
+        return len(self._ids)
+
+    def writing(self, interrupts: Interrupts) -> contextlib.AbstractContextManager[None]:
+        """Have the rows that come back meanwhile written into the checkpoint, where there is one."""
+        return contextlib.nullcontext() if self._book is None else self._book.writing(interrupts)
 
     def collect(
         self, dataset: ray.data.Dataset, report: Callable[[Progress], object], patience_s: float | None
@@ -179,16 +247,12 @@ class _Ledger:
         Raises:
             RunStoppedError: at what stops a run. No task of Ray's goes on then, as after any other error.
         """
-        try:
-            # progress is in rows, not in tasks
-            running = compat.settings(dataset, patience_s=patience_s)
-            with running, contextlib.closing(compat.tables(dataset)) as tables:
-                for table in tables:
-                    self._take(table, report)
-            self._check_down(least=1)
-        except BaseException as exc:
-            attach(exc, self._tally.result(self._rows_of(self._given)))
-            raise
+        # progress is in rows, not in tasks
+        running = compat.settings(dataset, patience_s=patience_s)
+        with running, contextlib.closing(compat.tables(dataset)) as tables:
+            for table in tables:
+                self._take(table, report)
+        self._check_down(least=1)
 
     def _take(self, table: pa.Table, report: Callable[[Progress], object]) -> None:
         end: Mapping[str, str | None] = {}
@@ -208,8 +272,10 @@ class _Ledger:
         if given:
             rows = table.filter(table["id"].is_valid()).select(given)
             self._given.append(rows.rename_columns([name.removeprefix(outcomes.GIVEN) for name in given]))
-        report(Progress(len(self._ids) - len(self._missing), len(self._ids), len(self._tally.failed)))
+        done, total = self.kept + len(self._ids) - len(self._missing), self.kept + len(self._ids)
+        report(Progress(done, total, len(self._tally.failed)))
         self._judge(end, has_run=has_run)
+        self._tally.check_journal()
 
     def _judge(self, end: Mapping[str, str | None], *, has_run: bool) -> None:
         """Stop where a batch requires it, and where too many rows have failed."""
@@ -232,21 +298,23 @@ class _Ledger:
         if not self._is_up and len(self._down) >= least and self._tally.own_failures >= DOWN_ROWS:
             raise RunStoppedError(self._down[0])
 
+    def result(self) -> PipelineResult:
+        """Return the result so far, of all rows of the input."""
+        ran = self._tally.result(self._rows_of(self._given))
+        return ran if self._book is None else self._book.whole(ran)
+
     def whole(self) -> PipelineResult:
-        """Return the result.
+        """Return the result of a run that has ended.
 
         Raises:
             RunStoppedError: rows are missing: Ray drops blocks that fail (`max_errored_blocks`), or a
                 Dataset has other rows than it had when it was asked for its ids.
         """
-        result = self._tally.result(self._rows_of(self._given))
         missing = [row_id for row_id in self._places if row_id in self._missing]
         if missing or self._has_strangers:
-            error = RunStoppedError(
+            raise RunStoppedError(
                 f"{len(missing)} of {len(self._ids)} rows came back from no task, such as {missing[:5]}: Ray's "
                 "max_errored_blocks drops batches, and a Dataset that differs from time to time needs materialize()"
             )
-            attach(error, result)
-            raise error
         self._tally.log_if_all_failed()
-        return result
+        return self.result()

@@ -13,12 +13,15 @@ from file_dataset._ray import compat
 from file_dataset._ray.client import run_on_cluster
 from file_dataset._ray.driver import run_dataset, run_frame
 from file_dataset._ray.options import BatchOptions
+from file_dataset._settings import checked_wish
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Mapping
 
     import pandas as pd
 
+    from file_dataset._options import Options
     from file_dataset._result import PipelineResult
 
 
@@ -34,6 +37,10 @@ def run_pipeline(  # noqa: PLR0913  # each is a choice of the user's
     actors: bool | None = None,
     workers: int | None = None,
     ray_remote_args: Mapping[str, Any] | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    code_version: str | None = None,
+    check_inputs: bool = False,
+    checkpoint_options: Options | None = None,
 ) -> PipelineResult:
     """Run a Pipeline on a Ray cluster and return what `pipeline.run(frame)` returns here.
 
@@ -67,6 +74,12 @@ def run_pipeline(  # noqa: PLR0913  # each is a choice of the user's
             an fn that crashes costs its row; 0: fn runs in the task's own process, and Ray runs a batch that crashes
             it again and again.
         ray_remote_args: more of `ray.remote`'s arguments, such as `{"resources": {"disk": 1}}` or `runtime_env`.
+        checkpoint: as of `run`, and the same one will do for runs here and there. This process alone reads and writes
+            it (through Ray Client the task on the cluster, so give `s3://...` there), each time a batch ends. Rows that
+            are done go to no task; if all are, Ray is not started.
+        code_version: as of `run`.
+        check_inputs: as of `run`. This process sends the HEADs.
+        checkpoint_options: as of `run`.
 
     Returns:
         The result of all rows. Of a Dataset `input` is not known, nor `failed_rows`; `failures` names them.
@@ -87,6 +100,7 @@ def run_pipeline(  # noqa: PLR0913  # each is a choice of the user's
         '1 of 2 rows dropped (50.0%): 1 at download'
     """
     pipeline = _checked_pipeline(pipeline)
+    wish = checked_wish(checkpoint, code_version, checkpoint_options, check_inputs=check_inputs)
     options = BatchOptions(
         pipeline=pipeline,
         batch_size=None if batch_size is None else compat.checked_count("batch_size", batch_size, 1),
@@ -98,11 +112,10 @@ def run_pipeline(  # noqa: PLR0913  # each is a choice of the user's
     options.check()
     if isinstance(data, ray.data.Dataset):
         compat.connect()
-        return run_on_cluster(options, data) if compat.is_client() else run_dataset(options, data)
+        return run_on_cluster(options, data, wish) if compat.is_client() else run_dataset(options, data, wish)
     # refuses the frame before Ray starts anything
     prepared = options.prepare(data)
-    compat.connect()
-    return run_on_cluster(options, data, prepared) if compat.is_client() else run_frame(options, prepared)
+    return run_on_cluster(options, data, wish, prepared) if compat.is_client() else run_frame(options, prepared, wish)
 
 
 def _checked_pipeline(pipeline: object) -> Pipeline:

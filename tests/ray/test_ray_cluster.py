@@ -183,6 +183,38 @@ def test_through_ray_client_it_runs_on_the_cluster(tmp_path, environment, head):
     assert "refused Ray Data does not run through Ray Client (ray://)" in printed
 
 
+def test_a_checkpoint_through_ray_client_is_the_tasks_and_lies_in_a_bucket(tmp_path, environment, head, faults):
+    faults.put("s3://b/other", b"")  # makes the bucket
+    code = f"""
+    options = file_dataset.Options(
+        {{"aws_access_key_id": "AKIDTEST", "aws_secret_access_key": "secrettest", "region_name": "us-east-1"}},
+        {{"endpoint_url": {faults.endpoint_url!r}}},
+    )
+
+    def pipeline():
+        return file_dataset.Pipeline(fn, into_path=here / "out", options=options, progress=False)
+
+    try:
+        file_dataset.ray.run_pipeline(pipeline(), frame, checkpoint=here / "runs")
+    except file_dataset.InvalidDatasetError as exc:
+        print("refused", exc)
+
+    pipeline().run(frame.head(30), checkpoint="s3://b/runs")
+    now = time.time_ns()
+    result = file_dataset.ray.run_pipeline(pipeline(), frame, checkpoint="s3://b/runs")
+    assert ray.util.client.ray.is_connected()
+    check(result)
+    assert result.input is frame
+    print("ran", sum(at.stat().st_mtime_ns > now for at in here.glob("out/*/b.txt")))
+    print("to run", pipeline().plan(frame, checkpoint="s3://b/runs").summary())
+    """
+    printed = run(code, tmp_path, {**environment, "RAY_ADDRESS": f"ray://127.0.0.1:{head[1]}"})
+    assert "through Ray Client (ray://) a task on the cluster reads and writes it: give checkpoint='s3://" in printed
+    assert "whole" in printed
+    assert "ran 10" in printed
+    assert "to run 0 of 40 rows to run; 40 are done" in printed
+
+
 def test_it_joins_the_cluster_of_the_address(tmp_path, environment, head):
     code = """
     check(file_dataset.ray.run_pipeline(pipeline(), frame, batch_size=10))
