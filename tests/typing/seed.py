@@ -23,7 +23,11 @@ def use(frame: pd.DataFrame) -> pd.DataFrame:
     """Use every public door as the README does."""
     pipeline = file_dataset.Pipeline(
         fn=resample_local_image_file,
-        write_options={"into_path": "s3://my-bucket/resampled/", "extra_args": {"ContentType": "image/mha"}},
+        write_options={
+            "into_path": "s3://my-bucket/resampled/",
+            "extra_args": {"ContentType": "image/mha"},
+            "if_exists": "error",
+        },
         options=file_dataset.Options.default(),
         on_failure="record",
         progress=lambda now: print(now.done, now.total),  # noqa: T201
