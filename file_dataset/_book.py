@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from file_dataset import _frame
 from file_dataset._checkpoint import fingerprints, parts, states
-from file_dataset._checkpoint.frames import KeptRows, taken
+from file_dataset._checkpoint.frames import frames_at
 from file_dataset._checkpoint.inputs import changed
 from file_dataset._checkpoint.place import known_at, place_of
 from file_dataset._errors import RowError
@@ -84,7 +84,7 @@ class Book:
         )  # fmt: skip
         if len(self._to_run):
             places = self.states.places[self._to_run]
-            was_stored = (self.known.states[places] == parts.STORED) & (places >= 0) if len(self.known) else places >= 0
+            was_stored = (places >= 0) & self.known.is_in(parts.STORED)[places] if len(self.known) else places >= 0
             begun = [at for at in was_stored.nonzero()[0].tolist() if at not in self.part.rows.failed]
             self.journal.begin(begun)
 
@@ -110,20 +110,20 @@ class Book:
         rows, kept = self.prepared.rows, self.states.kept
         if not len(kept):
             return replace(ran, input=rows.frame)
-        found = KeptRows(taken(self.known, self.states.places[kept]))
         contract = self.prepared.contract
-        manifest = _frame.manifest(rows, found.outputs(contract.names if contract else ()), keep=kept)
+        promised = contract.names if contract else ()
+        frames, without_digest = frames_at(self.known, self.states.places[kept], rows, kept, promised)
         if self.prepared.settings.on_failure == "record":
-            manifest = _frame.with_failures(manifest, dict.fromkeys(_frame.ERROR_COLUMNS, [None] * len(kept)))
-        files, inputs = found.files(), found.inputs()
+            nothing = dict.fromkeys(_frame.ERROR_COLUMNS, [None] * len(kept))
+            frames["manifest"] = _frame.with_failures(frames["manifest"], nothing)
         earlier = replace(
             ran,
             input=rows.frame,
-            manifest=manifest,
             failures=ran.failures.head(0),
-            files=_frame.files_frame(rows, kept[files[0]], files[1]),
-            inputs=_frame.inputs_frame(rows, kept[inputs[0]], inputs[1]),
-            files_without_digest=found.without_digest,
+            manifest=frames["manifest"],
+            files=frames["files"],
+            inputs=frames["inputs"],
+            files_without_digest=without_digest,
             hint=None,
         )
         return joined(earlier, ran)

@@ -170,8 +170,8 @@ class Journal:
         by_size = sorted(self._parts, key=self._parts.__getitem__)
         names = by_size[: len(by_size) - _LARGEST]
         try:
-            tables = [parts.decode(content, self._place.path_of(name)) for name, content in self._place.read(names)]
-            lines = parts.known_of(tables).lines
+            found = [parts.opened(content, self._place.path_of(name)) for name, content in self._place.read(names)]
+            lines = parts.known_of(found).whole()
             joined = self._place.write(parts.encode(lines))
             for name in names:
                 del self._parts[name]
@@ -204,7 +204,7 @@ class Journal:
         }
         columns["id"] = pa.array([str(self._ids[position]) for position in positions], pa.string())
         columns["fingerprint"] = pa.array([self._fingerprint(position) for position in positions], pa.binary(16))
-        return pa.table({name: columns[name] for name in parts.COLUMNS.names}) if count else parts.empty()
+        return pa.table({name: columns[name] for name in parts.COLUMNS.names}) if count else parts.COLUMNS.empty_table()
 
     def _fingerprint(self, position: int) -> bytes:
         return bytes(self._fingerprints[position]).ljust(fingerprints.BYTES, b"\0")  # numpy drops null bytes at the end

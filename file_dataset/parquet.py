@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import base64
 import datetime as dt
-import hashlib
 import json
 import zlib
 from pathlib import PurePath
@@ -21,6 +20,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from file_dataset import _seal
 from file_dataset._errors import InvalidDatasetError
 
 if TYPE_CHECKING:
@@ -32,9 +32,6 @@ _VERSION_KEY = b"file_dataset.format_version"
 _DTYPES_KEY = b"file_dataset.dtypes"
 _NOTES_KEY = b"file_dataset.notes"
 _VERSION = 2  # 1 had no digest, and kept one kind of null in a column of objects
-_GAP = b"file_dataset.sha256:"
-_DIGEST_BYTES = hashlib.sha256().digest_size
-_FOOTER_END = 8  # its length in 4 bytes, and "PAR1" (https://parquet.apache.org/docs/file-format/)
 _JSON_TYPES = {"string", "integer", "floating", "boolean", "empty"}  # as pandas infers them
 # of these, == on lists of one type each finds whether they are the same; NaN aside, which only looks different
 _PLAIN_TYPES = {str, int, float, bool, bytes, type(None), dt.date, dt.timedelta}
@@ -182,10 +179,7 @@ def _written(frame: pd.DataFrame, notes: Mapping[str, Any] | None) -> pa.Buffer:
     } | ({_NOTES_KEY: json.dumps(notes).encode()} if notes else {})
     sink = pa.BufferOutputStream()
     pq.write_table(table.replace_schema_metadata(metadata), sink)
-    content = memoryview(sink.getvalue()).cast("B")
-    footer = _footer_start(content)
-    digest = hashlib.sha256(content).digest()
-    return pa.py_buffer(b"".join([content[:footer], _GAP, digest, content[footer:]]))
+    return pa.py_buffer(_seal.sealed(sink.getvalue()))
 
 
 def _is_json(attrs: Mapping[Any, Any]) -> bool:
@@ -195,25 +189,8 @@ def _is_json(attrs: Mapping[Any, Any]) -> bool:
         return False
 
 
-def _footer_start(content: memoryview) -> int:
-    size = int.from_bytes(content[-_FOOTER_END:-4], "little")
-    return max(len(content) - _FOOTER_END - size, 0)
-
-
-def _is_whole(content: pa.Buffer) -> bool | None:
-    """Whether the digest is that of the other bytes; None where there is none."""
-    view = memoryview(content).cast("B")
-    footer = _footer_start(view)
-    gap = footer - len(_GAP) - _DIGEST_BYTES
-    if gap < 0 or view[gap : gap + len(_GAP)] != _GAP:
-        return None
-    digest = hashlib.sha256(view[:gap])
-    digest.update(view[footer:])
-    return digest.digest() == view[footer - _DIGEST_BYTES : footer]
-
-
 def _opened(content: pa.Buffer, uri: str, remedy: str) -> pq.ParquetFile:
-    is_whole = _is_whole(content)
+    is_whole = _seal.is_whole(content)
     if is_whole is False:
         raise _damaged(uri, "its bytes are not those that were stored", remedy)
     try:

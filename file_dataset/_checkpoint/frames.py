@@ -11,109 +11,44 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from file_dataset import _frame
-from file_dataset._checkpoint.parts import STORED, Known, column
+from file_dataset._checkpoint.parts import COLUMNS, FAILED, STORED, column, field_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
+    from file_dataset._checkpoint.parts import Known
     from file_dataset._columns import Positions
 
-
-class KeptRows:
-    """Lines of a checkpoint, in the order of a result. What it gives are columns, and of each value its line."""
-
-    def __init__(self, lines: pa.Table) -> None:
-        """Take the lines."""
-        self._lines = lines
-        self._ids = column(lines, "id")
-        self._into = column(lines, "into_path")
-
-    @property
-    def without_digest(self) -> int:
-        """Downloads without a digest, of all rows."""
-        return int(pc.sum(self._lines["without_digest"]).as_py() or 0)
-
-    def outputs(self, promised: Iterable[str]) -> dict[str, Any]:
-        """Return where the outputs lie, a column for each: those that are promised, then others as rows have them.
-
-        Where a row lacks one there is null.
-        """
-        names = dict.fromkeys(promised)
-        lines, fields = self._flat("outputs")
-        files = fields["file"]
-        names |= dict.fromkeys(pc.unique(files).to_pylist())
-        columns = {}
-        for name in names:
-            is_it = pc.equal(files, name)
-            places = lines[is_it.to_numpy(zero_copy_only=False)]
-            has_file = pc.is_valid(fields["size_bytes"].filter(is_it))
-            at = np.full(len(self._lines), -1, np.int64)
-            at[places] = places
-            at[places[~has_file.to_numpy(zero_copy_only=False)]] = -1
-            there = pa.array(at, mask=at < 0)
-            columns[name] = _text(self._locations(there, pa.scalar(name)))
-        return columns
-
-    def files(self) -> tuple[Positions, dict[str, Any]]:
-        """Return the row of each stored file, and the columns of the frame of files."""
-        lines, fields = self._flat("outputs")
-        has_file = pc.is_valid(fields["size_bytes"])
-        there = {name: column.filter(has_file) for name, column in fields.items()}
-        lines = lines[has_file.to_numpy(zero_copy_only=False)]
-        location = self._locations(pa.array(lines), there["file"])
-        texts = {name: _text(there[name]) for name in ("file", "etag", "checksum")}
-        return lines, {**texts, "location": _text(location), "size_bytes": there["size_bytes"].to_numpy()}
-
-    def inputs(self) -> tuple[Positions, dict[str, Any]]:
-        """Return the row of each input that was read, and the columns of the frame of inputs."""
-        lines, fields = self._flat("inputs")
-        sizes = fields.pop("size_bytes").to_numpy()
-        return lines, {**{name: _text(column) for name, column in fields.items()}, "size_bytes": sizes}
-
-    def failures(self) -> tuple[Positions, dict[str, Any]]:
-        """Return the row of each failure, and the columns of the frame of failures."""
-        lines, fields = self._flat("failures")
-        return lines, {f"error_{name}": _text(column) for name, column in fields.items()}
-
-    def _flat(self, of: str) -> tuple[Any, dict[str, Any]]:
-        """Return the line of each value of a column of lists, and the values by field."""
-        lists = column(self._lines, of)
-        values = pc.list_flatten(lists)
-        names = [field.name for field in values.type]
-        lines = pc.list_parent_indices(lists).to_numpy().astype(np.int64)
-        return lines, {name: pc.struct_field(values, name) for name in names}
-
-    def _locations(self, lines: Any, files: Any) -> Any:  # noqa: ANN401  # of pyarrow
-        # a bucket's root is s3://bucket/
-        into = pc.utf8_rtrim(self._into.take(lines), "/")
-        return pc.binary_join_element_wise(into, self._ids.take(lines), files, "/")
+_FILE_TEXTS = ("file", "etag", "checksum")
+_INPUT_TEXTS = ("file", "location", "etag", "version_id", "checksum")
 
 
-def ids_of(lines: pa.Table) -> pd.DataFrame:
-    """Return the ids as a frame of one column, with the dtype that they had."""
-    dtypes = pc.unique(column(lines, "id_dtype")).to_pylist()
-    texts = column(lines, "id")
-    if len(dtypes) == 1 and (dtype := dtypes[0]) is not None:
-        try:
-            found = pd.api.types.pandas_dtype(dtype)
-        except TypeError:
-            found = np.dtype(object)
-        if pd.api.types.is_integer_dtype(found):
-            return pd.DataFrame({_frame.ID: pd.array(pc.cast(texts, pa.int64()).to_numpy(), dtype=found)})
-        if found != np.dtype(object):
-            return pd.DataFrame({_frame.ID: pd.array(texts.to_numpy(zero_copy_only=False), dtype=found)})
-        return pd.DataFrame({_frame.ID: texts.to_numpy(zero_copy_only=False)}, dtype=object)
-    were_numbers = ["int" in (kind or "").lower() for kind in column(lines, "id_dtype").to_pylist()]
-    pairs = zip(texts.to_pylist(), were_numbers, strict=True)
-    ids = [int(text) if was_number else text for text, was_number in pairs]
-    return pd.DataFrame({_frame.ID: pd.Series(ids, dtype=object)})
+def frames_at(
+    known: Known, places: Positions, rows: _frame.Rows, positions: Positions, promised: Iterable[str] = ()
+) -> tuple[dict[str, pd.DataFrame], int]:
+    """Return manifest, files and inputs of rows that are stored, and how many of their downloads had no digest.
 
-
-def _text(column: Any) -> Any:  # noqa: ANN401  # of pyarrow
-    """Return a column of text as pandas keeps it, null where it is null."""
-    chunks = column if isinstance(column, pa.ChunkedArray) else pa.chunked_array([column])
-    dtype: Any = pd.api.types.pandas_dtype(_frame.TEXT)
-    return dtype.__from_arrow__(chunks)
+    Args:
+        known: the checkpoint.
+        places: of the rows, in it.
+        rows: the frame that they are rows of.
+        positions: of the rows, in that frame.
+        promised: output columns that the manifest has in any case, the first ones.
+    """
+    at = np.asarray(positions, np.int64)
+    outputs = _Lists(known, places, "outputs")
+    locations = _locations(known, places)
+    files = {name: _text(outputs.values(name)) for name in _FILE_TEXTS}
+    files["location"] = _text(pc.drop_null(locations))
+    manifest = _manifest(outputs, locations, files["location"], promised)
+    stored_at, sizes = outputs.sizes()
+    frames = {
+        "files": _frame.files_frame(rows, at[outputs.order][stored_at], {**files, "size_bytes": sizes}),
+        "manifest": _frame.manifest(rows, manifest, keep=at[outputs.order]),
+        "inputs": _inputs(known, places, rows, at),
+    }
+    without_digest = sum(pc.sum(lines["without_digest"]).as_py() for _, lines in known.read(places, ["without_digest"]))
+    return frames, without_digest
 
 
 def frames_of(known: Known) -> tuple[dict[str, pd.DataFrame], int]:
@@ -121,21 +56,129 @@ def frames_of(known: Known) -> tuple[dict[str, pd.DataFrame], int]:
 
     There are no carried columns. Returns also how many downloads had no digest.
     """
-    lines = known.lines
-    ids = ids_of(lines)
+    stored, failed = (np.flatnonzero(known.is_in(state)) for state in (STORED, FAILED))
+    ids = _ids(known)
     rows = _frame.Rows(ids, None, {}, (), {}, Path(), len(ids))
-    found = KeptRows(lines)
-    stored = np.flatnonzero(known.states == STORED)
-    outputs = {name: values.take(stored) for name, values in found.outputs(()).items()}
-    frames = {
-        "manifest": _frame.manifest(rows, outputs, keep=stored),
-        "failures": _frame.failures_frame(rows, *found.failures()),
-        "files": _frame.files_frame(rows, *found.files()),
-        "inputs": _frame.inputs_frame(rows, *found.inputs()),
-    }
-    return frames, found.without_digest
+    frames, without_digest = frames_at(known, stored, rows, stored)
+    failures = _Lists(known, failed, "failures")
+    texts = {f"error_{name}": _text(failures.values(name, is_file=False)) for name in failures.names}
+    frames["failures"] = _frame.failures_frame(rows, failed[failures.order][failures.lines], texts)
+    if len(more := _inputs(known, failed, rows, failed)):
+        frames["inputs"] = pd.concat([frames["inputs"], more], ignore_index=True)
+    return frames, without_digest
 
 
-def taken(known: Known, places: Positions) -> pa.Table:
-    """Return these lines."""
-    return known.lines.take(pa.array(places))
+class _Lists:
+    """The values of a column of lists, field by field: one of a million values is in memory twice, and not all."""
+
+    def __init__(self, known: Known, places: Positions, of: str) -> None:
+        self._known, self._places, self._of = known, places, of
+        self.names = [field.name for field in COLUMNS.field(of).type.value_type]
+        whole = "size_bytes" if "size_bytes" in self.names else self.names[0]
+        pieces = [(which, *self._flat(lines)) for which, lines in known.read(places, [field_of(of, whole)])]
+        starts = np.cumsum([0, *(len(which) for which, _, _ in pieces)])
+        # of each line, which of the places it is; of each value, its line
+        self.order = np.concatenate([np.empty(0, np.int64), *(which for which, _, _ in pieces)])
+        parents = [at + start for (_, at, _), start in zip(pieces, starts, strict=False)]
+        self.lines = np.concatenate([np.empty(0, np.int64), *parents])
+        self._sizes = pa.chunked_array(
+            [values for _, _, values in pieces], COLUMNS.field(of).type.value_type.field(whole).type
+        )
+
+    def sizes(self) -> tuple[Any, Any]:
+        """Return the line of each value that is a file, and its size."""
+        is_file = pc.is_valid(self._sizes).to_numpy(zero_copy_only=False)
+        return self.lines[is_file], pc.drop_null(self._sizes).to_numpy()
+
+    def values(self, name: str, *, is_file: bool = True) -> Any:  # noqa: ANN401  # of pyarrow
+        """Return a field of all values, or of those that are files."""
+        reads = self._known.read(self._places, [field_of(self._of, name)])
+        values = pa.chunked_array([self._flat(lines)[1] for _, lines in reads], pa.string())
+        return values.filter(pc.is_valid(self._sizes)) if is_file and self._sizes.null_count else values
+
+    def _flat(self, lines: pa.Table) -> tuple[Any, Any]:
+        lists = column(lines, self._of)
+        at = pc.list_parent_indices(lists).to_numpy().astype(np.int64)
+        return at, pc.struct_field(pc.list_flatten(lists), 0)
+
+
+def _locations(known: Known, places: Positions) -> Any:  # noqa: ANN401  # of pyarrow
+    """Return where each output lies; null: fn gave None for it."""
+    pieces = []
+    for _, lines in known.read(
+        places, ["id", "into_path", field_of("outputs", "file"), field_of("outputs", "size_bytes")]
+    ):
+        lists = column(lines, "outputs")
+        at, values = pc.list_parent_indices(lists), pc.list_flatten(lists)
+        into = pc.utf8_rtrim(column(lines, "into_path"), "/").take(at)  # a bucket's root is s3://bucket/
+        has_file = pc.is_valid(pc.struct_field(values, "size_bytes"))
+        files = pc.if_else(has_file, pc.struct_field(values, "file"), pa.scalar(None, pa.string()))
+        pieces.append(pc.binary_join_element_wise(into, column(lines, "id").take(at), files, "/"))
+    return pa.chunked_array(pieces, pa.string())
+
+
+def _manifest(outputs: _Lists, locations: Any, located: Any, promised: Iterable[str]) -> dict[str, Any]:  # noqa: ANN401
+    """Return where the outputs lie, a column for each: those that are promised, then others as rows have them.
+
+    Args:
+        outputs: of the rows.
+        locations: of each; null: fn gave None for it.
+        located: the same as pandas keeps it, without nulls.
+        promised: output columns that there are in any case.
+    """
+    files = outputs.values("file", is_file=False)
+    names = list(dict.fromkeys([*promised, *files.unique().to_pylist()]))
+    count = len(outputs.order)
+    if len(names) == 1 and len(outputs.lines) == count and not locations.null_count:
+        return {names[0]: located}
+    whole = locations.combine_chunks()
+    columns = {}
+    for name in names:
+        is_it = np.flatnonzero(pc.equal(files, name).to_numpy(zero_copy_only=False))
+        at = np.full(count, -1, np.int64)
+        at[outputs.lines[is_it]] = is_it
+        columns[name] = _text(pa.chunked_array([whole.take(pa.array(at, mask=at < 0))]))
+    return columns
+
+
+def _inputs(known: Known, places: Positions, rows: _frame.Rows, at: Any) -> pd.DataFrame:  # noqa: ANN401  # of numpy
+    inputs = _Lists(known, places, "inputs")
+    read_at, sizes = inputs.sizes()
+    texts = {name: _text(inputs.values(name)) for name in _INPUT_TEXTS}
+    return _frame.inputs_frame(rows, at[inputs.order][read_at], {**texts, "size_bytes": sizes})
+
+
+def _text(values: Any) -> Any:  # noqa: ANN401  # of pyarrow; an array of pandas
+    """Return a column of text as pandas keeps it."""
+    dtype: Any = pd.api.types.pandas_dtype(_frame.TEXT)
+    return dtype.__from_arrow__(values)
+
+
+def _ids(known: Known) -> pd.DataFrame:
+    """Return the ids as a frame of one column, with the dtype that they had."""
+    kinds: set[str | None] = set()
+    for _, lines in known.read(np.arange(len(known)), ["id_dtype"]):
+        kinds.update(lines["id_dtype"].unique().to_pylist())
+    texts = column(known.lines, "id")
+    make = _maker(kinds.pop()) if len(kinds) == 1 else None
+    return pd.DataFrame({_frame.ID: make(texts) if make else _each_as_it_was(known, texts)})
+
+
+def _maker(dtype: str | None) -> Callable[[Any], Any] | None:
+    try:
+        found = pd.api.types.pandas_dtype(dtype)
+    except TypeError:  # of another version, or of an extension that is not loaded
+        return None
+    if pd.api.types.is_integer_dtype(found):
+        return lambda texts: pd.array(pc.cast(texts, pa.int64()).to_numpy(), dtype=found)
+    if found == np.dtype(object):
+        return None
+    return lambda texts: pd.array(texts.to_numpy(zero_copy_only=False), dtype=found)
+
+
+def _each_as_it_was(known: Known, texts: Any) -> pd.Series:  # noqa: ANN401  # of pyarrow
+    """Return ids of several dtypes as objects."""
+    records = known.records(np.arange(len(known)), ["id_dtype"])
+    pairs = zip(texts.to_pylist(), records, strict=True)
+    ids = [int(text) if "int" in (record["id_dtype"] or "").lower() else text for text, record in pairs]
+    return pd.Series(ids, dtype=object)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from file_dataset import _frame, _transfer
-from file_dataset._checkpoint.frames import taken
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -17,8 +16,6 @@ if TYPE_CHECKING:
     from file_dataset._errors import Failure
     from file_dataset._sink import ObjectInfo
     from file_dataset._stores import Stores
-
-_AT_ONCE = 10_000  # rows whose records are Python objects at a time; a guess
 
 
 def changed(rows: _frame.Rows, states: States, known: Known, stores: Stores) -> dict[int, str]:
@@ -32,30 +29,34 @@ def changed(rows: _frame.Rows, states: States, known: Known, stores: Stores) -> 
         RowError: the store refuses these credentials, or there are none.
     """
     found: dict[int, str] = {}
-    kept = states.kept.tolist()
-    etags = _etags(rows)
-    for start in range(0, len(kept), _AT_ONCE):
-        some = kept[start : start + _AT_ONCE]
-        lines = taken(known, states.places[some]).select(["inputs"])["inputs"].to_pylist()
+    kept, etags = states.kept, _etags(rows)
+    for which, lines in known.read(states.places[kept], ["inputs"]):
+        positions = kept[which].tolist()
         before = {
-            (position, one["file"]): one for position, inputs in zip(some, lines, strict=True) for one in inputs or ()
+            (position, one["file"]): one
+            for position, record in zip(positions, lines.to_pylist(), strict=True)
+            for one in record["inputs"] or ()
         }
+        asked: list[_transfer.Wanted] = []
         missing: list[tuple[_transfer.Wanted, Failure]] = []
-        wanted = list(_wanted(rows, some))
-        asked = [one for one in wanted if one.file not in etags and not isinstance(one.at, Path)]
-        for one in wanted:
-            if one.file in etags and not isinstance(one.at, Path):
-                read, now = before.get((one.position, one.file), {}), etags[one.file][one.position]
-                if read.get("etag") != now:
-                    found.setdefault(one.position, f"{one.file}: its ETag was {read.get('etag')}, and is {now}")
-            elif isinstance(one.at, Path) and (why := _of_local(one.at, before.get((one.position, one.file), {}))):
-                found.setdefault(one.position, f"{one.file}: {why}")
+        for one in _wanted(rows, positions):
+            read = before.get((one.position, one.file), {})
+            if isinstance(one.at, Path):
+                _note(found, one, _of_local(one.at, read))
+            elif one.file in etags:
+                _note(found, one, _of_etag(etags[one.file][one.position], read))
+            else:
+                asked.append(one)
         for one, info in _transfer.infos(asked, stores, missing):
-            if why := _of_object(before.get((one.position, one.file), {}), info):
-                found.setdefault(one.position, f"{one.file}: {why}")
+            _note(found, one, _of_object(info, before.get((one.position, one.file), {})))
         for one, failure in missing:
-            found.setdefault(one.position, f"{one.file}: {failure.type}: {failure.message}")
+            _note(found, one, f"{failure.type}: {failure.message}")
     return found
+
+
+def _note(found: dict[int, str], one: _transfer.Wanted, why: str) -> None:
+    if why:
+        found.setdefault(one.position, f"{one.file}: {why}")
 
 
 def _wanted(rows: _frame.Rows, positions: Iterable[int]) -> Iterator[_transfer.Wanted]:
@@ -77,14 +78,18 @@ def _etags(rows: _frame.Rows) -> dict[str, list[Any]]:
     }
 
 
-def _of_object(read: Mapping[str, Any], now: ObjectInfo) -> str:
+def _of_object(now: ObjectInfo, read: Mapping[str, Any]) -> str:
     checksum = None if now.digest is None else str(now.digest)
     before = read.get("checksum")
     if checksum and before and checksum.partition(":")[0] == before.partition(":")[0]:
         return "" if checksum == before else f"its checksum was {before}, and is {checksum}"
     if now.etag is None and read.get("etag") is None and now.size_bytes == read.get("size_bytes"):
         return ""
-    return "" if now.etag == read.get("etag") else f"its ETag was {read.get('etag')}, and is {now.etag}"
+    return _of_etag(now.etag, read)
+
+
+def _of_etag(now: str | None, read: Mapping[str, Any]) -> str:
+    return "" if now == read.get("etag") else f"its ETag was {read.get('etag')}, and is {now}"
 
 
 def _of_local(path: Path, read: Mapping[str, Any]) -> str:

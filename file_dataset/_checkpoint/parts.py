@@ -2,11 +2,13 @@
 
 A part is a table with one line per row, in the columns of `COLUMNS`. What a location follows from is kept, and not the
 location of an output itself: an output lies at `<into_path>/<id>/<file>`, so no part can point elsewhere.
+
+A million rows are 70 MB in parts, and 280 MB as tables. So a part stays as it is; the columns that decide are read of
+all its lines, the others only of those that are asked for, 65,536 lines at a time.
 """
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,13 +17,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from file_dataset import _frame, _plan, _urls
+from file_dataset import _frame, _plan, _seal, _urls
 from file_dataset._errors import InvalidDatasetError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     import numpy.typing as npt
+
+    from file_dataset._columns import Positions
 
 STORED, FAILED, BEGUN = "stored", "failed", "begun"
 
@@ -52,24 +56,67 @@ COLUMNS = pa.schema(
         ),
     }
 )
+_DECIDE = ["id", "fingerprint", "state", "generation", "finished_at"]
+_WORDS = ["into_path", "state", "id_dtype"]
+_AT_ONCE = 1 << 16  # lines whose other columns are in memory at a time; a guess
 _REMEDY = "remove it and its rows run again, or give another place"
+_DAMAGE = (pa.ArrowException, OSError, ValueError, KeyError, TypeError, OverflowError, MemoryError)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part: of every line what decides; the rest is read when it is asked for."""
+
+    name: str
+    file: pq.ParquetFile
+    lines: pa.Table  # of the columns that decide
+
+    def read(self, lines: npt.NDArray[np.int64], columns: Sequence[str]) -> Iterator[tuple[slice, pa.Table]]:
+        """Yield some lines, some at a time, and which of `lines` they are.
+
+        Args:
+            lines: their numbers, ascending.
+            columns: of `COLUMNS`, or fields of those of lists (`field_of`).
+
+        Raises:
+            InvalidDatasetError: the part is damaged.
+        """
+        start = 0
+        for group in range(self.file.num_row_groups):
+            stop = start + self.file.metadata.row_group(group).num_rows
+            some = slice(*np.searchsorted(lines, [start, stop]).tolist())
+            if some.stop > some.start:
+                try:
+                    table = self.file.read_row_group(group, columns=list(columns), use_threads=False)
+                except _DAMAGE as exc:
+                    raise _damaged(self.name, exc) from exc
+                yield some, table if len(table) == some.stop - some.start else table.take(lines[some] - start)
+            start = stop
 
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What the parts hold: one line per row, the latest."""
+    """What the parts hold: one line per row, the latest.
+
+    Attributes:
+        lines: id, fingerprint and state of each.
+        generation: the latest.
+        parts: where the lines are from.
+        numbers: of each line its number, counted through all parts; ascending.
+    """
 
     lines: pa.Table
-    generation: int  # the latest
+    generation: int
+    parts: Sequence[Part]
+    numbers: npt.NDArray[np.int64]
 
     def __len__(self) -> int:
         """Return how many rows there are."""
         return int(self.lines.num_rows)
 
-    @property
-    def states(self) -> npt.NDArray[np.str_]:
-        """The state of each."""
-        found: npt.NDArray[np.str_] = column(self.lines, "state").to_numpy(zero_copy_only=False).astype(str)
+    def is_in(self, state: str) -> npt.NDArray[np.bool_]:
+        """Return for each row whether it is in this state."""
+        found: npt.NDArray[np.bool_] = pc.equal(column(self.lines, "state"), state).to_numpy(zero_copy_only=False)
         return found
 
     @property
@@ -80,6 +127,37 @@ class Known:
         start, stop = values.offset * width, (values.offset + len(values)) * width
         return np.frombuffer(memoryview(values.buffers()[1])[start:stop], f"S{width}")
 
+    def read(self, places: Positions, columns: Sequence[str]) -> Iterator[tuple[npt.NDArray[np.int64], pa.Table]]:
+        """Yield whole lines, some at a time and in the order of the parts, and which of `places` they are.
+
+        Args:
+            places: of these rows.
+            columns: as of `Part.read`.
+        """
+        numbers = self.numbers[places]
+        order = np.argsort(numbers, kind="stable")
+        numbers = numbers[order]
+        start = 0
+        for part in self.parts:
+            stop = start + part.lines.num_rows
+            first, last = np.searchsorted(numbers, [start, stop]).tolist()
+            for some, table in part.read(numbers[first:last] - start, columns):
+                yield order[first:last][some], table
+            start = stop
+
+    def records(self, places: Positions, columns: Sequence[str]) -> list[dict[str, Any]]:
+        """Return some columns of these rows, a dict each: for few of them."""
+        found: list[dict[str, Any]] = [{}] * len(places)
+        for which, table in self.read(places, columns):
+            for place, record in zip(which.tolist(), table.to_pylist(), strict=True):
+                found[place] = record
+        return found
+
+    def whole(self) -> pa.Table:
+        """Return all lines, whole."""
+        tables = [table for _, table in self.read(np.arange(len(self)), COLUMNS.names)]
+        return pa.concat_tables([COLUMNS.empty_table(), *tables])
+
 
 def column(table: pa.Table, name: str) -> Any:  # noqa: ANN401  # pyarrow has no types
     """Return a column in one piece, words as text."""
@@ -89,21 +167,21 @@ def column(table: pa.Table, name: str) -> Any:  # noqa: ANN401  # pyarrow has no
     return found.combine_chunks() if found.num_chunks != 1 else found.chunk(0)
 
 
-def empty() -> pa.Table:
-    """Return a table of no rows."""
-    return COLUMNS.empty_table()
+def field_of(column: str, name: str) -> str:
+    """Return how Parquet names a field of the lists of a column."""
+    return f"{column}.list.element.{name}"
 
 
 def encode(lines: pa.Table) -> bytes:
-    """Return a part with these lines. Pages have checksums, so damage shows."""
-    sink = io.BytesIO()
+    """Return a part with these lines, and a digest of it."""
+    sink = pa.BufferOutputStream()
     table = lines.cast(COLUMNS).replace_schema_metadata({_VERSION_KEY: _VERSION})
-    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
-    return sink.getvalue()
+    pq.write_table(table, sink, compression="zstd", row_group_size=_AT_ONCE)
+    return _seal.sealed(sink.getvalue())
 
 
-def decode(content: Any, name: str) -> pa.Table:  # noqa: ANN401  # a buffer
-    """Return the lines of a part.
+def opened(content: Any, name: str) -> Part:  # noqa: ANN401  # a buffer
+    """Return a part that is whole, and what decides of its lines.
 
     Args:
         content: the file.
@@ -112,8 +190,9 @@ def decode(content: Any, name: str) -> pa.Table:  # noqa: ANN401  # a buffer
     Raises:
         InvalidDatasetError: it is damaged, no part, or of a later version; or its names are no file's.
     """
+    is_whole = _seal.is_whole(content)
     try:
-        file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
+        file = pq.ParquetFile(pa.BufferReader(content))
         version = (file.schema_arrow.metadata or {}).get(_VERSION_KEY)
     except _DAMAGE as exc:
         raise _damaged(name, exc) from exc
@@ -125,14 +204,15 @@ def decode(content: Any, name: str) -> pa.Table:  # noqa: ANN401  # a buffer
             f"reads {_VERSION.decode()!r}: install a later one, or give another place"
         )
     try:
-        lines = file.read().cast(COLUMNS)
-        _check(lines)
+        if not is_whole:
+            raise ValueError("its bytes are not those that were written")  # one place has the sentence
+        if not file.schema_arrow.equals(COLUMNS):
+            raise ValueError(f"its columns are {file.schema_arrow.names[:20]}")
+        lines = file.read(columns=_DECIDE).select(_DECIDE)
+        _check(file, lines)
     except _DAMAGE as exc:
         raise _damaged(name, exc) from exc
-    return lines.replace_schema_metadata(None)
-
-
-_DAMAGE = (pa.ArrowException, OSError, ValueError, KeyError, TypeError, OverflowError, MemoryError)
+    return Part(name, file, lines.replace_schema_metadata(None))
 
 
 def _damaged(name: str, error: BaseException) -> InvalidDatasetError:
@@ -140,42 +220,44 @@ def _damaged(name: str, error: BaseException) -> InvalidDatasetError:
     return InvalidDatasetError(f"{name} is damaged, or no part of a checkpoint ({reason}): {_REMEDY}")
 
 
-def _check(lines: pa.Table) -> None:
+def _check(file: pq.ParquetFile, lines: pa.Table) -> None:
     """Refuse what no run writes: names that lead elsewhere, lines without a state.
 
     Raises:
         ValueError: saying what.
     """
-    if any(lines[name].null_count for name in ("id", "into_path", "fingerprint", "state", "generation")):
+    few = file.read(columns=[*_WORDS, field_of("outputs", "file")])
+    if any(table[name].null_count for table, name in [*((lines, one) for one in _DECIDE), (few, "into_path")]):
         raise ValueError("a line lacks its id, its state or its fingerprint")
-    words = {name: set(pc.unique(column(lines, name)).to_pylist()) for name in ("state", "into_path", "id_dtype")}
+    words = {name: set(few[name].unique().to_pylist()) for name in _WORDS}
     if unknown := words["state"] - {STORED, FAILED, BEGUN}:
         raise ValueError(f"unknown states {sorted(unknown)[:3]}")
     for place in words["into_path"]:
         _urls.parse_prefix(place)
     if lines.num_rows:
-        _frame.id_texts(column(lines, "id").to_pylist())
-    for name in pc.unique(_fields(lines, "outputs", "file")).to_pylist():
+        _frame.id_texts(lines["id"].to_pylist())
+    names = pc.struct_field(pc.list_flatten(few["outputs"].combine_chunks()), "file") if len(few) else pa.array([])
+    for name in names.unique().to_pylist():
         _plan.check_file_names([name], local=False, segment_bytes=_urls.KEY_BYTES)
 
 
-def _fields(lines: pa.Table, of: str, name: str) -> Any:  # noqa: ANN401  # pyarrow has no types
-    """Return one field of a column of lists, over all lists."""
-    return pc.struct_field(pc.list_flatten(column(lines, of)), name)
-
-
-def known_of(tables: Sequence[pa.Table]) -> Known:
+def known_of(parts: Sequence[Part]) -> Known:
     """Return what these parts hold together: of each row its latest line."""
-    lines = pa.concat_tables([empty(), *tables])
+    empty = pa.schema([COLUMNS.field(name) for name in _DECIDE]).empty_table()
+    lines = pa.concat_tables([empty, *(part.lines for part in parts)])
     if not lines.num_rows:
-        return Known(lines, 0)
+        return Known(lines, 0, parts, np.empty(0, np.int64))
     generations = lines["generation"].to_numpy()
-    order = np.lexsort((lines["finished_at"].cast(pa.int64()).to_numpy(), generations))
+    numbers = np.arange(len(lines))
     codes = column(lines, "id").dictionary_encode()
-    last = np.empty(len(codes.dictionary), np.int64)
-    last[codes.indices.to_numpy()[order]] = order  # the last assignment counts
-    latest = int(generations.max())
-    return Known(lines if len(last) == lines.num_rows else lines.take(np.sort(last)), latest)
+    if len(codes.dictionary) < len(lines):
+        order = np.lexsort((lines["finished_at"].cast(pa.int64()).to_numpy(), generations))
+        last = np.empty(len(codes.dictionary), np.int64)
+        last[codes.indices.to_numpy()[order]] = order  # the last assignment counts
+        numbers = np.sort(last)
+    light = lines.select(["id", "fingerprint", "state"])
+    light = light if len(numbers) == len(lines) else light.take(numbers)
+    return Known(light, int(generations.max()), parts, numbers)
 
 
 def where(known: Known, ids: Iterable[str]) -> npt.NDArray[np.int64]:

@@ -200,14 +200,14 @@ def known_at(place: Place) -> tuple[parts.Known, dict[str, int]]:
         RowError: the store does not hand one over.
         OSError: they cannot be listed.
     """
-    tables: dict[str, pa.Table] = {}
+    found: dict[str, parts.Part] = {}
     while True:
         names = place.names()
-        for gone in set(tables) - set(names):
-            del tables[gone]  # what it had is in another one
-        missing = [name for name in names if name not in tables]
+        for gone in set(found) - set(names):
+            del found[gone]  # what it had is in another one
+        missing = [name for name in names if name not in found]
         for name, content in place.read(missing):
-            tables[name] = parts.decode(content, place.path_of(name))
-        if tables.keys() >= set(names):
-            counts = {name: table.num_rows for name, table in tables.items()}
-            return parts.known_of(list(tables.values())), counts
+            found[name] = parts.opened(content, place.path_of(name))
+        if found.keys() >= set(names):
+            counts = {name: part.lines.num_rows for name, part in found.items()}
+            return parts.known_of(list(found.values())), counts

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 NEW, FAILED, CHANGED, SAME = range(4)
 NAMES = ("new", "failed", "changed", "same")
+_AT_ONCE = 1 << 14  # rows whose lines are Python objects at a time; a guess
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +71,8 @@ def decide(ids: Sequence[str], fingerprints: npt.NDArray[np.bytes_], known: Know
     of_rows = np.full(len(ids), NEW, np.int8)
     there = places >= 0
     lines = places[there]
-    is_failed = known.states[lines] == parts.FAILED
-    is_same = (known.states[lines] == parts.STORED) & (known.fingerprints[lines] == fingerprints[there])
+    is_failed = known.is_in(parts.FAILED)[lines]
+    is_same = known.is_in(parts.STORED)[lines] & (known.fingerprints[lines] == fingerprints[there])
     of_rows[there] = np.where(is_same, SAME, np.where(is_failed, FAILED, CHANGED))
     return States(of_rows, places, {})
 
@@ -86,15 +87,20 @@ def why(states: States, known: Known, now: Mapping[str, Any], files: Mapping[int
         files: the input locations of the rows that changed, by position and file.
     """
     reasons = [""] * len(states.of_rows)
-    for position in states.to_run.tolist():
-        state, place = states.of_rows[position], int(states.places[position])
-        if state == NEW:
-            reasons[position] = "the checkpoint has no such row"
-        elif position in states.why:
-            reasons[position] = states.why[position]
-        else:
-            line = known.lines.slice(place, 1).to_pylist()[0]
-            reasons[position] = _failure(line) if state == FAILED else _change(line, now, files.get(position, {}))
+    for position in np.flatnonzero(states.of_rows == NEW).tolist():
+        reasons[position] = "the checkpoint has no such row"
+    known_before = np.flatnonzero((states.of_rows == FAILED) | (states.of_rows == CHANGED))
+    columns = [*now, "state", "inputs", "failures"]
+    for start in range(0, len(known_before), _AT_ONCE):
+        some = known_before[start : start + _AT_ONCE]
+        lines = known.records(states.places[some], columns) if len(known) else [{}] * len(some)
+        for position, line in zip(some.tolist(), lines, strict=True):
+            if position in states.why:
+                reasons[position] = states.why[position]
+            elif states.of_rows[position] == FAILED:
+                reasons[position] = _failure(line)
+            else:
+                reasons[position] = _change(line, now, files.get(position, {}))
     return reasons
 
 

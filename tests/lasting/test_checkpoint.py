@@ -359,7 +359,7 @@ def test_two_runs_at_once_each_return_the_whole(six, make, tmp_path):
 def test_what_a_part_names_as_an_output_cannot_lead_elsewhere(six, calls, make, tmp_path):
     make(calls).run(six, checkpoint=tmp_path / "runs")
     (part,) = (tmp_path / "runs").iterdir()
-    lines = parts.decode(pa.py_buffer(part.read_bytes()), "part").to_pylist()
+    lines = parts.known_of([parts.opened(part.read_bytes(), "part")]).whole().to_pylist()
     lines[0]["outputs"][0]["file"] = "../../elsewhere.txt"
     part.write_bytes(parts.encode(pa.Table.from_pylist(lines, parts.COLUMNS)))
     with pytest.raises(InvalidDatasetError, match=part.name):
