@@ -170,7 +170,8 @@ def page_of_fields(bucket: str, answer: Mapping[str, Any]) -> Page:
         _listed(bucket, each.get("Key"), each.get("Size"), each.get("ETag"), each.get("LastModified"))
         for each in answer.get("Contents", ())
     ]
-    return _page(found, answer.get("IsTruncated"), answer.get("NextContinuationToken"))
+    is_sent = "HTTPHeaders" in answer.get("ResponseMetadata", {})  # what a Stubber answers may lack this
+    return _page(found, answer.get("IsTruncated", None if is_sent else False), answer.get("NextContinuationToken"))
 
 
 def _page(found: Listing, is_truncated: bool | None, token: str | None) -> Page:  # noqa: FBT001  # a field of S3's

@@ -193,6 +193,7 @@ class Remove(Request[None]):
                 raise error
         else:
             responses.check_stored(answer.headers, answer.body)
+            responses.check_removed(answer.headers)
 
 
 class Get(Request[ObjectInfo]):

@@ -201,6 +201,17 @@ def test_a_404_that_is_of_no_key_is_an_error(faults, store):
         store.remove(AT).result()
 
 
+@pytest.mark.parametrize("body", [b"<html></html>", b"Welcome to our network"], ids=["XML", "no XML"])
+def test_a_page_of_a_proxy_is_no_removal(engine, body):
+    def script(peer):
+        for _ in range(3):
+            peer.request()
+            peer.send(answer(body))
+
+    with Scripted(script) as server, pytest.raises(ConnectionError, match="after 3 attempts"):
+        S3Store(impatient_options(server.url, engine=engine)).remove(AT).result(30)
+
+
 # what a page may hold
 
 

@@ -341,6 +341,25 @@ def test_a_new_process_reads_a_row_without_boto3_pandas_and_pyarrow(kind, faults
     assert ran(READ, faults.endpoint_url, kind) == ["hello", "[]"]
 
 
+LIST = """
+import sys
+from file_dataset import Options
+from file_dataset._s3.store import S3Store
+from file_dataset._urls import ObjectUrl
+store = S3Store(Options({"aws_access_key_id": "AKID", "aws_secret_access_key": "x"}, {"endpoint_url": sys.argv[1]}))
+for each in store.list(ObjectUrl("bucket", "a")).result():
+    store.remove(each.at).result()
+print([name for name in ("boto3", "botocore.client", "urllib3") if name in sys.modules])
+"""
+
+
+def test_a_new_process_lists_and_removes_without_boto3(faults):
+    faults.put("s3://bucket/a.txt", b"hello")
+    faults.put("s3://bucket/b.txt", b"hello")
+    assert ran(LIST, faults.endpoint_url) == ["[]"]
+    assert faults.keys("bucket") == ["b.txt"]
+
+
 WRITE = """
 import sys
 import file_dataset

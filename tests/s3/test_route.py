@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime as dt
 import io
 import itertools
 import logging
@@ -27,6 +28,8 @@ from helpers import options_for
 import file_dataset
 from file_dataset._s3.requests import Request
 from file_dataset._s3.store import S3Store
+from file_dataset._store import Listed
+from file_dataset._urls import ObjectUrl
 
 UNUSUAL = {
     "a directory bucket": ("https://s3.example", Config(), "zone--usw2-az1--x-s3", "sessions of their own"),
@@ -150,6 +153,38 @@ def test_a_stubber_answers_reads_and_writes(own, engine):
         with pytest.raises(file_dataset.RowError, match="AccessDenied"):
             file_dataset.reader(ROW, options=own).into_blob_table()
         stubber.assert_no_pending_responses()
+
+
+@pytest.mark.parametrize("engine", ["auto", "boto3"])
+def test_a_stubber_answers_listings_and_removals(own, engine):
+    own = dataclasses.replace(own, engine=engine)
+    store = S3Store(own)
+    with Stubber(own.s3_client) as stubber:
+        found = {
+            "Key": "a+b",
+            "Size": 5,
+            "ETag": '"x"',
+            "LastModified": dt.datetime(1970, 1, 1, 0, 0, 1, tzinfo=dt.UTC),
+        }
+        stubber.add_response("list_objects_v2", {"Contents": [found]})
+        at = ObjectUrl("bucket", "a+b")
+        assert store.list(ObjectUrl("bucket", "a")).result(20) == [Listed(at, 5, "x", 1_000_000_000)]
+        stubber.add_response("delete_object", {}, {"Bucket": "bucket", "Key": "a+b"})
+        assert store.remove(at).result(20) is None
+        stubber.assert_no_pending_responses()
+
+
+@pytest.mark.parametrize("event", ["before-send.s3", "before-send.s3.ListObjectsV2"])
+def test_a_before_send_handler_answers_listings(own, event):
+    page = b"<ListBucketResult><IsTruncated>false</IsTruncated></ListBucketResult>"
+    own.s3_client.meta.events.register(event, answered(page))
+    assert S3Store(own).list(ObjectUrl("bucket", "a")).result(20) == []
+
+
+@pytest.mark.parametrize("event", ["before-send.s3", "before-send.s3.DeleteObject"])
+def test_a_before_send_handler_answers_removals(own, event):
+    own.s3_client.meta.events.register(event, answered(b"", 204))
+    assert S3Store(own).remove(ObjectUrl("bucket", "a")).result(20) is None
 
 
 def test_a_mock_in_the_place_of_botocores_own_method_answers(own, monkeypatch):
