@@ -45,6 +45,16 @@ def use(frame: pd.DataFrame) -> pd.DataFrame:
     return result.merge(pipeline.run(failed)).manifest
 
 
+def keep(result: file_dataset.PipelineResult) -> pd.DataFrame:
+    """Save a result and a frame, and read them again."""
+    result.save("s3://my-bucket/results/today/", options=file_dataset.Options.default())
+    content = Path("manifest.parquet").read_bytes()
+    assert file_dataset.parquet.notes_of(content, "manifest.parquet")
+    frame = file_dataset.parquet.from_parquet(content, "manifest.parquet", ["id"])
+    Path("frame.parquet").write_bytes(file_dataset.parquet.to_parquet(frame, {"run": 7}))
+    return file_dataset.PipelineResult.load(Path("today")).manifest
+
+
 def use_ray(pipeline: file_dataset.Pipeline, frame: pd.DataFrame) -> int:
     """Use what is for Ray as the README does."""
     result = file_dataset.ray.run_pipeline(pipeline, frame, batch_size=4, num_gpus=1, concurrency=(1, 2), actors=True)
