@@ -12,6 +12,7 @@ import pandas as pd
 from pydantic import Field, PrivateAttr
 
 import file_dataset
+from file_dataset_dagster._checkpoints import Checkpoint
 from file_dataset_dagster._data_versions import version_of_frames
 from file_dataset_dagster._event_log import failed_in_run
 from file_dataset_dagster._frame_metadata import stored_frame
@@ -109,6 +110,10 @@ class ManifestIOManager(dg.ConfigurableIOManager):
     def store_rejected(self, failures: pd.DataFrame, asset_key: dg.AssetKey, partition_key: str | None) -> str:
         """Store the failures of a run whose manifest is not stored; return where. One GET to see what they follow."""
         return self._store.store_rejected(failures, asset_key, partition_key)
+
+    def checkpoint(self, asset_key: dg.AssetKey, partition_key: str | None, code_version: str | None) -> Checkpoint:
+        """Where the rows of an asset or of one partition are written down until its manifest is stored."""
+        return self._store.checkpoint(asset_key, partition_key, code_version)
 
     def stored(self, asset_key: dg.AssetKey, partition_key: str | None) -> Stored | None:
         """What is stored of the last run, in five GETs at once; None when that is no whole manifest of a pipeline."""

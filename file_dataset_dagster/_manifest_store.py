@@ -6,12 +6,14 @@
 
 Beside each manifest of a pipeline lie its `.failures.parquet`, `.files.parquet` and `.origins.parquet` (digests of what
 each row was made from; partial runs compare them), and `.rejected.parquet`: the
-failures of a later run whose manifest was not stored, without rows once a later run's is.
+failures of a later run whose manifest was not stored, without rows once a later run's is. In `<name>.checkpoint/` lie
+the finished rows of a run that has not stored its manifest, and in `.begun.parquet` of which input they are.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import tempfile
 import uuid
@@ -26,6 +28,7 @@ import pyarrow as pa
 
 import file_dataset
 from file_dataset import parquet
+from file_dataset_dagster._checkpoints import Checkpoint
 from file_dataset_dagster._frame_metadata import stored_frame
 from file_dataset_dagster._partial_runs import Stored
 from file_dataset_dagster._paths import fitting, segment
@@ -36,6 +39,8 @@ _STAMP = "stamp"
 _AGAINST = "against"  # the stamp of the manifest that a rejected run left in place
 _WITHOUT_DIGEST = "files_without_digest"
 _REMEDY = "materialize the asset again"  # where a file is damaged
+_INPUT_VERSIONS = "input_versions"  # which the rows of a checkpoint are of
+_PART = "_" * 64  # as long as the name of a part of a checkpoint may be
 _VERSION = "data_version"  # of the frames that a plain asset returned
 
 
@@ -53,9 +58,29 @@ class ManifestStore:
 
     def uri(self, asset_key: dg.AssetKey, partition_key: str | None = None, *, of: str = "manifest") -> str:
         """Where a frame of an asset or of one partition lies."""
+        return self._below(asset_key, partition_key, ".parquet" if of == "manifest" else f".{of}.parquet")
+
+    def checkpoint(self, asset_key: dg.AssetKey, partition_key: str | None, code_version: str | None) -> Checkpoint:
+        """Where the rows of an asset or of one partition are written down until its manifest is stored."""
+        place = self._below(asset_key, partition_key, f".checkpoint/{_PART}").removesuffix(_PART)
+        uri = self.uri(asset_key, partition_key, of="begun")
+        note, noted = functools.partial(self._note_begun, uri), functools.partial(self._begun, uri)
+        return Checkpoint(place, self.get_options(), code_version, note, noted)
+
+    def _note_begun(self, uri: str, versions: Mapping[str, str] | None) -> None:
+        self.store(pd.DataFrame({"id": []}, dtype="str"), uri, {_INPUT_VERSIONS: versions and dict(versions)})
+
+    def _begun(self, uri: str) -> Mapping[str, str] | None:
+        with contextlib.suppress(file_dataset.FileDatasetError):  # what cannot be read is not known
+            if (found := self.blobs({"begun": uri})) and (
+                versions := _notes_in(found["begun"], uri).get(_INPUT_VERSIONS)
+            ):
+                return dict(versions)
+        return None
+
+    def _below(self, asset_key: dg.AssetKey, partition_key: str | None, suffix: str) -> str:
         name = "manifest" if partition_key is None else f"partition={segment(partition_key)}"
-        suffix = "" if of == "manifest" else f".{of}"
-        place = "/".join([self._base(), "manifests", *map(segment, asset_key.path), f"{name}{suffix}.parquet"])
+        place = "/".join([self._base(), "manifests", *map(segment, asset_key.path), f"{name}{suffix}"])
         asset = f"asset {asset_key.to_user_string()}"
         return fitting(place, asset if partition_key is None else f"partition {partition_key!r} of {asset}")
 
@@ -117,7 +142,10 @@ class ManifestStore:
         partition_key: str | None,
         origins: Origins | None = None,
     ) -> dict[str, Any]:
-        """Store files and failures, then the manifest, so that a manifest always has both; return its metadata."""
+        """Store files and failures, then the manifest, so that a manifest always has both; return its metadata.
+
+        The checkpoint goes: the manifest has all of its rows.
+        """
         stamp = {_STAMP: uuid.uuid4().hex}
         if origins is not None:
             at = self.uri(asset_key, partition_key, of="origins")
@@ -131,6 +159,9 @@ class ManifestStore:
         with contextlib.suppress(file_dataset.FileDatasetError):
             if self.blobs({"rejected": rejected}):
                 self.store(result.failures.head(0), rejected, {_AGAINST: None})
+        # where it stays it has no row that the manifest lacks, and the next run removes it
+        with contextlib.suppress(file_dataset.FileDatasetError):
+            self.checkpoint(asset_key, partition_key, None).remove()
         return stored_frame(result.manifest, uri, partition_key)
 
     def store_rejected(self, failures: pd.DataFrame, asset_key: dg.AssetKey, partition_key: str | None) -> str:

@@ -11,9 +11,11 @@ import pandas as pd
 from pydantic import Field
 
 import file_dataset
+from file_dataset_dagster._checkpoints import Recorded
 from file_dataset_dagster._provenance import Origins
 
 _SHOWN = 5  # ids in a message; a guess
+_NOTHING = Recorded()
 
 
 class PartialRun(dg.Config):
@@ -22,10 +24,15 @@ class PartialRun(dg.Config):
     only_missing: bool = Field(
         default=False,
         description="Run only the rows of the input that the manifest does not have (failed ones and new ones), or has "
-        "from other input locations or carried values.",
+        "from other input locations or carried values. Rows that a run finished which did not store its manifest (it "
+        "was killed, say) do not run again.",
     )
     limit: int | None = Field(default=None, description="With only_missing: true, run at most so many rows.")
-    ids: list[str] | None = Field(default=None, description="Run only these rows of the input.")
+    ids: list[str] | None = Field(
+        default=None,
+        description="Run only these rows of the input, also those that a run finished which did not store its "
+        "manifest; its other rows are kept.",
+    )
 
     def check(self) -> None:
         """Refuse what has no meaning together.
@@ -89,13 +96,13 @@ class Stored:
         """
         known = set(_texts(frame))
         failed = set(_texts(self.rejected)) & known
-        failures = [_with_ids(self.failures, known - failed), _with_ids(self.rejected, failed)]
+        failures = [rows_with(self.failures, known - failed), rows_with(self.rejected, failed)]
         filled = [part for part in failures if len(part)] or failures[:1]
         return file_dataset.PipelineResult(
             frame,
-            _with_ids(self.manifest, known - failed),
+            rows_with(self.manifest, known - failed),
             pd.concat(filled, ignore_index=True),
-            _with_ids(self.files, known - failed),
+            rows_with(self.files, known - failed),
             self.files_without_digest,
         )
 
@@ -105,6 +112,7 @@ def rows_to_run(
     wanted: PartialRun,
     known: file_dataset.PipelineResult | None,
     changed: AbstractSet[str] = frozenset(),
+    recorded: Recorded = _NOTHING,
 ) -> pd.DataFrame:
     """The rows of the input that run, in its order. `known` is what the last run left of them.
 
@@ -113,13 +121,16 @@ def rows_to_run(
         wanted: which rows.
         known: what is stored of them; None: nothing.
         changed: ids of rows that have other locations or carried values than what is stored was made from.
+        recorded: what the checkpoint of a later run has, which did not store its manifest.
 
     Raises:
         file_dataset.InvalidDatasetError: ids are not in the input, or there is no manifest to merge them into.
     """
-    if not wanted.is_partial or "id" not in frame:  # a frame without ids is refused by the Pipeline
+    if "id" not in frame:  # it is refused by the Pipeline
         return frame
     texts = pd.Series(_texts(frame), dtype=object)
+    if not wanted.is_partial:
+        return rows_with(frame, set(texts) - recorded.done) if recorded.done else frame
     if same := texts[texts.duplicated()].unique().tolist():
         raise file_dataset.InvalidDatasetError(f"duplicate ids: {same[:_SHOWN]} ({len(same)} in all)")
     if wanted.ids is not None:
@@ -132,9 +143,10 @@ def rows_to_run(
             raise file_dataset.InvalidDatasetError(
                 f"run config has ids that are not in the input: {unknown[:_SHOWN]} ({len(unknown)} in all)"
             )
-        return _with_ids(frame, set(wanted.ids))
+        return rows_with(frame, set(wanted.ids))
     done = set() if known is None else set(_texts(known.manifest))
-    missing = _with_ids(frame, (set(texts) - done) | changed)
+    again = changed | recorded.failed | recorded.changed
+    missing = rows_with(frame, ((set(texts) - done) | again) - recorded.done)
     return missing if wanted.limit is None else missing.head(wanted.limit)
 
 
@@ -162,6 +174,12 @@ def _texts(frame: pd.DataFrame) -> list[str]:
     return [str(row_id) for row_id in frame["id"].tolist()] if "id" in frame else []
 
 
-def _with_ids(frame: pd.DataFrame, ids: set[str]) -> pd.DataFrame:
+def ids_of(frame: pd.DataFrame) -> frozenset[str]:
+    """Ids of the rows of a frame, as text."""
+    return frozenset(_texts(frame))
+
+
+def rows_with(frame: pd.DataFrame, ids: AbstractSet[str]) -> pd.DataFrame:
+    """The rows of a frame that have these ids, in its order."""
     is_wanted: Any = [text in ids for text in _texts(frame)]
     return frame[is_wanted] if len(frame) else frame

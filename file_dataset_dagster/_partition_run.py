@@ -15,6 +15,7 @@ import pandas as pd
 
 import file_dataset
 from file_dataset_dagster import _on_ray
+from file_dataset_dagster._checkpoints import attempt_of
 from file_dataset_dagster._data_versions import contents_of, version_of_result
 from file_dataset_dagster._dropped_rows import (
     DroppedRows,
@@ -23,12 +24,12 @@ from file_dataset_dagster._dropped_rows import (
 from file_dataset_dagster._event_log import data_version, failed_in_run, last_tags
 from file_dataset_dagster._inputs import INPUT, frame_of, keys_of_input
 from file_dataset_dagster._io_manager import ManifestIOManager
-from file_dataset_dagster._logs import lines_in
-from file_dataset_dagster._partial_runs import PartialRun, check_outputs, rows_to_run
+from file_dataset_dagster._partial_runs import PartialRun, Stored, check_outputs
 from file_dataset_dagster._paths import fitting, segment
 from file_dataset_dagster._previews import previews
-from file_dataset_dagster._provenance import AfterPart, Origins, after_part, origins_of, other_rows
+from file_dataset_dagster._provenance import AfterPart, Origins, origins_of
 from file_dataset_dagster._resource import FileDatasetResource
+from file_dataset_dagster._rows import Rows, RowsDone
 from file_dataset_dagster._settings import Settings
 
 _PROGRESS_S = 5.0
@@ -49,7 +50,7 @@ class Finished:
 class NotStoredError(Exception):
     """One partition, or an asset without any, whose previous manifest stays. `cause` is what Dagster may see.
 
-    `stops`: the partitions after it would meet the same.
+    `stops`: the partitions after it would meet the same. `finished_rows`: those that a checkpoint has.
     """
 
     def __init__(  # noqa: PLR0913 (what dg.Failure takes, and what a range needs)
@@ -61,9 +62,15 @@ class NotStoredError(Exception):
         may_be_retried: bool = True,
         stops: bool = False,
         cause: BaseException | None = None,
+        finished_rows: int = 0,
     ) -> None:
         super().__init__(description)
-        self.description = f"{description.rstrip('.')}. The previous manifest, if any, stays"
+        goes_on = (
+            f". {finished_rows} rows are finished, and a retry, a re-execution of the run or only_missing: true goes "
+            "on from them"
+        )
+        stays = "The previous manifest, if any, stays"
+        self.description = f"{description.rstrip('.')}. {stays}{goes_on if finished_rows else ''}"
         self.metadata = metadata or {}
         self.check = check
         self.may_be_retried = may_be_retried
@@ -86,6 +93,7 @@ class AssetRun:
         self.manifests = found if isinstance(found, ManifestIOManager) else None
         self.root = self._root()
         self.failed_upstream = self._failed_upstream()
+        self.attempt = attempt_of(context)
         self.wanted = PartialRun(**(context.op_execution_context.op_config or {}))
         self.wanted.check()
         if self.wanted.is_partial and self.manifests is None:
@@ -129,7 +137,7 @@ class AssetRun:
         """Run the rows that are wanted, merge and judge them."""
         started = time.monotonic()
         policy = self.settings.policy
-        into_path = self.root
+        into_path, writes_down = self.root, False
         try:
             if partition_key is not None:
                 into_path = fitting(f"{self.root}/{segment(partition_key)}", f"partition {partition_key!r}")
@@ -137,9 +145,12 @@ class AssetRun:
                 self.manifests.uri(self.asset_key, partition_key, of="rejected")
                 file_dataset.parquet.check_storable(frame)
             if len(frame) < policy.min_rows and policy.on_exceeded == "fail":  # no row runs in vain
-                result, rows_run, after = self._nothing(frame, into_path), 0, AfterPart(Origins())
+                done = RowsDone(self._nothing(frame, into_path), 0, AfterPart(Origins()))
             else:
-                result, rows_run, after = self._rows(frame, keys, partition_key, into_path)
+                rows = self._rows(partition_key, into_path)
+                writes_down = rows.checkpoint is not None
+                stored = self._stored(frame, partition_key, into_path)
+                done = rows.run(frame, self._origins(frame, keys), stored)
         except file_dataset.FileDatasetError as exc:
             stopped = exc.result if isinstance(exc, file_dataset.RunStoppedError) else None
             message, cause = self._visible(exc)
@@ -151,7 +162,9 @@ class AssetRun:
                 and not (stopped is not None and self._exceeds_max_failures(stopped) and _is_all_at_fn(stopped)),
                 stops=stopped is not None and not self._exceeds_max_failures(stopped),
                 cause=cause,
+                finished_rows=len(stopped.manifest) if stopped is not None and writes_down else 0,
             ) from exc
+        result, after = done.result, done.after
         dropped = DroppedRows(result, policy, partition_key, is_unclear=after.is_unclear)
         dropped = replace(dropped, changed_rows=max(0, len(after.changed) - dropped.not_run))
         self.context.log.info("%s; %.1f s", dropped, time.monotonic() - started)
@@ -162,6 +175,7 @@ class AssetRun:
                 metadata=failures_metadata,
                 check=dropped.check_result(self.asset_key, failures_metadata.get("failures_uri")),
                 may_be_retried=dropped.may_be_retried,
+                finished_rows=done.finished,
             )
         pictures: dict[str, Any] = {}
         if self.settings.preview is not None:
@@ -182,7 +196,7 @@ class AssetRun:
             "files_without_digest": result.files_without_digest,
             "seconds": round(time.monotonic() - started, 1),
             "into_path": into_path,
-            **({"rows_run": rows_run} if self.wanted.is_partial else {}),
+            **({"rows_run": done.rows_run} if self.wanted.is_partial or done.rows_run < len(frame) else {}),
             **pictures,
         }
         check = dropped.check_result(self.asset_key, failures_uri)
@@ -203,30 +217,26 @@ class AssetRun:
             (most is not None and dropped > most) or (share is not None and dropped > share * stopped.input_rows)
         )
 
-    def _rows(
-        self, frame: pd.DataFrame, keys: list[Any], partition_key: str | None, into_path: str
-    ) -> tuple[file_dataset.PipelineResult, int, AfterPart]:
-        """Run the rows that are wanted; return the result of the whole input, how many ran, and of what it is."""
-        known, before, now = None, Origins(), self._origins(frame, keys)
-        if self.wanted.is_partial and self.manifests is not None and "id" in frame:
-            stored = self.manifests.stored(self.asset_key, partition_key)
-            if stored is not None:
-                known, before = stored.of_input(frame), stored.origins
-                check_outputs(stored.manifest, self._nothing(frame, into_path).manifest, "fn promises the outputs")
-        rows = rows_to_run(frame, self.wanted, known, set() if known is None else other_rows(now, before))
-        with lines_in(self.context.log, hides_ids=not self.settings.policy.show_ids):
-            result = self._pipeline_run(rows, partition_key, into_path)
-        if known is not None:
-            if len(result.manifest):
-                check_outputs(known.manifest, result.manifest, "the rows of this run have the outputs")
-            result = known.merge(result)
-        elif self.wanted.is_partial:
-            nothing = file_dataset.PipelineResult(
-                frame, result.manifest.head(0), result.failures.head(0), result.files.head(0)
-            )
-            result = nothing.merge(result)
-        ran = {str(row_id) for row_id in rows["id"].tolist()} if "id" in rows else set()
-        return result, len(rows), after_part(now, before, ran)
+    def _rows(self, partition_key: str | None, into_path: str) -> Rows:
+        options = self.source.get_options()
+        target_options = None if self.target is self.source else self.target.get_options()
+        progress = _log_progress(self.context, partition_key)
+        _on_ray.make_portable(self.settings.fn)
+        pipeline = self.settings.pipeline(into_path, options=options, target_options=target_options, progress=progress)
+        checkpoint = None
+        # without a run nobody stores the manifest
+        if self.manifests is not None and self.attempt is not None and self.settings.ray is None:
+            checkpoint = self.manifests.checkpoint(self.asset_key, partition_key, self.settings.code_version)
+        return Rows(self.context, self.settings, self.wanted, pipeline, self.attempt, checkpoint)
+
+    def _stored(self, frame: pd.DataFrame, partition_key: str | None, into_path: str) -> Stored | None:
+        """What is stored of the last run, where a part of the rows is to be merged into it."""
+        if not self.wanted.is_partial or self.manifests is None or "id" not in frame:
+            return None
+        stored = self.manifests.stored(self.asset_key, partition_key)
+        if stored is not None:
+            check_outputs(stored.manifest, self._nothing(frame, into_path).manifest, "fn promises the outputs")
+        return stored
 
     def _origins(self, frame: pd.DataFrame, keys: list[Any]) -> Origins:
         """What the rows of the input are: their values, and the content of files that a pipeline upstream stored."""
@@ -278,18 +288,6 @@ class AssetRun:
             return {}
         previous = last_tags(self.context.instance, self.asset_key, partition_key)
         return after.tags(previous, upstream.to_user_string())
-
-    def _pipeline_run(
-        self, rows: pd.DataFrame, partition_key: str | None, into_path: str
-    ) -> file_dataset.PipelineResult:
-        options = self.source.get_options()
-        target_options = None if self.target is self.source else self.target.get_options()
-        progress = _log_progress(self.context, partition_key)
-        _on_ray.make_portable(self.settings.fn)
-        pipeline = self.settings.pipeline(into_path, options=options, target_options=target_options, progress=progress)
-        if self.settings.ray is None:
-            return pipeline.run(rows)
-        return _on_ray.run_on_ray(pipeline, rows, self.settings.ray, self.context)
 
     def store(self, done: Finished, partition_key: str) -> dict[str, Any]:
         if self.manifests is None:

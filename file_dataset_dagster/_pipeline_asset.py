@@ -174,6 +174,10 @@ def pipeline_asset(  # noqa: PLR0913 (each is a choice of the user's)
         temp_dir: as `file_dataset.Pipeline` takes it; on Ray a directory of every node.
         asset_args: any argument of `dg.asset`, but `ins`, `check_specs`, `dagster_type` and `config_schema`.
 
+    With a ManifestIOManager finished rows are written down until the manifest is stored. A retry of the step, a
+    re-execution of the run and `only_missing` go on from them; any other run begins anew, and so does each row when
+    `code_version` is another.
+
     Run config of the asset (`only_missing`, `limit`, `ids`) runs a part of the rows and merges them into the manifest.
     With a `backfill_policy` of single runs each partition of a range is a Pipeline run of its own, stored and reported
     as it finishes; one that fails keeps its previous manifest and leaves the others be.
@@ -245,6 +249,7 @@ def pipeline_asset(  # noqa: PLR0913 (each is a choice of the user's)
             goes_on=on_partition_failure == "continue",
             preview=preview,
             ray=on_ray,
+            code_version=asset_args.get("code_version"),
             pipeline_args={
                 "file_columns": file_columns,
                 "outputs": outputs,

@@ -16,6 +16,7 @@ from file_dataset_dagster._data_versions import rows_as_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from collections.abc import Set as AbstractSet
 
 _VERSIONS = "input_versions"
 _TAGS = ("dagster/input_data_version/", "dagster/input_event_pointer/")
@@ -120,7 +121,7 @@ class AfterPart:
         return {name: value for name, value in carried.items() if self.is_behind or name not in own}
 
 
-def after_part(now: Origins, before: Origins, ran: set[str]) -> AfterPart:
+def after_part(now: Origins, before: Origins, ran: AbstractSet[str]) -> AfterPart:
     """Return what the stored rows are of when `ran` ran on the input `now`, and the others are of `before`."""
     left = frozenset(now.rows) - ran
     if not left:

@@ -29,6 +29,7 @@ class Settings:
     goes_on: bool  # a run over a range, when some of its partitions failed
     preview: Callable[[Path], bytes] | None
     ray: _on_ray.RaySettings | None
+    code_version: str | None
     pipeline_args: Mapping[str, Any] = field(default_factory=dict)
 
     def pipeline(
