@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from file_dataset import _options, _plan, _stores, _transfer, _urls, parquet
-from file_dataset._errors import InvalidDatasetError, RowError
+from file_dataset._errors import Failure, InvalidDatasetError, RowError
 from file_dataset._local_file import LocalFile
 from file_dataset._secrets import masked, without_userinfo
 from file_dataset._tempdir import TempDir
@@ -131,7 +131,12 @@ def _written_down(place: Location, stores: _stores.Stores) -> Saved | None:
     from file_dataset._checkpoint.frames import frames_of
     from file_dataset._checkpoint.place import Place, known_at
 
-    known, parts = known_at(Place(place.absolute() if isinstance(place, Path) else place, stores))
+    try:
+        known, parts = known_at(Place(place.absolute() if isinstance(place, Path) else place, stores))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as exc:
+        raise RowError([Failure.of(None, "download", exc, url=place)]) from exc
     if not parts:
         return None
     frames, without_digest = frames_of(known)

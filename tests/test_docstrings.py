@@ -29,12 +29,12 @@ GIVEN = {
     **{name: getattr(package, name) for package in (file_dataset, file_dataset_dagster) for name in package.__all__},
 }
 # lines of a docstring, which `help()` shows first: a screen or two
-DOCSTRING_LINES = dict.fromkeys(PUBLIC, 50) | {"file_dataset_dagster.pipeline_asset": 75}
+DOCSTRING_LINES = dict.fromkeys(PUBLIC, 60) | {"file_dataset_dagster.pipeline_asset": 75}
 # lines of `help()` that are ours; Python adds its own to every class, some more in later versions
 HELP_LINES = {
     name: 170 if name.startswith("file_dataset_dagster") else 130 if inspect.isclass(value) else 60
     for name, value in PUBLIC.items()
-} | {"file_dataset.Pipeline": 150, "file_dataset.PipelineResult": 190, "file_dataset_dagster.pipeline_asset": 90}
+} | {"file_dataset.Pipeline": 170, "file_dataset.PipelineResult": 190, "file_dataset_dagster.pipeline_asset": 90}
 
 
 def examples(name):
