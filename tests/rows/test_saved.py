@@ -264,7 +264,8 @@ def test_where_nothing_is_saved_the_place_is_named(tmp_path, result):
     result.save(tmp_path / "x")
     for at in (tmp_path / "none", tmp_path / "x/manifest.parquet"):
         with pytest.raises(
-            InvalidDatasetError, match=f"^no result is saved at {at}, and no checkpoint: there is no {at}/manifest.parquet"
+            InvalidDatasetError,
+            match=f"^no result is saved at {at}, and no checkpoint: there is no {at}/manifest.parquet",
         ):
             PipelineResult.load(at)
 
