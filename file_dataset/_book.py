@@ -92,17 +92,23 @@ class Book:
     def writing(self, interrupts: Interrupts) -> Iterator[None]:
         """Have the rows that are done meanwhile written down, however this ends.
 
-        From its end on interrupts are held; one that comes then gives up what is not written yet.
+        From its end on interrupts are held; one that comes then gives up what takes longer than some seconds to write.
+        Rows that are done and not written down are named, in a note where something else has stopped the run.
 
         Raises:
             RunStoppedError: they cannot be.
         """
-        self.begin()
         try:
+            self.begin()
             yield
-        finally:
+        except BaseException as exc:
             interrupts.is_held = True
             self.journal.close(lambda: interrupts.is_urgent)
+            if (note := self.journal.unwritten()) is not None:
+                exc.add_note(note)
+            raise
+        interrupts.is_held = True
+        self.journal.close(lambda: interrupts.is_urgent)
         self.journal.check()
 
     def whole(self, ran: PipelineResult) -> PipelineResult:

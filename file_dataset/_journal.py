@@ -33,9 +33,11 @@ logger = logging.getLogger(__name__)
 
 # What is lost at most when a process dies, beside the rows in flight: a PUT costs as much as 1 to 10 reads of it.
 _ROWS, _S = 500, 5.0
+_MOST_ROWS = 5_000  # of one part, whose lines are Python objects at a time; a guess
 # More parts than this are joined, but for the largest: rows are then written again a few times and not at each joining.
 _MOST_PARTS, _LARGEST = 64, 8
 _LOOK_S = 0.1
+_LEAST_S = 5.0  # for the last part, whatever interrupt has come; a guess
 _SHOWN = 20  # ids in a message; a guess
 
 
@@ -107,46 +109,59 @@ class Journal:
             RunStoppedError: they cannot.
         """
         if self._error is not None:
-            raise self._stopped()
+            error = RunStoppedError(f"Stopped: the checkpoint {self._place} cannot be written. {self.unwritten()}")
+            error.__cause__ = self._error
+            raise error
 
-    def _stopped(self) -> RunStoppedError:
+    def unwritten(self) -> str | None:
+        """Return which rows that are done are not written down, and why; None: all are."""
+        if self._error is None:
+            return None
         ids = [self._ids[position] for position in self._unwritten[:_SHOWN]]
         more = f" and {len(self._unwritten) - _SHOWN} more" if len(self._unwritten) > _SHOWN else ""
-        error = RunStoppedError(
-            f"Stopped: the checkpoint {self._place} cannot be written. Of the rows that are done, these are not "
-            f"written down and run again next time: {ids}{more}. {why_not(self._error)}"
+        return (
+            "Of the rows that are done, these are not written down and run again next time: "
+            f"{ids}{more}. {why_not(self._error)}"
         )
-        error.__cause__ = self._error
-        return error
 
     def close(self, is_urgent: Callable[[], bool]) -> None:
-        """Write what is not written yet; what takes long is given up when it becomes urgent."""
+        """Write what is not written yet. An interrupt gives up what takes longer than some seconds."""
         if (thread := self._thread) is None:
             return
         self._queue.put(None)
-        while thread.is_alive() and not is_urgent():
+        least_s = time.monotonic() + _LEAST_S
+        while thread.is_alive() and not (is_urgent() and time.monotonic() > least_s):
             thread.join(_LOOK_S)
+        if thread.is_alive():
+            logger.error("the checkpoint %s takes too long to write: some rows that are done run again", self._place)
 
     # the thread
 
     def _write_down(self) -> None:
-        waiting: list[tuple[int, Outcome, float]] = []
-        due_s = 0.0
         is_open = True
         while is_open:
-            try:
-                item = self._queue.get(timeout=max(0.0, due_s - time.monotonic()) if waiting else None)
-            except Empty:
-                item, is_due = None, True
-            else:
-                is_due, is_open = item is None, item is not None
-            if item is not None:
-                due_s = due_s if waiting else time.monotonic() + _S
-                waiting.append(item)
-                is_due = len(waiting) >= _ROWS
-            if is_due and waiting:
+            waiting, is_open = self._gathered()
+            if waiting:
                 self._write_lines(waiting)
-                waiting = []
+
+    def _gathered(self) -> tuple[list[tuple[int, Outcome, float]], bool]:
+        """Wait for the rows of the next part; return them, and whether more may come.
+
+        Where rows end faster than parts are written, a part has all that ended meanwhile.
+        """
+        waiting: list[tuple[int, Outcome, float]] = []
+        item = self._queue.get()
+        due_s = time.monotonic() + _S
+        while item is not None:
+            waiting.append(item)
+            if len(waiting) >= _MOST_ROWS:
+                return waiting, True
+            left_s = 0.0 if len(waiting) >= _ROWS else due_s - time.monotonic()
+            try:
+                item = self._queue.get(timeout=max(0.0, left_s))
+            except Empty:
+                return waiting, True
+        return waiting, False
 
     def _write_lines(self, waiting: Sequence[tuple[int, Outcome, float]]) -> None:
         try:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import io
+import itertools
 import json
 import os
 import signal
@@ -59,6 +61,10 @@ class Scene:
     rows_per_part: int = 5
     seconds_per_part: float = 0.05
     most_parts: int = 4
+    # in a process of its own
+    save: str = ""  # where its result goes, also that of a run that is interrupted
+    write_takes_s: float = 0
+    halts_at: int = 0  # stop (SIGSTOP) in the middle of writing this part, the first is 1
 
     def pipeline(self):
         fn = functools.partial(shout, log=self.log, takes_s=self.takes_s)
@@ -98,11 +104,11 @@ class Scene:
         finally:
             vars(journals).update(before)
 
-    def start(self, how="plain", **kwargs):
+    def start(self):
         """Start it in a process of its own."""
-        command = [sys.executable, "-m", "mortal", json.dumps(dataclasses.asdict(self)), how]
+        command = [sys.executable, "-m", "mortal", json.dumps(dataclasses.asdict(self))]
         path = os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
-        return subprocess.Popen(command, env={**os.environ, "PYTHONPATH": path, **kwargs})
+        return subprocess.Popen(command, env={**os.environ, "PYTHONPATH": path})
 
     def written(self):
         """Return the rows that the checkpoint has as done."""
@@ -126,6 +132,12 @@ def processes(lines):
     return {int(line.split()[0]) for line in lines if line[0].isdigit()}
 
 
+def same(left, right):
+    """See that two results are the same."""
+    for name in ("manifest", "failures", "files", "inputs"):
+        pd.testing.assert_frame_equal(getattr(left, name), getattr(right, name))
+
+
 def is_alive(pid):
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
@@ -133,32 +145,51 @@ def is_alive(pid):
         return False
 
 
-def _says_when_it_writes(scene):
-    write = Place.write
+def is_stopped(pid):
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+
+
+class _Halting(io.FileIO):
+    """A file whose writer is stopped in the middle of it."""
+
+    def write(self, content):
+        half = len(content) // 2
+        written = super().write(content[:half])
+        os.kill(os.getpid(), signal.SIGSTOP)
+        return written + super().write(content[half:])
+
+
+def _watch_writes(scene):
+    """Have the log say when a part is written, and have that go as the scene wants it."""
+    write, opened = Place.write, Path.open
+    numbers = itertools.count(1)
 
     def written(self, content):
         say(scene.log, "begins")
+        time.sleep(scene.write_takes_s)
         name = write(self, content)
         say(scene.log, "ends")
         return name
 
-    Place.write = written
+    def opens(self, *args, **kwargs):
+        is_part = self.suffix == ".parquet" and args == ("xb",)
+        return _Halting(self, *args) if is_part and next(numbers) == scene.halts_at else opened(self, *args, **kwargs)
+
+    Place.write, Path.open = written, opens
 
 
-def _main(scene, how):
-    _says_when_it_writes(scene)
-    if how == "plain":
-        scene.run()
-        return
-    # what stops it is raised as Ctrl-C is; the result lies beside the log
+def _main(scene):
+    _watch_writes(scene)
+    # as a program does that has it end like Ctrl-C
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         result = scene.run()
     except KeyboardInterrupt as exc:
         result = exc.result
         say(scene.log, "interrupted")
-    result.save(Path(how))
+    if scene.save:
+        result.save(Path(scene.save))
 
 
 if __name__ == "__main__":
-    _main(Scene(**json.loads(sys.argv[1])), sys.argv[2])
+    _main(Scene(**json.loads(sys.argv[1])))

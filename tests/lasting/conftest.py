@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+import tempfile
+
 import pandas as pd
 import pytest
 from helpers import forward
+from mortal import Scene
 
 from file_dataset import Pipeline
 
@@ -60,3 +64,50 @@ def make(tmp_path):
         return Pipeline(fn, progress=False, **kwargs)
 
     return pipeline
+
+
+@pytest.fixture
+def temporary(tmp_path, monkeypatch):
+    """Where this process and those it starts keep temporary files."""
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    return tmp_path / "tmp"
+
+
+@pytest.fixture
+def scenes(faults, tmp_path, temporary):
+    """Scenes in a bucket, each with nothing stored and nothing written down."""
+    numbers = itertools.count()
+
+    def make(**kwargs):
+        number = next(numbers)
+        faults.clear()
+        scene = Scene(
+            log=str(tmp_path / f"log-{number}"),
+            inputs="s3://bucket/in",
+            into="s3://bucket/out",
+            checkpoint=f"s3://bucket/runs/{number}",
+            url=faults.endpoint_url,
+            **kwargs,
+        )
+        for row, text in scene.texts().items():
+            faults.put(f"s3://bucket/in/{row}", text.encode())
+        return scene
+
+    return make
+
+
+@pytest.fixture
+def local_scene(tmp_path, temporary):
+    """Make a scene on local disk."""
+    (tmp_path / "in").mkdir()
+
+    def make(**kwargs):
+        kwargs.setdefault("checkpoint", str(tmp_path / "runs"))
+        scene = Scene(log=str(tmp_path / "log"), inputs=str(tmp_path / "in"), into=str(tmp_path / "out"), **kwargs)
+        for row, text in scene.texts().items():
+            (tmp_path / "in" / str(row)).write_text(text)
+        return scene
+
+    return make

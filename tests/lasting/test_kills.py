@@ -2,56 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
 import random
-import tempfile
+import signal
 import time
 from collections import Counter
 
-import pandas as pd
 import pytest
 from helpers import until
-from mortal import BAD, MISSING, PREFETCH, Scene, called, is_alive, processes
+from mortal import BAD, MISSING, PREFETCH, called, is_alive, processes, same
 from servers.faults import Meanwhile
-
-RESULTS = ("manifest", "failures", "files", "inputs")
-
-
-def same(left, right):
-    for name in RESULTS:
-        pd.testing.assert_frame_equal(getattr(left, name), getattr(right, name))
-
-
-@pytest.fixture
-def temporary(tmp_path, monkeypatch):
-    """Where this process and those it starts keep temporary files."""
-    (tmp_path / "tmp").mkdir()
-    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
-    return tmp_path / "tmp"
-
-
-@pytest.fixture
-def scenes(faults, tmp_path, temporary):
-    """Scenes in a bucket, each with nothing stored and nothing written down."""
-    numbers = itertools.count()
-
-    def make(**kwargs):
-        number = next(numbers)
-        faults.clear()
-        scene = Scene(
-            log=str(tmp_path / f"log-{number}"),
-            inputs="s3://bucket/in",
-            into="s3://bucket/out",
-            checkpoint=f"s3://bucket/runs/{number}",
-            url=faults.endpoint_url,
-            **kwargs,
-        )
-        for row, text in scene.texts().items():
-            faults.put(f"s3://bucket/in/{row}", text.encode())
-        return scene
-
-    return make
 
 
 class Killer:
@@ -80,7 +39,7 @@ class Killer:
         self.faults.fail(operation, Meanwhile(kill, is_early=is_early), nth=nth)
         child.append(scene.start())
         code = child[0].wait()
-        assert code in (0, -9)
+        assert code in (0, -signal.SIGKILL)
         new = scene.lines()[lines:]
         assert until(lambda: not self.faults.in_flight)
         assert until(lambda: not any(map(is_alive, processes(new))))
