@@ -199,14 +199,37 @@ class Journal:
             logger.warning("the parts of the checkpoint %s are not joined any more: %s", self._place, exc)
 
     def _line_of(self, position: int, outcome: Outcome, at: float) -> dict[str, Any]:
-        inputs = [_fields(one) for one in outcome.inputs]
-        if not isinstance(outcome, Stored):
-            failures = [_failure(one) for one in outcome.error.failures]
-            return self._common(position, at) | {"state": parts.FAILED, "inputs": inputs, "failures": failures}
-        files = {one.file: _fields(one) for one in outcome.files}
-        outputs = [files.get(name, {"file": name}) for name in outcome.outputs]
-        rest = {"outputs": outputs, "without_digest": outcome.without_digest}
-        return self._common(position, at) | {"state": parts.STORED, "inputs": inputs, **rest}
+        line = self._common(position, at)
+        line["inputs"] = [
+            {
+                "file": one.file,
+                "size_bytes": one.size_bytes,
+                "etag": one.etag,
+                "location": one.location,
+                "version_id": one.version_id,
+                "checksum": one.checksum,
+            }
+            for one in outcome.inputs
+        ]
+        if isinstance(outcome, Stored):
+            files = {
+                one.file: {
+                    "file": one.file,
+                    "size_bytes": one.size_bytes,
+                    "etag": one.etag,
+                    "checksum": one.checksum,
+                }
+                for one in outcome.files
+            }
+            line["state"], line["without_digest"] = parts.STORED, outcome.without_digest
+            line["outputs"] = [files.get(name) or {"file": name} for name in outcome.outputs]
+        else:
+            line["state"] = parts.FAILED
+            line["failures"] = [
+                {name: getattr(one, name) for name in ("stage", "file", "url", "type", "code", "message")}
+                for one in outcome.error.failures
+            ]
+        return line
 
     def _begun(self, positions: Sequence[int]) -> pa.Table:
         """Return lines that say no more than that these rows are begun."""
@@ -239,17 +262,6 @@ class Journal:
             "inputs": [],
             "failures": [],
         }
-
-
-_FIELDS = ("file", "location", "size_bytes", "etag", "version_id", "checksum")
-
-
-def _fields(one: Any) -> dict[str, Any]:  # noqa: ANN401  # a stored file or an input
-    return {name: getattr(one, name, None) for name in _FIELDS}
-
-
-def _failure(one: Any) -> dict[str, Any]:  # noqa: ANN401
-    return {name: getattr(one, name) for name in ("stage", "file", "url", "type", "code", "message")}
 
 
 def why_not(error: BaseException | None) -> str:

@@ -58,6 +58,8 @@ COLUMNS = pa.schema(
 )
 _DECIDE = ["id", "fingerprint", "state", "generation", "finished_at"]
 _WORDS = ["into_path", "state", "id_dtype"]
+# the columns in which the same texts come again and again
+_FEW = ["id_dtype", "into_path", "code_version", "state", "outputs.list.element.file", "inputs.list.element.file"]
 _AT_ONCE = 1 << 16  # lines whose other columns are in memory at a time; a guess
 _REMEDY = "remove it and its rows run again, or give another place"
 _DAMAGE = (pa.ArrowException, OSError, ValueError, KeyError, TypeError, OverflowError, MemoryError)
@@ -176,7 +178,7 @@ def encode(lines: pa.Table) -> bytes:
     """Return a part with these lines, and a digest of it."""
     sink = pa.BufferOutputStream()
     table = lines.cast(COLUMNS).replace_schema_metadata({_VERSION_KEY: _VERSION})
-    pq.write_table(table, sink, compression="zstd", row_group_size=_AT_ONCE)
+    pq.write_table(table, sink, compression="zstd", row_group_size=_AT_ONCE, use_dictionary=_FEW)
     return _seal.sealed(sink.getvalue())
 
 

@@ -59,7 +59,11 @@ def main() -> None:
     started = time.monotonic()
     resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
     has_rows = given.rows or not (given.only or given.quick)
-    workloads: dict[str, Workload] = {ONE.name: ONE, pipelines.ROWS.name: pipelines.ROWS}
+    workloads: dict[str, Workload] = {
+        ONE.name: ONE,
+        pipelines.ROWS.name: pipelines.ROWS,
+        pipelines.TINY.name: pipelines.TINY,
+    }
     for cell in chosen:
         for workload in (cell.workload, warm_up(cell.workload)):
             workloads[workload.name] = workload
@@ -118,6 +122,7 @@ def rows_measured(endpoint: Endpoint) -> tuple[dict[str, Estimate | None], str]:
         "overlap": pipelines.overlap(endpoint),
         "overhead": pipelines.overhead(endpoint),
         "workers": pipelines.two_workers(endpoint),
+        "checkpoint": pipelines.checkpointed(endpoint),
     }
     return rows, extra
 

@@ -29,7 +29,10 @@ import pyarrow as pa
 
 import file_dataset
 from file_dataset import _frame
+from file_dataset._book import Book
 from file_dataset._errors import Failure, RowError
+from file_dataset._interrupts import Interrupts
+from file_dataset._settings import Wish
 from file_dataset._tally import Failed, Stored, Tally
 
 if TYPE_CHECKING:
@@ -86,15 +89,20 @@ def tally_of(count: int, *, failed: Callable[[int], bool] = lambda _: False, **a
             if failed(position):
                 tally.put(position, Failed(RowError([missing(row_id)])))
                 continue
-            location = f"{_INTO}/{row_id}/copy.mha"
-            etag, checksum = f"{position:032x}", f"CRC64NVME:{position:012x}"
-            file = _frame.StoredFile(position, "copy.mha", location, 100, etag, checksum)
-            # texts of its own: the answers that they come from are others
-            etag, checksum = f"{position + count:032x}", f"CRC64NVME:{position + count:012x}"
-            read = _frame.InputFile(position, "scan.mha", cells[position], 100, etag, None, checksum)
-            tally.put(position, Stored({"copy.mha": location}, (file,), 0, (read,)))
+            tally.put(position, stored(row_id, cells, position, count))
 
     return tally, lambda: (fill(), tally.result(prepared.rows))[1]
+
+
+def stored(row_id: Any, cells: list[Any], position: int, count: int) -> Stored:
+    """Return the outcome of a row that is stored."""
+    location = f"{_INTO}/{row_id}/copy.mha"
+    etag, checksum = f"{position:032x}", f"CRC64NVME:{position:012x}"
+    file = _frame.StoredFile(position, "copy.mha", location, 100, etag, checksum)
+    # texts of its own: the answers that they come from are others
+    etag, checksum = f"{position + count:032x}", f"CRC64NVME:{position + count:012x}"
+    read = _frame.InputFile(position, "scan.mha", cells[position], 100, etag, None, checksum)
+    return Stored({"copy.mha": location}, (file,), 0, (read,))
 
 
 def missing(row_id: Any) -> Failure:
@@ -195,6 +203,29 @@ def refused(reader: file_dataset.Reader) -> object:
     raise AssertionError
 
 
+def of_checkpoint(
+    use: Callable[[file_dataset.Pipeline, pd.DataFrame, Path], object],
+) -> Callable[[int, Path], Callable[[], object]]:
+    """Return the setup of what is done with a checkpoint in which every row is done."""
+
+    def setup(count: int, scratch: Path) -> Callable[[], object]:
+        place = scratch / f"runs-{count}"
+        frame, target = frame_of(count), pipeline(_INTO, outputs=["copy.mha"])
+        written(target, frame, place)
+        return lambda: use(target, frame, place)
+
+    return setup
+
+
+def written(target: file_dataset.Pipeline, frame: pd.DataFrame, place: Path) -> None:
+    """Write all rows down as a run does, parts of 500 that are joined."""
+    book = Book(target._prepare(frame), Wish(place, None, check_inputs=False))  # noqa: SLF001
+    cells = book.part.rows.cells["scan.mha"]
+    with book.writing(Interrupts()):
+        for position, row_id in enumerate(book.part.rows.ids or ()):
+            book.journal.put(position, stored(row_id, cells, position, len(frame)))
+
+
 def recorded(count: int, scratch: Path) -> Callable[[], object]:
     """Run a manifest in which every row failed in an earlier Pipeline."""
     manifest = tally_of(count, failed=lambda _: True, on_failure="record")[1]().manifest
@@ -203,6 +234,17 @@ def recorded(count: int, scratch: Path) -> Callable[[], object]:
     )
     frame = manifest.assign(**{"scan.mha": "s3://bucket/scan.mha"})
     return lambda: target.run(frame)
+
+
+def writing(count: int, scratch: Path) -> Callable[[], object]:
+    """Write all rows down: what is counted is the parts that are left."""
+    frame, place = frame_of(count), scratch / f"runs-{count}"
+
+    def write() -> dict[str, float]:
+        written(pipeline(_INTO, outputs=["copy.mha"]), frame, place)
+        return {"parts": len(list(place.iterdir()))}
+
+    return write
 
 
 STEPS = (
@@ -224,6 +266,10 @@ STEPS = (
     Step("result, merge", of_result(lambda result: result.merge(result))),
     Step("result, raise_if_dropped", of_result(raised)),
     Step("result, pickled", of_result(pickle.dumps)),
+    Step("checkpoint, written", writing),
+    Step("checkpoint, loaded", of_checkpoint(lambda _, __, place: file_dataset.PipelineResult.load(place))),
+    Step("checkpoint, planned", of_checkpoint(lambda target, frame, place: target.plan(frame, checkpoint=place))),
+    Step("checkpoint, all done", of_checkpoint(lambda target, frame, place: target.run(frame, checkpoint=place))),
     Step("sizes", reading(lambda reader: reader.into_size_table()), 0.1),
     Step("infos", reading(lambda reader: reader.into_info_table()), 0.1),
     Step("sizes, no file is there", reading(refused, "/none/scan.mha"), 0.1),

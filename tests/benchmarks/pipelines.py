@@ -28,6 +28,9 @@ _FRAME_ROWS = 200_000
 _LOCAL_ROWS = 500
 ROWS = Workload("rows", 100, 16 << 10)
 _SPIN_ROWS = 40
+TINY = Workload("tiny", 100, 1 << 10)
+_TINY_TIMES = 100  # rows of each of its objects
+_TINY_RUNS = 5
 
 
 def seconds(work: Callable[[], object]) -> tuple[float, float]:
@@ -136,6 +139,23 @@ def overhead(endpoint: Endpoint) -> Estimate:
         copies += seconds(lambda: ours.upload(ROWS, endpoint.source(ROWS), "alone"))[1]
         if number:
             values.append((whole - copies) / ROWS.count)
+    return Estimate.of(values)
+
+
+def checkpointed(endpoint: Endpoint) -> Estimate:
+    """Return how much longer a run of 10,000 rows of 1 KiB takes when it writes its rows down, into a directory."""
+    ours = peers.Ours(peers.Place(endpoint.listeners["http"], endpoint.scratch, "A", 64))
+    some = ours.frame(TINY)
+    frame = pd.concat([some] * _TINY_TIMES, ignore_index=True).assign(id=range(TINY.count * _TINY_TIMES))
+    run: Any = _pipeline(forward, ours)
+    values = []
+    for number in range(_TINY_RUNS + 1):
+        with tempfile.TemporaryDirectory() as place:
+            both = [lambda: run(frame), lambda place=place: run(frame, checkpoint=place)]
+            order = (0, 1) if number % 2 else (1, 0)
+            taken = {which: seconds(both[which])[0] for which in order}
+        if number:
+            values.append(taken[1] / taken[0])
     return Estimate.of(values)
 
 

@@ -214,6 +214,7 @@ def goals_table(results: Sequence[Result], rows: Mapping[str, Estimate | None]) 
         Goal("rows, prefetch=2: wall <= 1.15 x the slowest stage alone", "overlap", nothing, 1.15),
         Goal("rows: CPU beyond copies and fn <= 1 ms per row", "overhead", nothing, 1e-3),
         Goal("rows: workers=2 >= 1.8 x as fast as workers=1", "workers", nothing, 1.8, is_least=True),
+        Goal("rows: with a checkpoint <= 1.02 x the wall of a run without", "checkpoint", nothing, 1.02),
     ):
         lines += [_goal_line(goal, rows[name]) for name in rows if name == goal.cell]
     return "\n".join(lines)
