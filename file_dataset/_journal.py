@@ -93,10 +93,10 @@ class Journal:
             if not len(begun):  # it was a test
                 self._place.remove(name)
                 del self._parts[name]
+            self._thread = start_thread("file_dataset-checkpoint", self._write_down)
         except (OSError, FileDatasetError) as exc:
             message = f"the checkpoint {self._place} cannot be written, so no row has begun: {why_not(exc)}"
             raise RunStoppedError(message) from exc
-        self._thread = start_thread("file_dataset-checkpoint", self._write_down)
 
     def put(self, position: int, outcome: Outcome) -> None:
         """Take a row that is stored or has failed. Any thread may call this; it waits for nothing."""
