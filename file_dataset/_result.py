@@ -454,6 +454,8 @@ def joined(earlier: PipelineResult, later: PipelineResult) -> PipelineResult:
     def both(name: str) -> pd.DataFrame:
         frame = _concat(getattr(earlier, name), getattr(later, name))
         places = order.get_indexer(frame[_frame.ID].astype(object))
+        if (places[1:] >= places[:-1]).all():
+            return frame
         ordered: pd.DataFrame = frame.iloc[places.argsort(kind="stable")].reset_index(drop=True)
         return ordered
 
@@ -482,7 +484,8 @@ def _concat(earlier: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
     columns = list(dict.fromkeys([*outputs, *earlier.columns, *new.columns]))
     # a part without rows would widen the dtypes of the other
     parts = [frame for frame in (earlier, new) if len(frame)] or [earlier]
-    joined = pd.concat(parts, ignore_index=True)
+    # one alone is not copied
+    joined = pd.concat(parts, ignore_index=True) if len(parts) > 1 else parts[0].reset_index(drop=True)
     for name in columns:
         if name not in joined:
             joined[name] = pd.Series([None] * len(joined), dtype=_frame.TEXT)
