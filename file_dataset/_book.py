@@ -93,7 +93,7 @@ class Book:
         """Have the rows that are done meanwhile written down, however this ends.
 
         From its end on interrupts are held; one that comes then gives up what takes longer than some seconds to write.
-        Rows that are done and not written down are named, in a note where something else has stopped the run.
+        Where something has stopped the run, a note says where what is done is, or which rows are not written down.
 
         Raises:
             RunStoppedError: they cannot be.
@@ -104,8 +104,8 @@ class Book:
         except BaseException as exc:
             interrupts.is_held = True
             self.journal.close(lambda: interrupts.is_urgent)
-            if (note := self.journal.unwritten()) is not None:
-                exc.add_note(note)
+            goes_on = f"What is done is in the checkpoint {self.place}: the same call goes on from there."
+            exc.add_note(self.journal.unwritten() or goes_on)
             raise
         interrupts.is_held = True
         self.journal.close(lambda: interrupts.is_urgent)

@@ -121,6 +121,7 @@ def test_what_stops_a_run_loses_no_row_that_was_done(six, calls, make, tmp_path)
     with pytest.raises(RunStoppedError) as caught:
         make(calls, on_failure="raise", prefetch=0).run(six, checkpoint=tmp_path / "runs")
     assert caught.value.result.manifest["id"].tolist() == [1, 2, 3]
+    assert any(f"checkpoint {tmp_path / 'runs'}: the same call" in note for note in caught.value.__notes__)
     calls.failing = set()
     calls.taken()
     result = make(calls).run(six, checkpoint=tmp_path / "runs")
