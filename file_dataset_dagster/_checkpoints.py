@@ -97,6 +97,11 @@ class Checkpoint:
     note: Callable[[Mapping[str, str] | None], None]
     noted: Callable[[], Mapping[str, str] | None]
 
+    @property
+    def is_local(self) -> bool:
+        """Whether it is a directory, and no prefix in S3."""
+        return not self.place.startswith("s3://")
+
     def begin(self, versions: Mapping[str, str] | None) -> None:
         """Forget all rows, before some of these data versions of the input run.
 

@@ -86,8 +86,9 @@ def run_on_ray(
     frame: pd.DataFrame,
     settings: RaySettings,
     context: dg.AssetExecutionContext,
+    **checkpoint: Any,  # noqa: ANN401 (each argument has a type of its own)
 ) -> file_dataset.PipelineResult:
-    """Run the pipeline's rows on Ray.
+    """Run the pipeline's rows on Ray; `checkpoint`: arguments of `run_pipeline` for one.
 
     Raises:
         file_dataset.MissingExtraError: Ray is not installed.
@@ -96,8 +97,18 @@ def run_on_ray(
     if settings.resource_key is not None:
         getattr(context.resources, settings.resource_key)  # Dagster has set it up: Ray is connected
     with _connected(context):
-        result: file_dataset.PipelineResult = file_dataset.ray.run_pipeline(pipeline, frame, **settings.arguments)
+        result: file_dataset.PipelineResult = file_dataset.ray.run_pipeline(
+            pipeline, frame, **settings.arguments, **checkpoint
+        )
         return result
+
+
+def is_elsewhere(settings: RaySettings, context: dg.AssetExecutionContext) -> bool:
+    """Whether a process of the cluster runs it all (Ray Client), for which a local path may be another directory."""
+    if settings.resource_key is not None:
+        getattr(context.resources, settings.resource_key)
+    client = sys.modules.get("ray.util.client")
+    return (client is not None and client.ray.is_connected()) or "://" in os.environ.get("RAY_ADDRESS", "")
 
 
 @contextlib.contextmanager

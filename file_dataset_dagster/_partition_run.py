@@ -224,9 +224,11 @@ class AssetRun:
         _on_ray.make_portable(self.settings.fn)
         pipeline = self.settings.pipeline(into_path, options=options, target_options=target_options, progress=progress)
         checkpoint = None
-        # without a run nobody stores the manifest
-        if self.manifests is not None and self.attempt is not None and self.settings.ray is None:
+        if self.manifests is not None and self.attempt is not None:  # without a run the manifest is not stored
             checkpoint = self.manifests.checkpoint(self.asset_key, partition_key, self.settings.code_version)
+            ray = self.settings.ray
+            if ray is not None and checkpoint.is_local and _on_ray.is_elsewhere(ray, self.context):
+                checkpoint = None
         return Rows(self.context, self.settings, self.wanted, pipeline, self.attempt, checkpoint)
 
     def _stored(self, frame: pd.DataFrame, partition_key: str | None, into_path: str) -> Stored | None:

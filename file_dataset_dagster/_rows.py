@@ -112,7 +112,7 @@ class Rows:
     def _run_rows(self, rows: pd.DataFrame, **checkpoint: Any) -> file_dataset.PipelineResult:  # noqa: ANN401
         if self.settings.ray is None:
             return self.pipeline.run(rows, **checkpoint)
-        return _on_ray.run_on_ray(self.pipeline, rows, self.settings.ray, self.context)
+        return _on_ray.run_on_ray(self.pipeline, rows, self.settings.ray, self.context, **checkpoint)
 
 
 def _without_rows(result: file_dataset.PipelineResult, frame: pd.DataFrame) -> file_dataset.PipelineResult:

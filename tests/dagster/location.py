@@ -5,6 +5,7 @@
 
 import os
 import time
+import uuid
 from pathlib import Path
 
 import dagster as dg
@@ -27,10 +28,10 @@ literal = FileDatasetResource(base_path=str(HERE / "base"), aws_access_key_id="A
 nested = FileDatasetResource(s3_resource=S3Resource(aws_access_key_id="AKID", aws_secret_access_key=LITERAL))
 
 
-def scans(day):
+def scans(day, count=2):
     """Two rows a day; on the broken one neither can be read."""
     rows = []
-    for number in (1, 2):
+    for number in range(1, count + 1):
         path = HERE / "input" / day / str(number) / "scan.txt"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("bad" if day == BROKEN else f"scan {number} of {day}")
@@ -50,6 +51,19 @@ def copy(input_dir, output_dir):
 def slowly(input_dir, output_dir):
     (HERE / "slow" / (input_dir / "scan.txt").read_text().replace(" ", "-")).touch()
     time.sleep(600)
+    return copy(input_dir, output_dir)
+
+
+def ends(input_dir, output_dir):
+    """Leave a file for each call; at row 5 end the process by a signal, where a file names one, with rows on disk."""
+    number = (input_dir / "scan.txt").read_text().split()[1]
+    (HERE / "calls").mkdir(exist_ok=True)
+    (HERE / "calls" / f"{number}-{uuid.uuid4().hex}").touch()
+    if number == "5" and (HERE / "signal").exists():
+        while not list((HERE / "base" / "manifests" / "ending").glob("*.checkpoint/part-*")):
+            time.sleep(0.05)
+        os.kill(os.getpid(), int((HERE / "signal").read_text()))
+        time.sleep(600)
     return copy(input_dir, output_dir)
 
 
@@ -77,15 +91,22 @@ def few_scans() -> pd.DataFrame:
     return scans("2024-01-01")
 
 
+@dg.asset
+def six_scans() -> pd.DataFrame:
+    return scans("2024-01-01", 6)
+
+
+ending = pipeline_asset(ends, name="ending", input=six_scans, prefetch=0)
 slow = pipeline_asset(slowly, name="slow", input=few_scans, workers=1)
 
 daily = dg.define_asset_job("daily", selection=["raw_scans", "copied", "counted"])
 nightly = dg.build_schedule_from_partitioned_job(daily, name="nightly", hour_of_day=2)
 defs = dg.Definitions(
-    assets=[raw_scans, copied, copied_each, counted, few_scans, slow],
+    assets=[raw_scans, copied, copied_each, counted, few_scans, slow, six_scans, ending],
     jobs=[
         daily,
         dg.define_asset_job("daily_range", selection=["raw_scans", "copied"]),
+        dg.define_asset_job("ending_job", selection=["six_scans", "ending"]),
         dg.define_asset_job("slow_job", selection=["few_scans", "slow"]),
     ],
     schedules=[nightly],

@@ -105,11 +105,52 @@ def test_steps_run_in_processes_of_their_own(location, lasting, home):
     assert ids_of(home, "copied", "2024-01-02") == ["2024-01-02-1", "2024-01-02-2"]
 
 
-def job_of_location():
+def job_of_location(name="daily"):
     spec = importlib.util.spec_from_file_location("location_under_test", LOCATION)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.defs.resolve_job_def("daily")
+    return module.defs.resolve_job_def(name)
+
+
+def ending_job():
+    return job_of_location("ending_job")
+
+
+def calls_taken(home):
+    """Numbers of the rows that fn was called for since the last time."""
+    found = sorted(path.name[0] for path in (home / "calls").iterdir())
+    for path in (home / "calls").iterdir():
+        path.unlink()
+    return "".join(found)
+
+
+@pytest.mark.slow  # rows are written down 5 s after the first of them
+@pytest.mark.parametrize(
+    ("signal_number", "how"),
+    [
+        pytest.param(signal.SIGKILL, "re-executed", id="killed, re-executed"),
+        pytest.param(signal.SIGKILL, "only_missing", id="killed, only_missing"),
+        pytest.param(signal.SIGKILL, "anew", id="killed, anew"),
+        pytest.param(signal.SIGINT, "re-executed", id="interrupted, re-executed"),
+    ],
+)
+def test_a_step_whose_process_ends_goes_on_when_it_is_wanted_again(lasting, home, signal_number, how):
+    (home / "signal").write_text(str(int(signal_number)))
+    job = dg.reconstructable(ending_job)
+    first = dg.execute_job(job, lasting)
+    assert not first.success
+    assert calls_taken(home) == "12345"
+    (home / "signal").unlink()
+    arguments = {}
+    if how == "re-executed":
+        arguments["reexecution_options"] = dg.ReexecutionOptions.from_failure(first.run_id, lasting)
+    elif how == "only_missing":
+        arguments["run_config"] = {"ops": {"ending": {"config": {"only_missing": True}}}}
+    assert dg.execute_job(job, lasting, **arguments).success
+    called = calls_taken(home)
+    assert called == ("123456" if how == "anew" else "56")
+    assert len(ids_of(home, "ending", None)) == 6
+    assert not list((home / "base").rglob("part-*"))
 
 
 SCRIPT = """

@@ -77,6 +77,33 @@ def test_the_drop_policy_is_that_of_a_local_run(both):
     assert failed == {"here", "there"}
 
 
+def test_a_run_on_ray_goes_on_where_one_here_ended_and_the_other_way_round(run, resource, scans, local_ray, tmp_path):
+    calls = str(tmp_path / "calls")
+
+    def copy(input_dir, output_dir):
+        with open(calls, "a") as file:  # noqa: PTH123
+            file.write((input_dir / "scan.txt").read_text()[-1])
+        return {"scan.txt": input_dir / "scan.txt"}
+
+    def go(rows, missing, runner, config):
+        @dg.asset
+        def raw_scans() -> pd.DataFrame:
+            return scans(rows, missing=missing)
+
+        copied = pipeline_asset(copy, name="copied", input=raw_scans, runner=runner, max_dropped_fraction=0.0)
+        result = run([raw_scans, copied], resource, run_config={"ops": {"copied": {"config": config}}})
+        with open(calls) as file:  # noqa: PTH123
+            called = sorted(file.read())
+        (tmp_path / "calls").write_text("")
+        return result, "".join(called)
+
+    for runners in (("local", "ray"), ("ray", "local")):
+        first, called = go("abc", "c", runners[0], {})
+        assert (first.success, called) == (False, "ab")
+        second, called = go("abc", "", runners[1], {"only_missing": True})
+        assert (second.success, called) == (True, "c")
+
+
 # --- Rays that a resource of dagster-ray connects; each in a process of its own ---
 
 SCRIPT = """
