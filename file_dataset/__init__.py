@@ -20,6 +20,7 @@ from file_dataset._writer import write_files
 if _typing.TYPE_CHECKING:
     from file_dataset import parquet as parquet
     from file_dataset import ray as ray
+    from file_dataset._checkpoint.inputs import changed_rows as changed_rows
     from file_dataset._checkpoint.place import remove_checkpoint as remove_checkpoint
     from file_dataset._forecast import Plan as Plan
 
@@ -39,13 +40,15 @@ __all__ = [
     "RunStoppedError",
     "TempDir",
     "WriteOptions",
+    "changed_rows",
     "reader",
     "remove_checkpoint",
     "write_files",
 ]
 
 
-_HEAVY = {"Plan": "_forecast", "remove_checkpoint": "_checkpoint.place"}  # these bring pandas and pyarrow along
+# these bring pandas and pyarrow along
+_HEAVY = {"Plan": "_forecast", "changed_rows": "_checkpoint.inputs", "remove_checkpoint": "_checkpoint.place"}
 
 
 def __getattr__(name: str) -> object:

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from file_dataset import _frame, _transfer
+import numpy as np
+
+from file_dataset import _frame, _options, _transfer
+from file_dataset._errors import InvalidDatasetError
+from file_dataset._stores import Stores
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
+    import pandas as pd
+
     from file_dataset._checkpoint.parts import Known
     from file_dataset._checkpoint.states import States
     from file_dataset._errors import Failure
+    from file_dataset._options import Options
     from file_dataset._sink import ObjectInfo
-    from file_dataset._stores import Stores
 
 
 def changed(rows: _frame.Rows, states: States, known: Known, stores: Stores) -> dict[int, str]:
@@ -37,21 +45,122 @@ def changed(rows: _frame.Rows, states: States, known: Known, stores: Stores) -> 
             for position, record in zip(positions, lines.to_pylist(), strict=True)
             for one in record["inputs"] or ()
         }
-        asked: list[_transfer.Wanted] = []
-        missing: list[tuple[_transfer.Wanted, Failure]] = []
-        for one in _wanted(rows, positions):
-            read = before.get((one.position, one.file), {})
-            if isinstance(one.at, Path):
-                _note(found, one, _of_local(one.at, read))
-            elif one.file in etags:
-                _note(found, one, _of_etag(etags[one.file][one.position], read))
-            else:
-                asked.append(one)
-        for one, info in _transfer.infos(asked, stores, missing):
-            _note(found, one, _of_object(info, before.get((one.position, one.file), {})))
-        for one, failure in missing:
-            _note(found, one, f"{failure.type}: {failure.message}")
+        _compare(found, _wanted(rows, positions), before, etags, stores)
     return found
+
+
+def changed_rows(frame: pd.DataFrame, inputs: pd.DataFrame, *, options: Options | None = None) -> pd.DataFrame:
+    """Return the rows of a frame of which a file is no longer what was read, and why: `id` and `why`, a text.
+
+    A file is another when its location is, or its checksum, where the store has one of both, else its ETag; of a local
+    file its size or the time of its last change. A file that cannot be looked at is another, too. One HEAD per file,
+    none where the frame has a column `<file>.etag`. Nothing is read or run.
+
+    Args:
+        frame: as it would be given to a Pipeline.
+        inputs: what was read: `result.inputs`, of this run or a loaded result. Rows that it does not have are left out.
+        options: how S3 is reached; None: by boto3's default session.
+
+    Raises:
+        InvalidDatasetError: the frame is refused, or `inputs` is none of a result.
+        RowError: the store refuses these credentials, or there are none.
+
+    Example:
+        >>> def copy(input_dir, output_dir):
+        ...     return {"copy.txt": input_dir / "scan.txt"}
+        >>> frame = pd.DataFrame({"id": [1, 2], "scan.txt": "s3://my-bucket/scan.txt"})
+        >>> result = Pipeline(copy, into_path="s3://my-bucket/copies/", progress=False).run(frame)
+        >>> frame.loc[1, "scan.txt"] = "s3://my-bucket/missing.txt"
+        >>> changed_rows(frame, result.inputs)["why"].tolist()
+        ['scan.txt: it was read from s3://my-bucket/scan.txt']
+    """
+    import pandas as pd
+
+    _options.check(options)
+    if not isinstance(inputs, pd.DataFrame) or set(_RECORD) - set(inputs.columns):
+        raise InvalidDatasetError("inputs: give result.inputs, the frame of the files that a run has read")
+    found: dict[int, str] = {}
+    if names := [name for name in inputs["file"].unique().tolist() if name in frame]:
+        rows = _frame.rows_of_frame(frame, names, needs_id=True)
+        rows = replace(rows, local_paths=_options.takes_local_paths(options))
+        stores, etags = Stores(options), _etags(rows)
+        for before in _records(rows, inputs):
+            _compare(found, _elsewhere(found, rows, before), before, etags, stores)
+    places = sorted(found)
+    why = pd.Series([found[place] for place in places], dtype=_frame.TEXT)
+    return frame[[_frame.ID]].iloc[places].reset_index(drop=True).assign(why=why)
+
+
+_RECORD = (_frame.ID, "file", "location", "size_bytes", "etag", "checksum")
+_LINES_AT_ONCE = 50_000  # whose records are Python objects at a time; a guess
+
+
+def _records(rows: _frame.Rows, inputs: pd.DataFrame) -> Iterator[dict[tuple[int, str], dict[str, Any]]]:
+    """Yield what was read of some rows, by position in the frame and by file; all of a row comes at once."""
+    place = {str(row_id): position for position, row_id in enumerate(rows.ids or ())}
+    positions = np.array([place.get(str(row_id), -1) for row_id in inputs[_frame.ID].tolist()], np.int64)
+    order = np.argsort(positions, kind="stable")[np.count_nonzero(positions < 0) :]
+    bounds = list(range(0, len(order), _LINES_AT_ONCE))
+    starts = [int(np.searchsorted(positions[order], positions[order[bound]])) for bound in bounds]
+    for start, end in itertools.pairwise([*dict.fromkeys(starts), len(order)]):
+        lines = order[start:end]
+        columns = {name: _frame._values(inputs[name].iloc[lines]) for name in _RECORD[1:]}  # noqa: SLF001
+        records = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+        keys = zip(positions[lines].tolist(), columns["file"], strict=True)
+        yield dict(zip(keys, records, strict=True))
+
+
+def _elsewhere(
+    found: dict[int, str], rows: _frame.Rows, before: Mapping[tuple[int, str], Mapping[str, Any]]
+) -> Iterator[_transfer.Wanted]:
+    """Note the rows that have another file than was read, and yield the files of the others."""
+    for position in dict.fromkeys(position for position, _ in before):
+        wanted = []
+        for name in rows.file_columns:
+            read = before.get((position, name), {}).get("location")
+            try:
+                at = rows.location(position, name)
+            except InvalidDatasetError as exc:
+                found.setdefault(position, f"{name}: {exc}")
+                continue
+            if read != (None if at is None else str(at)):
+                found.setdefault(position, f"{name}: it was {f'read from {read}' if read else 'not there'}")
+            elif at is not None:
+                wanted.append(_transfer.Wanted(rows.id_at(position), name, at, position))
+        if position not in found:
+            yield from wanted
+
+
+def _compare(
+    found: dict[int, str],
+    wanted: Iterable[_transfer.Wanted],
+    before: Mapping[tuple[int, str], Mapping[str, Any]],
+    etags: Mapping[str, list[Any]],
+    stores: Stores,
+) -> None:
+    """Note the rows of which a file is another, and why.
+
+    Args:
+        found: takes them, by position.
+        wanted: the files.
+        before: what was read, by position and file.
+        etags: those of the frame, by file.
+        stores: which have the files.
+    """
+    asked: list[_transfer.Wanted] = []
+    missing: list[tuple[_transfer.Wanted, Failure]] = []
+    for one in wanted:
+        read = before.get((one.position, one.file), {})
+        if isinstance(one.at, Path):
+            _note(found, one, _of_local(one.at, read))
+        elif one.file in etags:
+            _note(found, one, _of_etag(etags[one.file][one.position], read))
+        else:
+            asked.append(one)
+    for one, info in _transfer.infos(asked, stores, missing):
+        _note(found, one, _of_object(info, before.get((one.position, one.file), {})))
+    for one, failure in missing:
+        _note(found, one, f"{failure.type}: {failure.message}")
 
 
 def _note(found: dict[int, str], one: _transfer.Wanted, why: str) -> None:
