@@ -20,6 +20,9 @@ from file_dataset._stores import Stores
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    import numpy as np
+    import numpy.typing as npt
+
     from file_dataset._checkpoint.place import Place
     from file_dataset._checkpoint.states import States
     from file_dataset._interrupts import Interrupts
@@ -33,8 +36,13 @@ logger = logging.getLogger(__name__)
 class Book:
     """A checkpoint in one run."""
 
-    def __init__(self, prepared: Prepared, wish: Wish) -> None:
+    def __init__(self, prepared: Prepared, wish: Wish, of_rows: npt.NDArray[np.bytes_] | None = None) -> None:
         """Read the checkpoint and decide which rows run. Nothing is written yet.
+
+        Args:
+            prepared: the rows.
+            wish: what the caller wants.
+            of_rows: their fingerprints; None: those of the frame.
 
         Raises:
             InvalidDatasetError: the place makes no sense, or has a part that is damaged, foreign or of a later version.
@@ -51,7 +59,9 @@ class Book:
             raise RunStoppedError(message) from exc
         self._into_path = str(prepared.prefix)
         rows = prepared.rows
-        self._fingerprints = fingerprints.fingerprints(rows, self._into_path, wish.code_version, prepared.carried)
+        if of_rows is None:
+            of_rows = fingerprints.fingerprints(rows, self._into_path, wish.code_version, prepared.carried)
+        self._fingerprints = of_rows
         texts = [str(row_id) for row_id in rows.ids or ()]
         found = states.decide(texts, self._fingerprints, self.known)
         if rows.failed:  # they are passed on as they came

@@ -1,4 +1,4 @@
-"""What a Ray task does with a batch of rows: a run of its own (`Job`, `RunBatch`), or a survey of a Dataset's ids.
+"""What a Ray task does with a batch of rows: a run of its own (`Job`, `RunBatch`).
 
 Knows nothing of Ray itself.
 """
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from file_dataset._errors import InvalidDatasetError
-from file_dataset._ray.outcomes import SURVEYED, end, table_of
+from file_dataset._ray.outcomes import end, table_of
 from file_dataset._result import RunStoppedError
 from file_dataset._run import Run
 
@@ -114,33 +114,4 @@ class Pace:
             self._batch_size,
             row_s * self._batch_size,
             self._patience_s,
-        )
-
-
-class Survey:
-    """Returns what the driver must know of a Dataset before anything runs: ids, file columns, inputs at risk."""
-
-    def __init__(self, pipeline: Pipeline) -> None:
-        """Take the pipeline that is to run."""
-        self._pipeline = pipeline
-
-    def __call__(self, batch: pd.DataFrame) -> pa.Table:
-        """Return one row per row: its id as text; the first has what is recorded of the batch."""
-        try:
-            prepared = self._pipeline._prepare(batch)  # noqa: SLF001  # one package
-            rows = prepared.rows
-            ids, columns, inputs, refused = rows.ids or [], rows.file_columns, sorted(prepared.inputs), None
-        except InvalidDatasetError as exc:
-            ids, columns, inputs, refused = [None], (), [], str(exc)
-        if not ids:
-            return SURVEYED.empty_table()
-        rest: list[None] = [None] * (len(ids) - 1)
-        return pa.table(
-            [
-                [None if at is None else str(at) for at in ids],
-                [list(columns), *rest],
-                [inputs, *rest],
-                [refused, *rest],
-            ],
-            SURVEYED,
         )

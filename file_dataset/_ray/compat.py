@@ -8,7 +8,7 @@ import operator
 import os
 import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from file_dataset._errors import InvalidDatasetError, MissingExtraError
 
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from typing_extensions import TypeIs
 
+
+T = TypeVar("T")
 
 _BOUNDING = ("num_gpus", "memory", "resources")
 _PATIENCE = "execution_no_progress_timeout_s"
@@ -272,6 +274,12 @@ def tables(dataset: ray.data.Dataset) -> Generator[pa.Table, None, None]:
     for bundle in dataset.iter_internal_ref_bundles():
         for ref in bundle.block_refs:
             yield BlockAccessor.for_block(ray.get(ref)).to_arrow()
+
+
+def shared(value: T) -> Callable[[], T]:
+    """Put a value into Ray's object store once, and return what gives it in any task."""
+    ref = ray.put(value)
+    return lambda: ray.get(ref)
 
 
 def patience_s(dataset: ray.data.Dataset) -> float | None:

@@ -11,22 +11,20 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import itertools
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-import pyarrow as pa
+import numpy as np
 
-from file_dataset import _frame, _pickling, _urls
+from file_dataset import _frame, _pickling
 from file_dataset._book import Book
 from file_dataset._errors import InvalidDatasetError
 from file_dataset._interrupts import Interrupts
 from file_dataset._prepared import stores
 from file_dataset._progress import Progress, reporting
 from file_dataset._ray import compat, outcomes
-from file_dataset._ray.batch import Job, RunBatch, Survey
+from file_dataset._ray.batch import Job, RunBatch
 from file_dataset._ray.compat import Batch, BatchDatasource
+from file_dataset._ray.survey import Pending, ask, digests, rows_of
 from file_dataset._result import RunStoppedError, attach
 from file_dataset._tally import Tally
 from file_dataset._verdict import DOWN_ROWS
@@ -34,11 +32,15 @@ from file_dataset._verdict import DOWN_ROWS
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
+    import numpy.typing as npt
+    import pandas as pd
+    import pyarrow as pa
     import ray.data
 
     from file_dataset._frame import Rows
     from file_dataset._prepared import Prepared
     from file_dataset._ray.options import BatchOptions
+    from file_dataset._ray.survey import Surveyed
     from file_dataset._result import PipelineResult
     from file_dataset._settings import Wish
 
@@ -48,25 +50,43 @@ _DOWN_BATCHES = 3  # that get no answer stop a run of which no other has got one
 def run_frame(options: BatchOptions, prepared: Prepared, wish: Wish) -> PipelineResult:
     """Run a frame that is checked, but for what a checkpoint has of it; Ray starts only where rows are left to run."""
     with Interrupts() as interrupts:
-        ledger = None
-        try:
-            book = None if wish.place is None else Book(prepared, wish)
-            ledger = _ledger_of(options, prepared, book)
-            with ledger.writing(interrupts), _reporting(options, ledger) as report:
-                if len(ledger):
-                    compat.connect()
-                    dataset, job = _of_frame(options, prepared if book is None else book.part)
-                    ledger.collect(_mapped(options, dataset, job), report, job.patience_s)
-            interrupts.is_held = True
-            interrupts.result = result = ledger.whole()
-        except BaseException as exc:
-            interrupts.is_held = True
-            if ledger is not None:
-                attach(exc, ledger.result())
-            elif isinstance(exc, RunStoppedError) or not isinstance(exc, Exception):  # the frame may be good
-                attach(exc, nothing_done(options, prepared))
-            raise
-    return result
+        book = _opened(options, prepared, wish)
+        part = prepared if book is None else book.part
+        ledger = _ledger_of(options, prepared, book)
+        return _to_end(options, ledger, lambda: _of_frame(options, part), interrupts)
+
+
+def run_dataset(options: BatchOptions, dataset: ray.data.Dataset, wish: Wish) -> PipelineResult:
+    """Ask a Dataset for its ids, check them, and run it, but for what a checkpoint has of it."""
+    asked = ask(options, dataset, wish)
+    with Interrupts() as interrupts:
+        if asked.prepared is None:
+            book = None
+            tally = Tally(options.settings, options.contract, len(asked.ids), stores(options.settings))
+            ledger = _Ledger(asked.ids, tally, lambda given: rows_of(given, asked.ids, asked.columns, dataset))
+        else:
+            book = _opened(options, asked.prepared, wish, asked.fingerprints)
+            ledger = _ledger_of(options, asked.prepared, book)
+        ledger.has_input = False
+        return _to_end(options, ledger, lambda: _of_dataset(options, dataset, asked, book), interrupts)
+
+
+def _opened(
+    options: BatchOptions, prepared: Prepared, wish: Wish, of_rows: npt.NDArray[np.bytes_] | None = None
+) -> Book | None:
+    """Return the checkpoint, read; None: there is none."""
+    try:
+        return None if wish.place is None else Book(prepared, wish, of_rows)
+    except BaseException as exc:
+        if isinstance(exc, RunStoppedError) or not isinstance(exc, Exception):  # the input may be good
+            result = nothing_done(options, prepared)
+            attach(exc, result if of_rows is None else dataclasses.replace(result, input=None))
+        raise
+
+
+def nothing_done(options: BatchOptions, prepared: Prepared) -> PipelineResult:
+    """Return the result of a run in which no row has begun."""
+    return _ledger_of(options, prepared, None).result()
 
 
 def _ledger_of(options: BatchOptions, prepared: Prepared, book: Book | None) -> _Ledger:
@@ -77,19 +97,31 @@ def _ledger_of(options: BatchOptions, prepared: Prepared, book: Book | None) -> 
     return _Ledger(part.rows.ids or [], tally, lambda _: part.rows, book)
 
 
-def _reporting(
-    options: BatchOptions, ledger: _Ledger
-) -> contextlib.AbstractContextManager[Callable[[Progress], object]]:
-    return reporting(options.settings.progress, len(ledger) + ledger.kept, ledger.kept)
-
-
-def nothing_done(options: BatchOptions, prepared: Prepared) -> PipelineResult:
-    """Return the result of a run in which no row has begun."""
-    return _ledger_of(options, prepared, None).result()
+def _to_end(
+    options: BatchOptions,
+    ledger: _Ledger,
+    begun: Callable[[], tuple[ray.data.Dataset, Job]],
+    interrupts: Interrupts,
+) -> PipelineResult:
+    """Run what is to run, write down what comes back, and return the result."""
+    total = ledger.kept + len(ledger)
+    try:
+        with ledger.writing(interrupts), reporting(options.settings.progress, total, ledger.kept) as report:
+            if len(ledger):
+                compat.connect()
+                dataset, job = begun()
+                ledger.collect(dataset, report, job.patience_s)
+        interrupts.is_held = True
+        interrupts.result = result = ledger.whole()
+    except BaseException as exc:
+        interrupts.is_held = True
+        attach(exc, ledger.result())
+        raise
+    return result
 
 
 def _of_frame(options: BatchOptions, prepared: Prepared) -> tuple[ray.data.Dataset, Job]:
-    """Return a frame in batches, and what the tasks know."""
+    """Return the Dataset of the outcomes of a frame, and what the tasks know."""
     rows = prepared.rows
     frame = _frame.with_absolute_paths(rows)
     count = options.rows_per_task(len(rows))
@@ -99,7 +131,10 @@ def _of_frame(options: BatchOptions, prepared: Prepared) -> tuple[ray.data.Datas
     resources = {"num_cpus": 0} if options.uses_actors else options.remote_args
     source = BatchDatasource("Rows", batches)
     dataset = compat.read(source, len(batches), takes=resources, concurrency=options.readers())
-    return dataset, _job(options, dataset, rows.ids or [], rows.file_columns, prepared.inputs)
+    job = _job(options, dataset, rows.ids or [], rows.file_columns, prepared.inputs)
+    # blocks are batches: Ray then reads and runs one in one task, which it does not when it is to cut batches, as it
+    # insists on where there are GPUs
+    return _mapped(options, dataset, job, is_cut=bool(options.remote_args.get("num_gpus"))), job
 
 
 def _reading(part: pd.DataFrame) -> Callable[[], list[pd.DataFrame]]:
@@ -107,70 +142,31 @@ def _reading(part: pd.DataFrame) -> Callable[[], list[pd.DataFrame]]:
     return lambda: [part]
 
 
-def run_dataset(options: BatchOptions, dataset: ray.data.Dataset, wish: Wish) -> PipelineResult:
-    """Ask a Dataset for its ids, check them, and run it."""
-    settings = options.settings
-    if wish.place is not None:
-        raise InvalidDatasetError("a Dataset with a checkpoint: give a frame, dataset.to_pandas()")
-    ask: Any = Survey(options.elsewhere())
-    survey = dataset.map_batches(ask, batch_format="pandas", batch_size=None)
-    with compat.settings(survey, keeps_order=True):
-        tables = [outcomes.SURVEYED.empty_table()]
-        tables += survey.iter_batches(batch_size=None, batch_format="pyarrow")
-    surveyed = pa.concat_tables(tables)
-    if refused := surveyed["refused"].drop_null().to_pylist():
-        raise InvalidDatasetError(refused[0])
-    ids: list[str] = surveyed["id"].to_pylist()
-    columns = dict.fromkeys(name for names in surveyed["file_columns"].drop_null().to_pylist() for name in names)
-    inputs = {url for urls in surveyed["inputs"].drop_null().to_pylist() for url in urls}
-    is_local = isinstance(_urls.parse_prefix(settings.write_options["into_path"]), Path)
-    _frame.check_ids(pd.DataFrame({_frame.ID: ids}, dtype=object), local=is_local)
-    tally = Tally(settings, options.contract, len(ids), stores(settings))
-    ledger = _Ledger(ids, tally, lambda given: _rows_of(given, ids, columns, dataset))
-    with Interrupts() as interrupts:
-        try:
-            with _reporting(options, ledger) as report:
-                if ids:
-                    job = dataclasses.replace(_job(options, dataset, ids, columns, inputs), gives_rows=True)
-                    starts = [
-                        at for at, is_first in enumerate(surveyed["file_columns"].is_valid().to_pylist()) if is_first
-                    ]
-                    if any(end - start > job.batch_size for start, end in itertools.pairwise([*starts, len(ids)])):
-                        dataset = compat.cut(dataset, len(ids), job.batch_size, at_once=options.uses_actors)
-                    ledger.collect(_mapped(options, dataset, job), report, job.patience_s)
-            interrupts.is_held = True
-            interrupts.result = result = dataclasses.replace(ledger.whole(), input=None)
-        except BaseException as exc:
-            interrupts.is_held = True
-            attach(exc, ledger.result())
-            raise
-    return result
+def _of_dataset(
+    options: BatchOptions, dataset: ray.data.Dataset, asked: Surveyed, book: Book | None
+) -> tuple[ray.data.Dataset, Job]:
+    """Return the Dataset of the outcomes of a Dataset's rows that are not done, and what the tasks know."""
+    to_run = np.arange(len(asked.ids)) if book is None else book.states.to_run
+    ids = [asked.ids[position] for position in to_run.tolist()]
+    job = _job(options, dataset, ids, asked.columns, asked.inputs)
+    # of a checkpoint's rows the driver has ids and carried columns already
+    job = dataclasses.replace(job, gives_rows=book is None)
+    if book is not None and len(kept := book.states.kept):
+        dataset = _pending(options, dataset, np.sort(digests(asked.ids[position] for position in kept.tolist())))
+    in_blocks = np.diff(np.searchsorted(to_run, [*asked.starts, len(asked.ids)]))
+    if in_blocks.max() > job.batch_size:
+        dataset = compat.cut(dataset, len(ids), job.batch_size, at_once=options.uses_actors)
+    return _mapped(options, dataset, job, is_cut=True), job
 
 
-def _rows_of(given: list[pa.Table], ids: list[str], columns: Iterable[str], dataset: ray.data.Dataset) -> Rows:
-    """Return the rows of a Dataset in the order of its ids, as far as they came back: ids and carried columns."""
-    frame = _given_frame(given, dataset)
-    if not len(frame):
-        return _frame.rows_of_frame(frame, list(columns) if set(columns) <= set(frame) else None, needs_id=True)
-    places = {str(row_id): place for place, row_id in enumerate(frame[_frame.ID].tolist())}
-    # those that did not come back are listed nowhere: any row does for them
-    frame = frame.iloc[[places.get(row_id, 0) for row_id in ids]].reset_index(drop=True)
-    carried = tuple(name for name in frame.columns if name not in _frame.FAILURE_COLUMNS)
-    return _frame.Rows(frame, None, {}, carried, {}, Path(), len(frame))
-
-
-def _given_frame(given: list[pa.Table], dataset: ray.data.Dataset) -> pd.DataFrame:
-    """Return ids and carried columns of the rows that came back, with the Arrow types that they have in the Dataset."""
-    if given:
-        table = pa.concat_tables(given, promote_options="permissive")
-    else:
-        schema = dataset.schema()
-        names, types = (schema.names, schema.types) if schema is not None else ([_frame.ID], [pa.string()])
-        table = pa.table({name: pa.array([], kind) for name, kind in zip(names, types, strict=True)})
-    frame: pd.DataFrame = table.to_pandas(
-        types_mapper=lambda kind: None if isinstance(kind, pa.BaseExtensionType) else pd.ArrowDtype(kind)
-    )
-    return frame
+def _pending(options: BatchOptions, dataset: ray.data.Dataset, done: npt.NDArray[np.bytes_]) -> ray.data.Dataset:
+    """Return the Dataset without the rows that are done."""
+    drop: Any = Pending(compat.shared(done))
+    # beside actors, which may hold every CPU for as long as they live; and a GPU is not for this
+    is_beside = options.uses_actors or options.remote_args.get("num_gpus")
+    takes = {"num_cpus": 0} if is_beside else options.remote_args
+    how = {**compat.pool(options.readers(), takes, of_actors=False), **takes}
+    return dataset.map_batches(drop, batch_format=None, batch_size=None, **how)
 
 
 def _job(
@@ -187,11 +183,8 @@ def _job(
     return Job(pipeline, batch_size, frozenset(inputs), str(ids[0]), patience_s)
 
 
-def _mapped(options: BatchOptions, dataset: ray.data.Dataset, job: Job) -> ray.data.Dataset:
-    """Return the Dataset of outcomes."""
-    # a frame's blocks are its batches: Ray then reads and runs one in one task, which it does not when it is to cut
-    # batches, as it insists on where there are GPUs
-    is_cut = job.gives_rows or bool(options.remote_args.get("num_gpus"))
+def _mapped(options: BatchOptions, dataset: ray.data.Dataset, job: Job, *, is_cut: bool) -> ray.data.Dataset:
+    """Return the Dataset of outcomes; where blocks are not cut, each is a batch."""
     how: dict[str, Any] = {
         "batch_size": job.batch_size if is_cut else None,
         "batch_format": "pandas",
@@ -224,6 +217,7 @@ class _Ledger:
         """
         self._ids, self._tally, self._rows_of, self._book = ids, tally, rows_of, book
         self.kept = 0 if book is None else book.part.kept
+        self.has_input = True  # of a Dataset it is not known
         self._places = {str(row_id): place for place, row_id in enumerate(ids)}
         self._missing = set(self._places)
         self._has_strangers = False  # rows came that are not among the ids
@@ -251,7 +245,8 @@ class _Ledger:
         running = compat.settings(dataset, patience_s=patience_s)
         with running, contextlib.closing(compat.tables(dataset)) as tables:
             for table in tables:
-                self._take(table, report)
+                if len(table):  # a task of rows that are all done has no columns either
+                    self._take(table, report)
         self._check_down(least=1)
 
     def _take(self, table: pa.Table, report: Callable[[Progress], object]) -> None:
@@ -301,7 +296,8 @@ class _Ledger:
     def result(self) -> PipelineResult:
         """Return the result so far, of all rows of the input."""
         ran = self._tally.result(self._rows_of(self._given))
-        return ran if self._book is None else self._book.whole(ran)
+        whole = ran if self._book is None else self._book.whole(ran)
+        return whole if self.has_input else dataclasses.replace(whole, input=None)
 
     def whole(self) -> PipelineResult:
         """Return the result of a run that has ended.

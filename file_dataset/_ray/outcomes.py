@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from file_dataset import _frame
+from file_dataset._checkpoint.fingerprints import BYTES
 from file_dataset._errors import Failure, RowError
 from file_dataset._tally import Failed, Stored
 
@@ -42,8 +43,17 @@ OUTCOMES = pa.schema(
         "down": _TEXT,  # the store has answered no request of this process; the driver knows of the others
     }
 )
-# One row per row of a Dataset; the first one of a block has what is recorded of the block.
-SURVEYED = pa.schema({"id": _TEXT, "file_columns": pa.list_(_TEXT), "inputs": pa.list_(_TEXT), "refused": _TEXT})
+# One row per row of a Dataset; the first one of a block has what is recorded of the block. With a checkpoint there are
+# also fingerprints, and the Dataset's own columns.
+SURVEYED = pa.schema(
+    {
+        "id": _TEXT,
+        "file_columns": pa.list_(_TEXT),
+        "inputs": pa.list_(_TEXT),
+        "refused": _TEXT,
+        "fingerprint": pa.binary(BYTES),
+    }
+)
 # before the names of a Dataset's own columns, which may be any
 GIVEN = "given "
 
