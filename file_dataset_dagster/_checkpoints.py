@@ -74,9 +74,9 @@ class Recorded:
     looked: bool = False
 
     @property
-    def is_empty(self) -> bool:
-        """Whether it has no row of this input."""
-        return not (self.done or self.failed or self.changed)
+    def all(self) -> AbstractSet[str]:
+        """Every row that it has."""
+        return self.done | self.failed | self.changed
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +139,7 @@ class Checkpoint:
         done, failed, changed = (frozenset(ids[rows["state"] == state]) for state in ("same", "failed", "changed"))
         recorded = Recorded(done, failed, changed, looks)
         if looks:  # until all rows that changed have run, some are of the one and some of the other
-            self.note(versions if recorded.is_empty else None)
+            self.note(versions if not recorded.all else None)
         return recorded
 
     def arguments(self, *, only_for: str = "") -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
 import dagster as dg
@@ -56,6 +56,22 @@ class DropPolicy:
             )
 
 
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """How many rows of the input are new, failed last time, are changed, are gone, or are as they were."""
+
+    new: int
+    failed: int
+    changed: int
+    gone: int
+    unchanged: int
+
+    def __str__(self) -> str:
+        """Return "12 new, 3 changed, 1 gone, 9,984 unchanged"."""
+        failed = f"{self.failed:,} failed before, " if self.failed else ""
+        return f"{self.new:,} new, {failed}{self.changed:,} changed, {self.gone:,} gone, {self.unchanged:,} unchanged"
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class DroppedRows:
     """The dropped rows of one result, judged by a policy."""
@@ -65,6 +81,7 @@ class DroppedRows:
     partition_key: str | None = None
     changed_rows: int = 0  # have other inputs now, and did not run
     is_unclear: bool = False  # which rows of the input changed
+    compared: Comparison | None = None  # the input with what was there, where a run did that
 
     @property
     def not_run(self) -> int:
@@ -109,7 +126,8 @@ class DroppedRows:
         rows = self.result.input_rows
         few = f"; {rows} input rows are fewer than min_rows={self.policy.min_rows}" if self.is_too_few else ""
         dropped = self.result.summary(allowed_fraction=self.policy.max_dropped_fraction)
-        return f"{where}{dropped}{not_run}{self._behind()}{few}"
+        compared = "" if self.compared is None else f"; {self.compared}"
+        return f"{where}{dropped}{compared}{not_run}{self._behind()}{few}"
 
     def _behind(self) -> str:
         if self.changed_rows:
@@ -131,6 +149,8 @@ class DroppedRows:
             metadata["rows_not_run"] = self.not_run
         if self.changed_rows:
             metadata["changed_rows_not_run"] = self.changed_rows
+        if self.compared is not None:
+            metadata |= {f"{name}_rows": count for name, count in asdict(self.compared).items()}
         if self.result.dropped_rows:
             metadata["dropped"] = self._table()
         if failures_uri is not None:

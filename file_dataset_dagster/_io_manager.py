@@ -49,7 +49,7 @@ class ManifestIOManager(dg.ConfigurableIOManager):
     )
 
     def uri(self, asset_key: dg.AssetKey, partition_key: str | None = None, *, of: str = "manifest") -> str:
-        """Where the `manifest`, `failures`, `files` or `rejected` frame of an asset or of one partition lies.
+        """Where the `manifest`, `failures`, `files`, `inputs` or `rejected` frame of an asset or of one partition lies.
 
         Raises:
             file_dataset.InvalidDatasetError: there is no base_path, or the partition key is too long for it.
@@ -87,7 +87,7 @@ class ManifestIOManager(dg.ConfigurableIOManager):
         partition_key: str | None,
         origins: Origins | None = None,
     ) -> dict[str, Any]:
-        """Store files and failures, then the manifest, so that a manifest always has both; return its metadata."""
+        """Store files, failures and inputs, then the manifest, so that it always has them; return its metadata."""
         return self._store.store_result(result, asset_key, partition_key, origins)
 
     def expect(
@@ -116,7 +116,7 @@ class ManifestIOManager(dg.ConfigurableIOManager):
         return self._store.checkpoint(asset_key, partition_key, code_version)
 
     def stored(self, asset_key: dg.AssetKey, partition_key: str | None) -> Stored | None:
-        """What is stored of the last run, in five GETs at once; None when that is no whole manifest of a pipeline."""
+        """What is stored of the last run, in six GETs at once; None when that is no whole manifest of a pipeline."""
         return self._store.stored(asset_key, partition_key)
 
     def files_of(self, asset_key: dg.AssetKey, keys: Sequence[str | None]) -> dict[str | None, pd.DataFrame]:

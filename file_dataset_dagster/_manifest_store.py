@@ -4,10 +4,11 @@
     <base_path>/manifests/<key parts>/partition=<key>.parquet     one partition
     <base_path>/runs/<run>/<step>/<output>.parquet                what one op of a graph hands to the next
 
-Beside each manifest of a pipeline lie its `.failures.parquet`, `.files.parquet` and `.origins.parquet` (digests of what
-each row was made from; partial runs compare them), and `.rejected.parquet`: the
-failures of a later run whose manifest was not stored, without rows once a later run's is. In `<name>.checkpoint/` lie
-the finished rows of a run that has not stored its manifest, and in `.begun.parquet` of which input they are.
+Beside each manifest of a pipeline lie its `.failures.parquet`, `.files.parquet`, `.inputs.parquet` (the files that were
+read) and `.origins.parquet` (digests of what each row was made from; partial runs compare them), and
+`.rejected.parquet`: the failures of a later run whose manifest was not stored, without rows once a later run's is. In
+`<name>.checkpoint/` lie the finished rows of a run that has not stored its manifest, and in `.begun.parquet` of which
+input they are.
 """
 
 from __future__ import annotations
@@ -142,7 +143,7 @@ class ManifestStore:
         partition_key: str | None,
         origins: Origins | None = None,
     ) -> dict[str, Any]:
-        """Store files and failures, then the manifest, so that a manifest always has both; return its metadata.
+        """Store files, failures and inputs, then the manifest, so that it always has them; return its metadata.
 
         The checkpoint goes: the manifest has all of its rows.
         """
@@ -150,7 +151,10 @@ class ManifestStore:
         if origins is not None:
             at = self.uri(asset_key, partition_key, of="origins")
             self.store(origins.to_frame(), at, stamp | origins.notes)
-        for frame, of in ((result.files, "files"), (result.failures, "failures")):
+        frames = {"files": result.files, "failures": result.failures}
+        if origins is None or origins.has_inputs:
+            frames["inputs"] = result.inputs
+        for of, frame in frames.items():
             self.store(frame, self.uri(asset_key, partition_key, of=of), stamp)
         uri = self.uri(asset_key, partition_key)
         self.store(result.manifest, uri, stamp | {_WITHOUT_DIGEST: result.files_without_digest})
@@ -174,8 +178,8 @@ class ManifestStore:
         return uri
 
     def stored(self, asset_key: dg.AssetKey, partition_key: str | None) -> Stored | None:
-        """What is stored of the last run, in five GETs at once; None when that is no whole manifest of a pipeline."""
-        names = ("manifest", "failures", "files", "rejected", "origins")
+        """What is stored of the last run, in six GETs at once; None when that is no whole manifest of a pipeline."""
+        names = ("manifest", "failures", "files", "inputs", "rejected", "origins")
         uris = {of: self.uri(asset_key, partition_key, of=of) for of in names}
         found = self.blobs(uris)
         if {"manifest", "failures", "files"} - set(found):
@@ -196,6 +200,7 @@ class ManifestStore:
             from_frame(frames["origins"], notes["origins"])
             if notes.get("origins", {}).get(_STAMP) == stamp
             else Origins(),
+            frames["inputs"] if notes.get("inputs", {}).get(_STAMP) == stamp else None,
         )
 
     def files_of(self, asset_key: dg.AssetKey, keys: Sequence[str | None]) -> dict[str | None, pd.DataFrame]:

@@ -3,7 +3,7 @@
 # no `from __future__ import annotations` here: Dagster reads a config's annotations as types
 
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import dagster as dg
@@ -27,7 +27,14 @@ class PartialRun(dg.Config):
         "from other input locations or carried values. Rows that a run finished which did not store its manifest (it "
         "was killed, say) do not run again.",
     )
-    limit: int | None = Field(default=None, description="With only_missing: true, run at most so many rows.")
+    only_changed: bool = Field(
+        default=False,
+        description="Run what only_missing runs, and the rows of which a file is no longer what was read: one HEAD per "
+        "file, none where the input has a column <file>.etag.",
+    )
+    limit: int | None = Field(
+        default=None, description="With only_missing: true or only_changed: true, run at most so many rows."
+    )
     ids: list[str] | None = Field(
         default=None,
         description="Run only these rows of the input, also those that a run finished which did not store its "
@@ -40,11 +47,12 @@ class PartialRun(dg.Config):
         Raises:
             file_dataset.InvalidDatasetError: with the remedy.
         """
-        if self.ids is not None and (self.only_missing or self.limit is not None):
+        if self.ids is not None and (self.only_missing or self.only_changed or self.limit is not None):
             raise file_dataset.InvalidDatasetError(
-                "run config has ids and only_missing or limit: give ids alone, or only_missing"
+                "run config has ids and only_missing, only_changed or limit: give ids alone, or only_missing or "
+                "only_changed"
             )
-        if self.limit is not None and not self.only_missing:
+        if self.limit is not None and not (self.only_missing or self.only_changed):
             raise file_dataset.InvalidDatasetError("run config has limit alone: give only_missing: true beside it")
         if self.limit is not None and self.limit < 1:
             raise file_dataset.InvalidDatasetError(f"limit={self.limit}: give the number of rows to run, 1 or more")
@@ -58,7 +66,7 @@ class PartialRun(dg.Config):
     @property
     def is_partial(self) -> bool:
         """Whether some rows are left out."""
-        return self.only_missing or self.ids is not None
+        return self.only_missing or self.only_changed or self.ids is not None
 
 
 class _CheckedShape(dg.Shape):
@@ -78,7 +86,8 @@ class _CheckedShape(dg.Shape):
 class Stored:
     """What is stored of the last run.
 
-    `rejected`: failures of a later run, whose manifest was not stored.
+    `rejected`: failures of a later run, whose manifest was not stored. `inputs`: the files that were read; None: they
+    are not stored.
     """
 
     manifest: pd.DataFrame
@@ -87,6 +96,7 @@ class Stored:
     files_without_digest: int
     rejected: pd.DataFrame
     origins: Origins = field(default_factory=Origins)
+    inputs: pd.DataFrame | None = None
 
     def of_input(self, frame: pd.DataFrame) -> file_dataset.PipelineResult:
         """What is known of the rows of this input: ids that left it leave, and rows that failed later are failed.
@@ -98,13 +108,14 @@ class Stored:
         failed = set(_texts(self.rejected)) & known
         failures = [rows_with(self.failures, known - failed), rows_with(self.rejected, failed)]
         filled = [part for part in failures if len(part)] or failures[:1]
-        return file_dataset.PipelineResult(
+        result = file_dataset.PipelineResult(
             frame,
             rows_with(self.manifest, known - failed),
             pd.concat(filled, ignore_index=True),
             rows_with(self.files, known - failed),
             self.files_without_digest,
         )
+        return result if self.inputs is None else replace(result, inputs=rows_with(self.inputs, known - failed))
 
 
 def rows_to_run(

@@ -165,7 +165,7 @@ class AssetRun:
                 finished_rows=len(stopped.manifest) if stopped is not None and writes_down else 0,
             ) from exc
         result, after = done.result, done.after
-        dropped = DroppedRows(result, policy, partition_key, is_unclear=after.is_unclear)
+        dropped = DroppedRows(result, policy, partition_key, is_unclear=after.is_unclear, compared=done.compared)
         dropped = replace(dropped, changed_rows=max(0, len(after.changed) - dropped.not_run))
         self.context.log.info("%s; %.1f s", dropped, time.monotonic() - started)
         if dropped.fails_the_run:
@@ -229,7 +229,7 @@ class AssetRun:
             ray = self.settings.ray
             if ray is not None and checkpoint.is_local and _on_ray.is_elsewhere(ray, self.context):
                 checkpoint = None
-        return Rows(self.context, self.settings, self.wanted, pipeline, self.attempt, checkpoint)
+        return Rows(self.context, self.settings, self.wanted, pipeline, options, self.attempt, checkpoint)
 
     def _stored(self, frame: pd.DataFrame, partition_key: str | None, into_path: str) -> Stored | None:
         """What is stored of the last run, where a part of the rows is to be merged into it."""

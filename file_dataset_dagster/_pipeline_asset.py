@@ -25,7 +25,7 @@ _REFUSED = {
     "ins": "name the asset to read as input=, others as deps=",
     "check_specs": "the function has no way to answer them; write further checks with @dg.asset_check(asset=...)",
     "dagster_type": "the value is always a manifest",
-    "config_schema": "its run config says which rows run: only_missing, limit, ids",
+    "config_schema": "its run config says which rows run: only_missing, only_changed, limit, ids",
 }
 
 
@@ -178,7 +178,8 @@ def pipeline_asset(  # noqa: PLR0913 (each is a choice of the user's)
     re-execution of the run and `only_missing` go on from them; any other run begins anew, and so does each row when
     `code_version` is another.
 
-    Run config of the asset (`only_missing`, `limit`, `ids`) runs a part of the rows and merges them into the manifest.
+    Run config of the asset (`only_missing`, `only_changed`, `limit`, `ids`) runs a part of the rows and merges them
+    into the manifest.
     With a `backfill_policy` of single runs each partition of a range is a Pipeline run of its own, stored and reported
     as it finishes; one that fails keeps its previous manifest and leaves the others be.
 

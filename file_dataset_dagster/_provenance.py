@@ -7,7 +7,7 @@ that is true only where every row that did not run is known to be as it was.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -31,11 +31,13 @@ class Origins:
         rows: by id, digests of (its locations and carried values, the content of its files).
         versions: the data version of each partition that was read; None: not known.
         is_content_known: whether the second digest covers all that a new version can mean.
+        has_inputs: whether the result that these are of has the files that were read of all of its rows.
     """
 
     rows: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     versions: Mapping[str, str] | None = None
     is_content_known: bool = False
+    has_inputs: bool = True
 
     def to_frame(self) -> pd.DataFrame:
         """Return it as a frame to store, beside `notes`."""
@@ -119,6 +121,19 @@ class AfterPart:
         # rows that did not run were also made with the code and the other inputs of then
         carried = {name: value for name, value in previous.items() if name == _CODE or name.startswith(_TAGS)}
         return {name: value for name, value in carried.items() if self.is_behind or name not in own}
+
+
+def looked_at(before: Origins, now: Origins, same: AbstractSet[str], *, is_all: bool) -> Origins:
+    """Return what stored rows are of, once it is known that the files of some are as they were.
+
+    Args:
+        before: what the stored rows are of.
+        now: the input.
+        same: ids of the rows whose files are as they were read.
+        is_all: they are all the rows that do not run.
+    """
+    rows = {**before.rows, **{row_id: now.rows[row_id] for row_id in same if row_id in now.rows}}
+    return replace(before, rows=rows, versions=now.versions if is_all else before.versions)
 
 
 def after_part(now: Origins, before: Origins, ran: AbstractSet[str]) -> AfterPart:

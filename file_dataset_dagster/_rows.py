@@ -12,9 +12,10 @@ import pandas as pd
 import file_dataset
 from file_dataset_dagster import _on_ray
 from file_dataset_dagster._checkpoints import Attempt, Checkpoint, Recorded
+from file_dataset_dagster._dropped_rows import Comparison
 from file_dataset_dagster._logs import lines_in
 from file_dataset_dagster._partial_runs import PartialRun, Stored, check_outputs, ids_of, rows_to_run, rows_with
-from file_dataset_dagster._provenance import AfterPart, Origins, after_part, other_rows
+from file_dataset_dagster._provenance import AfterPart, Origins, after_part, looked_at, other_rows
 from file_dataset_dagster._settings import Settings
 
 
@@ -26,6 +27,7 @@ class RowsDone:
         result: of all of them.
         rows_run: how many ran.
         after: of what the stored rows are then.
+        compared: the input with what was there, where the run was to find that out.
         finished: how many of those that ran now, or in the run that this one goes on from, the checkpoint has.
     """
 
@@ -33,6 +35,7 @@ class RowsDone:
     rows_run: int
     after: AfterPart
     finished: int = 0
+    compared: Comparison | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +47,7 @@ class Rows:
         settings: of the asset.
         wanted: which rows are to run.
         pipeline: what runs them.
+        options: how the input's files are reached.
         attempt: which attempt this is; None: there is no run.
         checkpoint: where rows are written down; None: nowhere.
     """
@@ -52,6 +56,7 @@ class Rows:
     settings: Settings
     wanted: PartialRun
     pipeline: file_dataset.Pipeline
+    options: file_dataset.Options
     attempt: Attempt | None
     checkpoint: Checkpoint | None
 
@@ -66,8 +71,13 @@ class Rows:
         known = None if stored is None else stored.of_input(frame)
         before = Origins() if stored is None else stored.origins
         changed = set() if known is None else other_rows(now, before)
+        same: AbstractSet[str] = frozenset()
         with lines_in(self.context.log, hides_ids=not self.settings.policy.show_ids):
             recorded = self._recorded(frame, now)
+            if self.wanted.only_changed and stored is not None and known is not None:
+                older = ids_of(known.manifest) - recorded.all - changed
+                changed |= older if stored.inputs is None else self._with_other_files(frame, older, known)
+                same = older - changed
             to_run = rows_to_run(frame, self.wanted, known, changed, recorded)
             done = recorded.done - ids_of(to_run)
             ran = self._run(frame, to_run, done, looks=recorded.looked and bool(recorded.changed))
@@ -80,8 +90,20 @@ class Rows:
                 base = base.merge(replace(_without_rows(base, frame), failures=self.checkpoint.failures(failed)))
             result = base.merge(ran)
         finished = 0 if self.checkpoint is None else len(ran.manifest)
+        before = looked_at(before, now, same, is_all=same >= ids_of(frame) - ids_of(to_run) - done)
         ran_on_this = ids_of(to_run) | done | (frozenset() if recorded.looked else recorded.failed)
-        return RowsDone(result, len(to_run), after_part(now, before, ran_on_this), finished)
+        after = after_part(now, before, ran_on_this)
+        # rows that did not run keep what is known of them, which may be no inputs
+        has_inputs = stored is None or stored.inputs is not None or not after.left
+        after = replace(after, origins=replace(after.origins, has_inputs=has_inputs))
+        compared = _compared(frame, stored, known, recorded, changed) if self.wanted.only_changed else None
+        return RowsDone(result, len(to_run), after, finished, compared)
+
+    def _with_other_files(
+        self, frame: pd.DataFrame, ids: AbstractSet[str], known: file_dataset.PipelineResult
+    ) -> frozenset[str]:
+        """Which of these rows have a file that is no longer what was read."""
+        return ids_of(file_dataset.changed_rows(rows_with(frame, ids), known.inputs, options=self.options))
 
     def _recorded(self, frame: pd.DataFrame, now: Origins) -> Recorded:
         """What the checkpoint has, where this run goes on from it; else it begins anew."""
@@ -90,7 +112,7 @@ class Rows:
         if self.attempt.is_first and not self.wanted.is_partial:
             self.checkpoint.begin(now.versions)
             return Recorded()
-        recorded = self.checkpoint.go_on(self.pipeline, frame, now.versions, looks=False)
+        recorded = self.checkpoint.go_on(self.pipeline, frame, now.versions, looks=self.wanted.only_changed)
         if recorded.done:
             count, whose = len(recorded.done), self.attempt.of_before
             self.context.log.info("going on: %d of %d rows were done by %s", count, len(frame), whose)
@@ -113,6 +135,24 @@ class Rows:
         if self.settings.ray is None:
             return self.pipeline.run(rows, **checkpoint)
         return _on_ray.run_on_ray(self.pipeline, rows, self.settings.ray, self.context, **checkpoint)
+
+
+def _compared(
+    frame: pd.DataFrame,
+    stored: Stored | None,
+    known: file_dataset.PipelineResult | None,
+    recorded: Recorded,
+    changed: AbstractSet[str],
+) -> Comparison:
+    now = ids_of(frame)
+    good = frozenset() if known is None else ids_of(known.manifest)
+    bad = frozenset() if known is None else ids_of(known.failures)
+    failed = ((bad - good) | recorded.failed) - recorded.done
+    other = ((changed | recorded.changed) - recorded.done - failed) & (good | recorded.all)
+    new = now - good - bad - recorded.all
+    gone = frozenset() if stored is None else ids_of(stored.manifest) - now
+    unchanged = len(now) - len(new) - len(failed) - len(other)
+    return Comparison(len(new), len(failed), len(other), len(gone), unchanged)
 
 
 def _without_rows(result: file_dataset.PipelineResult, frame: pd.DataFrame) -> file_dataset.PipelineResult:

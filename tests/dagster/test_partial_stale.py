@@ -148,9 +148,10 @@ def test_rows_of_older_code_or_of_another_input_as_it_was_leave_it_stale(run, lo
     assert after.status() == "FRESH"
 
 
+@pytest.mark.parametrize("mended_by", [{"ids": ["b"]}, {"only_changed": True}], ids=str)
 @pytest.mark.parametrize("where", ["s3", "local"])
 def test_content_that_changed_under_the_same_url_leaves_downstream_stale(
-    run, instance, scans, request, where, tmp_path
+    run, instance, scans, request, where, tmp_path, mended_by
 ):
     resource = request.getfixturevalue("resource" if where == "s3" else "local")
     after = Chain(run, resource, instance, scans("ab"))
@@ -169,7 +170,7 @@ def test_content_that_changed_under_the_same_url_leaves_downstream_stale(
     result = go("again", config=ONLY_MISSING)
     assert after.status("again", assets=assets()) == "STALE"
     assert "1 changed rows did not run, so the asset stays stale" in check_of(result).description
-    go("again", config={"ids": ["b"]})
+    go("again", config=mended_by)
     assert after.status("again", assets=assets()) == "FRESH"
 
 
@@ -193,6 +194,10 @@ def test_a_version_that_the_upstream_asset_states_itself_leaves_it_stale_where_n
     result = run(assets, local, selection=["copied"], run_config=config)
     assert after.status(assets=assets) == "STALE"
     assert "rows that did not run may be old, so the asset stays stale" in check_of(result).description
+    config = {"ops": {"copied": {"config": {"only_changed": True}}}}
+    result = run(assets, local, selection=["copied"], run_config=config)  # every file is looked at
+    assert check_of(result).description == "0 of 2 rows dropped; 0 new, 0 changed, 0 gone, 2 unchanged"
+    assert after.status(assets=assets) == "FRESH"
 
 
 def test_a_partial_run_of_one_partition_is_told_as_one_of_an_asset_without_any(chain):
