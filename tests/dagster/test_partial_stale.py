@@ -178,10 +178,11 @@ def test_a_version_that_the_upstream_asset_states_itself_leaves_it_stale_where_n
     run, local, instance, scans
 ):
     version = ["1"]
+    frame = scans("ab")
 
     @dg.asset
     def raw_scans() -> dg.MaterializeResult:
-        return dg.MaterializeResult(value=scans("ab"), data_version=dg.DataVersion(version[0]))
+        return dg.MaterializeResult(value=frame, data_version=dg.DataVersion(version[0]))
 
     assets = [raw_scans, pipeline_asset(copy_scan, name="copied", input=raw_scans)]
     after = Chain(run, local, instance, None)
