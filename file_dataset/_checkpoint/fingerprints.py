@@ -23,6 +23,8 @@ BYTES = 16  # two of 2**40 rows have the same by chance once in 2**49 runs
 DTYPE = np.dtype(f"S{BYTES}")
 _AT_ONCE = 1 << 14  # rows whose digests are Python objects at a time; a guess
 
+_LISTED = 1024  # values of an array that are looked at one by one; a guess
+
 # of these, repr gives the value and nothing but the value
 _PLAIN = (str, int, float, complex, bool, bytes, type(None))
 
@@ -74,19 +76,26 @@ def _texts(cells: Iterable[Any]) -> list[str | None]:
     return [cell if cell is None or isinstance(cell, str) else str(cell) for cell in cells]
 
 
+def _is_short(values: npt.NDArray[Any]) -> bool:
+    """Whether this may have been a list: Parquet and Ray make arrays of those."""
+    return values.ndim == 1 and values.size <= _LISTED and values.dtype.kind in "biuf"
+
+
 def _text(value: Any) -> str:  # noqa: ANN401, PLR0911  # whatever a frame has; one line a kind
     """Return a text that two values share when they are the same, in this process or another."""
     if isinstance(value, np.generic):
         value = value.item() if value.dtype.kind in "biufcSU" else value
     if type(value) in _PLAIN:
         return repr(value)
+    if isinstance(value, np.ndarray) and (value.dtype.kind == "O" or _is_short(value)):
+        value = value.tolist()
     if isinstance(value, list | tuple):
         return f"{type(value).__name__}({', '.join(map(_text, value))})"
     if isinstance(value, dict):
         return f"dict({', '.join(f'{_text(key)}: {_text(one)}' for key, one in value.items())})"
     if isinstance(value, set | frozenset):
         return f"set({', '.join(sorted(map(_text, value)))})"
-    if isinstance(value, np.ndarray) and value.dtype.kind != "O":
+    if isinstance(value, np.ndarray):
         digest = hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()
         return f"array({value.dtype.str}, {value.shape}, {digest})"
     if type(value).__module__.partition(".")[0] in {"datetime", "decimal", "uuid", "pandas", "pathlib"}:

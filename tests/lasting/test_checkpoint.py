@@ -6,6 +6,7 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -163,6 +164,22 @@ def test_ids_come_back_with_their_dtype_and_text_counts(six, calls, make, tmp_pa
     result = make(calls).run(six.astype({"id": str}), checkpoint=tmp_path / "runs")
     assert calls.taken() == []
     assert result.manifest["id"].tolist() == ["1", "2", "3", "4", "5", "6"]
+
+
+def test_a_list_and_the_array_that_parquet_makes_of_it_are_one_value(six, make, tmp_path):
+    def with_row(input_dir, output_dir, row):
+        assert len(row["box"]) == 2
+        return {"a.txt": input_dir / "a.txt"}
+
+    text = "one"  # one object, which is two when it comes from a file
+    six = six.assign(tags=[[text, text]] * 6, box=[[1, 2]] * 6, boxes=[[[0.5], [1.5, 2.5]]] * 6, none=[[]] * 6)
+    six.to_parquet(tmp_path / "six.parquet")
+    read = pd.read_parquet(tmp_path / "six.parquet")
+    assert type(read["box"][0]) is type(read["tags"][0]) is np.ndarray
+    make(with_row).run(six, checkpoint=tmp_path / "runs")
+    assert make(with_row).plan(read, checkpoint=tmp_path / "runs").counts["same"] == 6
+    read["box"] = [np.array([1, 3]), *read["box"][1:]]
+    assert make(with_row).plan(read, checkpoint=tmp_path / "runs").counts["changed"] == 1
 
 
 def test_progress_counts_the_rows_that_were_done(six, calls, make, tmp_path):

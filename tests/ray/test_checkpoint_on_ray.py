@@ -322,6 +322,7 @@ class TestDatasets:
 
         days = pd.date_range("2026-01-01", periods=6)
         frame = frame.assign(age=pd.array([1, 2, None, 4, None, 6], dtype="Int64"), day=days, share=0.5, good=True)
+        frame = frame.assign(box=[[1, 2]] * 6, tags=[["some", "text"]] * 6)
         pipeline().run(frame.head(2), checkpoint=tmp_path / "runs")
         on_ray(pipeline(), frame.head(3), checkpoint=tmp_path / "runs")
         assert ran.taken() == [1, 2, 3]
