@@ -1,4 +1,4 @@
-"""What a store is (`info`, `list`, `download`, `upload`, `remove`), as a GCS or Azure store would be; and `LocalStore`.
+"""What a store is: `info`, `list`, `page`, `download`, `upload`, `remove`. And `LocalStore`.
 
 A request is submitted and answered by a Future. S3's store is in `_s3.store`; one of another kind would go beside it.
 """
@@ -48,6 +48,38 @@ class Listed:
 Listing: TypeAlias = "list[Listed]"  # stores have a method of the name `list`
 
 
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Which of a prefix's objects a listing has.
+
+    Attributes:
+        after: only keys that come after this one, in the order of their bytes.
+        is_flat: only keys without a slash after the prefix; for the others `Page.below` has what they begin with.
+    """
+
+    after: str = ""
+    is_flat: bool = False
+
+
+ALL, FLAT = Span(), Span(is_flat=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A piece of a listing.
+
+    Attributes:
+        found: the objects, in order.
+        below: of a flat listing, what the other keys begin with, up to and with their next slash, in order; of a local
+            directory, the paths of directories in it, those that links lead to among them.
+        token: with which the next piece is requested; None: it is the last.
+    """
+
+    found: Listing
+    below: list[str]
+    token: str | None = None
+
+
 class ObjectStore(Protocol[At_contra]):
     """What the shell reads from. Errors are `OSError`s, transient ones by their type."""
 
@@ -58,6 +90,16 @@ class ObjectStore(Protocol[At_contra]):
 
     def list(self, prefix: At_contra, *, cancelled: threading.Event | None = None) -> Future[Listing]:
         """Answer all objects below a directory, or whose key begins with that of a URL; none is no error."""
+
+    def page(
+        self,
+        prefix: At_contra,
+        span: Span = ALL,
+        *,
+        token: str | None = None,
+        cancelled: threading.Event | None = None,
+    ) -> Future[Page]:
+        """Answer the first piece of a listing, or that of a token; none is no error. Local disk has flat ones alone."""
 
     def remove(self, at: At_contra, *, cancelled: threading.Event | None = None) -> Future[None]:
         """Remove one object; one that is not there is no error."""
@@ -100,6 +142,17 @@ class LocalStore:
         """
         return self._pool.submit(self._list, prefix, cancelled)
 
+    def page(
+        self, prefix: Path, span: Span = FLAT, *, token: str | None = None, cancelled: threading.Event | None = None
+    ) -> Future[Page]:
+        """Answer what is in a directory, in the order of names' bytes: the whole of it; nothing where it is not there.
+
+        What is no file and no directory (a pipe, a link to nothing) is left out.
+        """
+        assert span == FLAT, "of a local directory there is no other piece"  # noqa: S101
+        assert token is None, "there is one page of it"  # noqa: S101
+        return self._pool.submit(self._page, prefix, cancelled)
+
     def remove(self, at: Path, *, cancelled: threading.Event | None = None) -> Future[None]:
         """Remove the file; one that is not there is no error."""
         return self._pool.submit(self._remove, at, cancelled)
@@ -123,6 +176,20 @@ class LocalStore:
             found.append(each)
         return sorted(found, key=lambda each: os.fsencode(str(each.at)))
 
+    def _page(self, directory: Path, cancelled: threading.Event | None) -> Page:
+        _stop_if(cancelled)
+        found: list[Listed] = []
+        below: list[str] = []
+        for entry in sorted(_inside(directory), key=lambda entry: os.fsencode(entry.name)):
+            if (at := _stat(entry)) is None:
+                continue
+            if stat.S_ISDIR(at.st_mode):
+                below.append(entry.path)
+            elif (listed := _listed(entry, at)) is not None:
+                found.append(listed)
+        self.silence.moved()
+        return Page(found, below)
+
     def _remove(self, at: Path, cancelled: threading.Event | None) -> None:
         _stop_if(cancelled)
         try:
@@ -137,23 +204,34 @@ def _stop_if(cancelled: threading.Event | None) -> None:
 
 
 def _below(directory: Path) -> Iterator[Listed]:
-    try:
-        with os.scandir(directory) as entries:
-            inside = list(entries)
-    except FileNotFoundError:
-        return
-    for entry in inside:
+    for entry in _inside(directory):
         if entry.is_dir(follow_symlinks=False):
             yield from _below(Path(entry.path))
-            continue
-        try:
-            found = entry.stat()
-        except OSError as exc:
-            if exc.errno not in (errno.ENOENT, errno.ELOOP):  # gone since, or a link to nothing
-                raise
-            continue
-        if stat.S_ISREG(found.st_mode):
-            yield Listed(Path(entry.path), found.st_size, modified=found.st_mtime_ns)
+        elif (found := _stat(entry)) is not None and (listed := _listed(entry, found)) is not None:
+            yield listed
+
+
+def _inside(directory: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(directory) as entries:
+            return list(entries)
+    except FileNotFoundError:
+        return []
+
+
+def _stat(entry: os.DirEntry[str]) -> os.stat_result | None:
+    """Return what an entry is, or leads to; None: it is gone since, or a link to nothing."""
+    try:
+        return entry.stat()
+    except OSError as exc:
+        if exc.errno not in (errno.ENOENT, errno.ELOOP):
+            raise
+        return None
+
+
+def _listed(entry: os.DirEntry[str], found: os.stat_result) -> Listed | None:
+    """Return what there is to say of a file; None: it is none."""
+    return Listed(Path(entry.path), found.st_size, modified=found.st_mtime_ns) if stat.S_ISREG(found.st_mode) else None
 
 
 def _info(path: Path) -> ObjectInfo:

@@ -7,7 +7,6 @@ next one: of 1,000 keys it takes a few ms, for which the loop would stand still.
 from __future__ import annotations
 
 from concurrent.futures import Future
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
@@ -19,7 +18,7 @@ from file_dataset._s3 import etags, responses
 from file_dataset._s3.errors import error_of
 from file_dataset._s3.operation import Operation
 from file_dataset._s3.requests import Request
-from file_dataset._store import Listed
+from file_dataset._store import ALL, Listed, Page
 from file_dataset._urls import ObjectUrl
 
 if TYPE_CHECKING:
@@ -33,23 +32,15 @@ if TYPE_CHECKING:
     from file_dataset._s3.requests import Sender
     from file_dataset._s3.route import Route
     from file_dataset._s3.sigv4 import Signer
-    from file_dataset._store import Listing
+    from file_dataset._store import Listing, Span
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
-
-@dataclass(frozen=True, slots=True)
-class Page:
-    """A piece of a listing, and the token that the next one is requested with; None: it is the last."""
-
-    found: Listing
-    token: str | None
 
 
 class List(Request["Answer"]):
     """A page of a listing, as XML."""
 
-    __slots__ = ("_token",)
+    __slots__ = ("_span", "_token")
 
     # 1,000 keys of 1,024 bytes, three times as long when they are escaped, and some 400 bytes of markup for each
     answer_bytes = 8 << 20
@@ -61,13 +52,14 @@ class List(Request["Answer"]):
         signer: Signer | None,
         cancelled: threading.Event,
         *,
+        span: Span,
         token: str | None,
         future: Future[Answer],
     ) -> None:
-        """Take what the keys begin with, and the token of the page before; None: there is none."""
+        """Take what the keys begin with, which of them, and the token of the page before; None: there is none."""
         super().__init__(route, prefix, signer, cancelled, future=future)
         self.path = route.bucket_path
-        self._token = token
+        self._span, self._token = span, token
 
     @property
     def checksums(self) -> str | None:
@@ -78,8 +70,12 @@ class List(Request["Answer"]):
         """Return the head of a GET of the bucket."""
         fields = {"encoding-type": "url", "list-type": "2", "prefix": self.at.key}
         if self._token is not None:
-            fields = {"continuation-token": self._token, **fields}
-        query = "&".join(f"{name}={quote(value, safe='-_.~')}" for name, value in fields.items())
+            fields["continuation-token"] = self._token
+        if self._span.is_flat:
+            fields["delimiter"] = "/"
+        if self._span.after:
+            fields["start-after"] = self._span.after
+        query = "&".join(f"{name}={quote(value, safe='-_.~')}" for name, value in sorted(fields.items()))
         return self.head("GET", self.route.headers, query=query)
 
     def result(self, answer: Answer) -> Answer:
@@ -100,7 +96,7 @@ class Pages:
         seen: set[str] = set()
         token: str | None = None
         while not cancelled.is_set():
-            page = self._page(prefix, token, cancelled)
+            page = self.page(prefix, ALL, token, cancelled)
             found += page.found
             if (token := page.token) is None:
                 return found
@@ -110,17 +106,23 @@ class Pages:
             seen.add(token)
         raise InterruptedError("cancelled")
 
-    def _page(self, prefix: ObjectUrl, token: str | None, cancelled: threading.Event) -> Page:
+    def page(self, prefix: ObjectUrl, span: Span, token: str | None, cancelled: threading.Event) -> Page:
+        """Return the page of a token, None: the first; blocks."""
+        if cancelled.is_set():
+            raise InterruptedError("cancelled")
+
         def by_http(access: Access, route: Route, future: Future[Page], rescue: Rescue) -> None:
             del rescue  # `retried` tries again
             answer: Future[Answer] = Future()
             signer = access.router.signer(route)
-            self._sender.send(List(route, prefix, signer, cancelled, token=token, future=answer))
+            self._sender.send(List(route, prefix, signer, cancelled, span=span, token=token, future=answer))
             found = answer.result()
             future.set_result(page_of(prefix.bucket, found.headers, found.body))
 
         def by_boto3(access: Access) -> Page:
             more = {} if token is None else {"ContinuationToken": token}
+            more |= {"Delimiter": "/"} if span.is_flat else {}
+            more |= {"StartAfter": span.after} if span.after else {}
             answer = self._boto3.call(access, "list_objects_v2", Bucket=prefix.bucket, Prefix=prefix.key, **more)
             return page_of_fields(prefix.bucket, answer)
 
@@ -146,18 +148,24 @@ def page_of(bucket: str, headers: Mapping[str, str], body: bytes) -> Page:
         raise _no_page(f"a {name[:60]}")
     of = f"{space}}}" if space else ""
     is_escaped = root.findtext(f"{of}EncodingType") == "url"
+
+    def key_of(each: ET.Element, name: str) -> str | None:
+        text = each.findtext(f"{of}{name}")
+        return _unescaped(text) if text and is_escaped else text
+
     found = [
         _listed(
             bucket,
-            _unescaped(key) if is_escaped and (key := each.findtext(f"{of}Key")) else each.findtext(f"{of}Key"),
+            key_of(each, "Key"),
             each.findtext(f"{of}Size"),
             each.findtext(f"{of}ETag"),
             _when(each.findtext(f"{of}LastModified")),
         )
         for each in root.iterfind(f"{of}Contents")
     ]
+    below = [_below(key_of(each, "Prefix")) for each in root.iterfind(f"{of}CommonPrefixes")]
     is_truncated = {"true": True, "false": False}.get(root.findtext(f"{of}IsTruncated", ""))
-    return _page(found, is_truncated, root.findtext(f"{of}NextContinuationToken"))
+    return _page(found, below, is_truncated, root.findtext(f"{of}NextContinuationToken"))
 
 
 def page_of_fields(bucket: str, answer: Mapping[str, Any]) -> Page:
@@ -170,17 +178,30 @@ def page_of_fields(bucket: str, answer: Mapping[str, Any]) -> Page:
         _listed(bucket, each.get("Key"), each.get("Size"), each.get("ETag"), each.get("LastModified"))
         for each in answer.get("Contents", ())
     ]
+    below = [_below(each.get("Prefix")) for each in answer.get("CommonPrefixes", ())]
     is_sent = "HTTPHeaders" in answer.get("ResponseMetadata", {})  # what a Stubber answers may lack this
-    return _page(found, answer.get("IsTruncated", None if is_sent else False), answer.get("NextContinuationToken"))
+    is_truncated = answer.get("IsTruncated", None if is_sent else False)
+    return _page(found, below, is_truncated, answer.get("NextContinuationToken"))
 
 
-def _page(found: Listing, is_truncated: bool | None, token: str | None) -> Page:  # noqa: FBT001  # a field of S3's
+def _page(
+    found: Listing,
+    below: list[str],
+    is_truncated: bool | None,  # noqa: FBT001  # a field of S3's
+    token: str | None,
+) -> Page:
     if is_truncated is None:
         raise _no_page("no IsTruncated")
     if is_truncated and not token:
         message = "the store says that there are more keys, and not how to ask for them: it may not know ListObjectsV2"
         raise store_error(OSError, message)
-    return Page(found, token if is_truncated else None)
+    return Page(found, below, token if is_truncated else None)
+
+
+def _below(prefix: str | None) -> str:
+    if not prefix:
+        raise _no_page("a common prefix without text")
+    return prefix
 
 
 def _listed(bucket: str, key: str | None, size: object, etag: str | None, modified: datetime | None) -> Listed:

@@ -1,4 +1,4 @@
-"""The S3 store: `info`, `list`, `download`, `upload`, `remove`. boto3 resolves and recovers, our own HTTP moves bytes.
+"""The S3 store, with the operations of `_store`. boto3 resolves and recovers, our own HTTP moves bytes.
 
 One GET per object, no HEAD before it: its headers give length, ETag and checksum. A body that breaks off is continued
 under `If-Match`.
@@ -26,6 +26,7 @@ from file_dataset._s3.requests import Body, Head, Put, Remove, Sender
 from file_dataset._s3.route import UnknownError
 from file_dataset._silence import Silence
 from file_dataset._sink import ObjectInfo
+from file_dataset._store import ALL
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from file_dataset._s3.operation import Rescue
     from file_dataset._s3.route import Route
     from file_dataset._sink import Sink
-    from file_dataset._store import Listing
+    from file_dataset._store import Listing, Page, Span
     from file_dataset._urls import ObjectUrl
 
 
@@ -94,6 +95,17 @@ class S3Store:
     def list(self, prefix: ObjectUrl, *, cancelled: threading.Event | None = None) -> Future[Listing]:
         """Answer all objects whose key begins with the prefix's, in the store's order: a request per 1,000 of them."""
         return self._pool.submit(self._pages.listing, prefix, cancelled or threading.Event())
+
+    def page(
+        self,
+        prefix: ObjectUrl,
+        span: Span = ALL,
+        *,
+        token: str | None = None,
+        cancelled: threading.Event | None = None,
+    ) -> Future[Page]:
+        """Answer up to 1,000 of these keys, in the store's order, and the token of the next page: one request."""
+        return self._pool.submit(self._pages.page, prefix, span, token, cancelled or threading.Event())
 
     def remove(self, at: ObjectUrl, *, cancelled: threading.Event | None = None) -> Future[None]:
         """Remove an object: one DELETE. One that is not there is no error."""

@@ -27,6 +27,7 @@ from servers.scripted import Scripted, answer
 
 from file_dataset._errors import code_of
 from file_dataset._s3.store import S3Store
+from file_dataset._store import FLAT, Page, Span
 from file_dataset._urls import ObjectUrl
 
 ALL = ObjectUrl("bucket", "all/")
@@ -307,6 +308,41 @@ def test_both_engines_ask_for_the_same_pages():
     assert len(asked["auto"]) == 2
 
 
+def test_both_engines_ask_for_the_same_flat_pages():
+    asked = {}
+    for engine in ("auto", "boto3"):
+
+        def script(peer):
+            peer.request()
+            peer.send(
+                answer(
+                    page("<CommonPrefixes><Prefix>a+%C3%BC/</Prefix></CommonPrefixes><EncodingType>url</EncodingType>"),
+                    content_type="application/xml",
+                )
+            )
+
+        with Scripted(script) as server:
+            store = S3Store(impatient_options(server.url, engine=engine))
+            found = store.page(ObjectUrl("bucket", "a b+"), Span("a b+c/ü~&=", is_flat=True)).result(30)
+            (head,) = server.heads
+        assert found == Page([], ["a ü/"])
+        asked[engine] = sorted(head.split("\r\n")[0].removesuffix(" HTTP/1.1").partition("?")[2].split("&"))
+    assert asked["auto"] == asked["boto3"]
+
+
+def test_a_common_prefix_without_text_is_no_page(engine):
+    body = page("<CommonPrefixes></CommonPrefixes>")
+    with pytest.raises(ConnectionError, match="after 3 attempts"):
+        listed(engine, body, body, body)
+
+
+def test_a_fault_at_a_page_of_many_costs_one_request_more(faults, store):
+    fill(faults, 3)
+    faults.fail("ListObjectsV2", SLOW_DOWN)
+    assert store.page(ObjectUrl("bucket", ""), FLAT).result().below == ["all/"]
+    assert faults.count("ListObjectsV2") == 2
+
+
 def test_a_listing_without_faults_needs_no_boto3(faults, monkeypatch):
     """Nor does it fall back to it unseen: both engines could pass with boto3 alone."""
     fill(faults, 1500)
@@ -315,3 +351,4 @@ def test_a_listing_without_faults_needs_no_boto3(faults, monkeypatch):
     assert len(store.list(ALL).result()) == 1500
     store.remove(AT).result()
     assert len(store.list(ALL).result()) == 1499
+    assert store.page(ObjectUrl("bucket", ""), FLAT).result().below == ["all/"]

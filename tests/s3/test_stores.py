@@ -19,7 +19,7 @@ from file_dataset._pool import Pool
 from file_dataset._s3.multipart import part_bytes
 from file_dataset._s3.store import S3Store
 from file_dataset._sink import ObjectInfo, Sink
-from file_dataset._store import Listed, LocalStore
+from file_dataset._store import FLAT, Listed, LocalStore, Page, Span
 from file_dataset._urls import ObjectUrl
 
 NEVER = threading.Event()
@@ -165,6 +165,23 @@ class StoreContract:
         self.upload(store, tmp_path, place(f"all/{name}"), b"bytes")
         assert self.listed(store, place, "all/") == [place(f"all/{name}")]
 
+    def test_a_flat_page_has_what_lies_in_a_directory_and_names_those_below(self, store, place, tmp_path):
+        for name in ("all/a.bin", "all/.b/x", "all/.b/y", "all/c/d/x", "all/e-1.bin", "beside/x"):
+            self.upload(store, tmp_path, place(name), b"bytes")
+        page = store.page(place("all/"), FLAT).result()
+        assert [each.at for each in page.found] == [place("all/a.bin"), place("all/e-1.bin")]
+        assert page.below == [self.directory(place("all/.b/")), self.directory(place("all/c/"))]
+        assert page.token is None
+
+    @pytest.mark.parametrize("name", ODD_NAMES)
+    def test_odd_names_are_kept_in_a_page(self, store, place, tmp_path, name):
+        self.upload(store, tmp_path, place(f"all/{name}/{name}"), b"bytes")
+        assert store.page(place("all/"), FLAT).result() == Page([], [self.directory(place(f"all/{name}/"))])
+
+    def directory(self, at):
+        """What a page has of a directory."""
+        return at.key if isinstance(at, ObjectUrl) else str(at)
+
     def test_what_is_removed_is_gone_and_the_rest_stays(self, store, place, tmp_path):
         for name in ("all/a.bin", "all/b.bin"):
             self.upload(store, tmp_path, place(name), b"bytes")
@@ -178,7 +195,7 @@ class StoreContract:
         for _ in range(2):
             assert store.remove(place("a.bin")).result() is None
 
-    @pytest.mark.parametrize("verb", ["list", "remove"])
+    @pytest.mark.parametrize("verb", ["list", "page", "remove"])
     def test_what_was_cancelled_before_it_began_does_nothing(self, store, place, tmp_path, verb):
         self.upload(store, tmp_path, place("all/a.bin"), b"bytes")
         cancelled = threading.Event()
@@ -247,6 +264,15 @@ class TestLocalStore(StoreContract):
         os.mkfifo(tmp_path / "all" / "pipe")
         found = {each.at.relative_to(tmp_path).as_posix(): each.size_bytes for each in store.list(tmp_path).result()}
         assert found == {"all/below/a.bin": 5, "all/file": 5}
+
+    def test_a_page_names_directories_behind_links_and_nothing_that_is_no_file(self, store, tmp_path):
+        (tmp_path / "below").mkdir()
+        (tmp_path / "directory").symlink_to("below")
+        (tmp_path / "nothing").symlink_to("none.bin")
+        (tmp_path / "itself").symlink_to("itself")
+        os.mkfifo(tmp_path / "pipe")
+        assert store.page(tmp_path).result() == Page([], [f"{tmp_path}/below", f"{tmp_path}/directory"])
+        assert store.page(tmp_path / "none").result() == Page([], [])
 
     def test_a_listing_of_a_directory_that_cannot_be_read_is_an_error(self, store, tmp_path):
         (tmp_path / "a.bin").touch()
@@ -349,6 +375,26 @@ class S3Contract(StoreContract):
         for stored in [store.upload(file, at, extra_args={}, cancelled=NEVER) for at in places]:
             stored.result()
         assert self.listed(store, place, "all/") == places
+
+    def test_pages_have_each_object_once_and_directories_once(self, store, place, tmp_path):
+        source = tmp_path / "source.bin"
+        source.write_bytes(b"bytes")
+        file = LocalFile.at(source)
+        places = [place(f"all/{number:04}/x") for number in range(1001)]  # a page has 1,000
+        for stored in [store.upload(file, at, extra_args={}, cancelled=NEVER) for at in places]:
+            stored.result()
+        for span in (Span(), FLAT):
+            first = store.page(place("all/"), span).result()
+            last = store.page(place("all/"), span, token=first.token).result()
+            assert last.token is None
+            found = [f"{at.key}" for at in (each.at for page in (first, last) for each in page.found)]
+            assert (found or [f"{each}x" for each in first.below + last.below]) == [at.key for at in places]
+
+    def test_a_page_begins_after_a_key(self, store, place, tmp_path):
+        for name in ("all/a", "all/b/", "all/b/x", "all/c"):
+            self.upload(store, tmp_path, place(name), b"")
+        page = store.page(place("all/"), Span(after=place("all/b/").key)).result()
+        assert [each.at for each in page.found] == [place("all/b/x"), place("all/c")]
 
     def test_a_listing_says_when_an_object_was_modified(self, store, place, s3_client, tmp_path):
         self.upload(store, tmp_path, place("all/a.bin"), b"bytes")

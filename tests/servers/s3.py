@@ -1,7 +1,7 @@
 """A small S3 in memory, without faults and without a socket: requests, the store that answers them, and its objects.
 
 Path-style addressing only; keys are opaque. It reads access key and region from a signature and never checks it. What
-it does not do (versions, copies, tags, listings with a delimiter) is answered 501 NotImplemented.
+it does not do (versions, copies, tags) is answered 501 NotImplemented.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from xml.sax.saxutils import escape
 from awscrt import checksums as awscrt_checksums
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from io import BufferedIOBase
 
 _DIGESTS: dict[str, Callable[[bytes], bytes]] = {
@@ -57,13 +57,25 @@ OPERATIONS: dict[tuple[str, bool, frozenset[str]], str] = {
     ("DELETE", True, frozenset({"uploadId"})): "AbortMultipartUpload",
 }
 _QUERY_OF_ANY_OPERATION = re.compile(
-    r"x-id|x-amz-.*|prefix|encoding-type|continuation-token|fetch-owner", re.IGNORECASE
+    r"x-id|x-amz-.*|prefix|encoding-type|continuation-token|fetch-owner|delimiter|start-after", re.IGNORECASE
 )
 
 
 def _as_in_url(key: str) -> str:
     """As S3 escapes a key in a listing: a space is a plus sign."""
     return quote_plus(key, safe="/")
+
+
+def _rolled_up(keys: Iterable[bytes], prefix: bytes, delimiter: bytes, after: bytes) -> set[bytes]:
+    """Return keys after one, those that go on behind a delimiter cut off behind it."""
+    found = set()
+    for key in keys:
+        end = key.find(delimiter, len(prefix)) if delimiter else -1
+        rolled = key if end < 0 else key[: end + len(delimiter)]
+        # as S3 has it: what was on an earlier page does not come again by the rest of its keys
+        if key > after and (end < 0 or not after.startswith(rolled)):
+            found.add(rolled)
+    return found
 
 
 def _token_of(key: bytes) -> str:
@@ -244,15 +256,21 @@ class Store:
     def list_objects_v2(self, request: Request) -> Reply:
         prefix = request.query.get("prefix", "")
         written = _as_in_url if request.query.get("encoding-type") == "url" else str
-        after = _key_of(request.query.get("continuation-token"))
+        delimiter = request.query.get("delimiter", "").encode()
+        after = _key_of(request.query.get("continuation-token")) or request.query.get("start-after", "").encode()
         with self.lock:
             objects = {key.encode(): at for key, at in self._objects(request).items() if key.startswith(prefix)}
-        keys = sorted(key for key in objects if key > after)
+        # a key, or what keys have in common up to the next delimiter: each counts as one
+        keys = sorted(_rolled_up(objects, prefix.encode(), delimiter, after))
         contents = ""
-        for key, at in [(key.decode(), objects[key]) for key in keys[:_PAGE_KEYS]]:
+        for key in keys[:_PAGE_KEYS]:
+            if delimiter and key.endswith(delimiter) and key != prefix.encode():
+                contents += f"<CommonPrefixes><Prefix>{escape(written(key.decode()))}</Prefix></CommonPrefixes>"
+                continue
+            at = objects[key]
             modified = time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime(at.modified_s))
             contents += (
-                f"<Contents><Key>{escape(written(key))}</Key><LastModified>{modified}</LastModified>"
+                f"<Contents><Key>{escape(written(key.decode()))}</Key><LastModified>{modified}</LastModified>"
                 f"<ETag>&quot;{at.etag}&quot;</ETag><Size>{len(at.body)}</Size>"
                 f"<StorageClass>{at.headers.get('x-amz-storage-class', 'STANDARD')}</StorageClass></Contents>"
             )
