@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import io
@@ -25,6 +26,7 @@ from file_dataset._checkpoint.place import Place
 MISSING = 33  # a row without an input
 BAD = 7, 22, 37, 52  # rows that fn refuses, always
 PREFETCH = 2
+BATCH = 3  # on Ray
 
 
 def shout(input_dir, output_dir, *, log, takes_s):
@@ -62,9 +64,11 @@ class Scene:
     seconds_per_part: float = 0.05
     most_parts: int = 4
     # in a process of its own
+    on_ray: bool = False
     save: str = ""  # where its result goes, also that of a run that is interrupted
     write_takes_s: float = 0
-    halts_at: int = 0  # stop (SIGSTOP) in the middle of writing this part, the first is 1
+    # stop (SIGSTOP) at this part, the first is 1: on local disk in the middle of it, in a bucket before it is sent
+    halts_at: int = 0
 
     def pipeline(self):
         fn = functools.partial(shout, log=self.log, takes_s=self.takes_s)
@@ -132,6 +136,16 @@ def processes(lines):
     return {int(line.split()[0]) for line in lines if line[0].isdigit()}
 
 
+def processes_below(pid):
+    """Return the processes that a process has started, and those that these have."""
+    found = []
+    for children in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            for child in map(int, children.read_text().split()):
+                found += [child, *processes_below(child)]
+    return found
+
+
 def same(left, right):
     """See that two results are the same."""
     for name in ("manifest", "failures", "files", "inputs"):
@@ -167,6 +181,8 @@ def _watch_writes(scene):
     def written(self, content):
         say(scene.log, "begins")
         time.sleep(scene.write_takes_s)
+        if scene.url and next(numbers) == scene.halts_at:
+            os.kill(os.getpid(), signal.SIGSTOP)
         name = write(self, content)
         say(scene.log, "ends")
         return name
@@ -180,6 +196,10 @@ def _watch_writes(scene):
 
 def _main(scene):
     _watch_writes(scene)
+    if scene.on_ray:
+        import ray
+
+        ray.init(num_cpus=2, include_dashboard=False, object_store_memory=200 << 20, log_to_driver=False)
     # as a program does that has it end like Ctrl-C
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:

@@ -89,6 +89,7 @@ def scenes(faults, tmp_path, temporary):
             into="s3://bucket/out",
             checkpoint=f"s3://bucket/runs/{number}",
             url=faults.endpoint_url,
+            save=str(tmp_path / f"save-{number}"),
             **kwargs,
         )
         for row, text in scene.texts().items():

@@ -17,13 +17,16 @@ from file_dataset._checkpoint.place import Place
 UNTIL_THE_END = {"rows_per_part": 1000, "seconds_per_part": 1000}
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("signals", [[signal.SIGTERM], [signal.SIGINT], [signal.SIGINT, signal.SIGINT]], ids=len)
+@pytest.mark.parametrize(
+    ("signals", "workers"),
+    [([signal.SIGTERM], 0), ([signal.SIGINT], 0), ([signal.SIGINT] * 2, 0), ([signal.SIGINT] * 2, 2)],
+    ids=["SIGTERM", "once", "twice", "twice, in workers"],
+)
 def test_an_interrupted_run_writes_its_part_and_the_next_goes_on_from_it(signals, workers, local_scene, tmp_path):
     """The second of two comes while the part is written, which takes longer than it takes to notice."""
-    scene = local_scene(workers=workers, save=str(tmp_path / "save"), write_takes_s=0.5, **UNTIL_THE_END)
+    scene = local_scene(workers=workers, takes_s=0.05, save=str(tmp_path / "save"), write_takes_s=0.5, **UNTIL_THE_END)
     child = scene.start()
-    assert until(lambda: len(called(scene.lines())) >= 20)
+    assert until(lambda: len(called(scene.lines())) >= 12)
     for nth, number in enumerate(signals, 1):
         # the first part was a test of the place
         assert until(lambda nth=nth: scene.lines().count("begins") >= nth)
@@ -31,7 +34,7 @@ def test_an_interrupted_run_writes_its_part_and_the_next_goes_on_from_it(signals
     assert child.wait() == 0
     assert scene.lines().count("interrupted") == 1
     done = set(PipelineResult.load(tmp_path / "save").manifest["id"])
-    assert len(done) >= 10
+    assert len(done) >= 5
     assert scene.written() == done
     lines = len(scene.lines())
     result = scene.run()

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import random
 import signal
+import sys
+import tempfile
 import time
 from collections import Counter
 
 import pytest
 from helpers import until
-from mortal import BAD, MISSING, PREFETCH, called, is_alive, processes, same
+from mortal import BAD, BATCH, MISSING, PREFETCH, called, is_alive, processes, processes_below, same
 from servers.faults import Meanwhile
+
+from file_dataset import PipelineResult
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks at processes in /proc")
 
 
 class Killer:
@@ -23,13 +30,14 @@ class Killer:
         """Run the scene in a process that is killed; return whether it was, and not at its end already."""
         before, lines = scene.written(), len(scene.lines())
         self.faults.reset()
-        child = []
+        child, below = [], []
         delay_s = self.chance.choice([0, 0, self.chance.uniform(0, 0.02)])
         is_early = self.chance.random() < 0.5
 
         def kill():
             assert until(lambda: child)
             time.sleep(delay_s)
+            below.extend(processes_below(child[0].pid))
             child[0].kill()
             child[0].wait()
 
@@ -40,11 +48,13 @@ class Killer:
         child.append(scene.start())
         code = child[0].wait()
         assert code in (0, -signal.SIGKILL)
-        new = scene.lines()[lines:]
+        ran = processes(scene.lines()[lines:]) if scene.on_ray else below
+        assert until(lambda: not any(map(is_alive, ran)))  # they see that their parent is gone
+        for pid in filter(is_alive, below):  # Ray's own agents may stay
+            os.kill(pid, signal.SIGKILL)
         assert until(lambda: not self.faults.in_flight)
-        assert until(lambda: not any(map(is_alive, processes(new))))
         self.faults.reset()
-        self.look(scene, before, new, is_killed=code != 0)
+        self.look(scene, before, scene.lines()[lines:], is_killed=code != 0)
         return code != 0
 
     def look(self, scene, before, lines, *, is_killed):
@@ -55,7 +65,7 @@ class Killer:
         assert max(Counter(rows).values(), default=0) <= 1
         assert after <= before | set(rows)
         lost = set(rows) - after - set(BAD)
-        in_flight = max(1, scene.workers) + PREFETCH + 1
+        in_flight = 2 * BATCH + 3 * BATCH if scene.on_ray else max(1, scene.workers) + PREFETCH + 1
         assert len(lost) <= (in_flight + 2 * scene.rows_per_part + beside_writes(lines) if is_killed else 0)
 
 
@@ -66,23 +76,22 @@ def beside_writes(lines):
     return sum(len(called(lines[start:end])) for start, end in zip(begins, ends, strict=True))
 
 
-def kill_often(scenes, faults, workers, seed, count):
+def kill_often(scenes, faults, seed, count, **kwargs):
     """Kill runs so many times, up to four times in a row, and have the last of each row go on to its end."""
     chance = random.Random(seed)  # noqa: S311  # dice, not keys
-    undisturbed = scenes(workers=workers)
-    expected = undisturbed.run()
+    expected = scenes().run()
     requests = {"*": sum(faults.requests.values())}
     for (operation, _), number in faults.requests.items():
         requests[operation] = requests.get(operation, 0) + number
     kills = 0
     while kills < count:
-        scene = scenes(workers=workers)
+        scene = scenes(**kwargs)
         killer = Killer(faults, chance, requests)
         for _ in range(min(chance.randint(1, 4), count - kills)):
             kills += killer.kill_one(scene)
         before, lines, plan = scene.written(), len(scene.lines()), scene.plan()
-        result = scene.run()
-        same(result, expected)
+        assert scene.start().wait() == 0
+        same(PipelineResult.load(scene.save), expected)
         rows = called(scene.lines()[lines:])
         assert sorted(rows) == sorted(set(range(scene.rows)) - before - {MISSING})
         assert set(plan.rows["id"][plan.rows["state"] != "same"]) == {*rows, MISSING}
@@ -94,7 +103,7 @@ def kill_often(scenes, faults, workers, seed, count):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_run_that_is_killed_thrice_loses_no_row_that_was_written_down(workers, scenes, faults, temporary):
-    kill_often(scenes, faults, workers, seed=workers, count=3)
+    kill_often(scenes, faults, seed=workers, count=3, workers=workers)
     assert list(temporary.iterdir()) == []
 
 
@@ -103,5 +112,23 @@ def test_a_run_that_is_killed_thrice_loses_no_row_that_was_written_down(workers,
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_run_that_is_killed_fifty_times_loses_no_row_that_was_written_down(workers, seed, scenes, faults, temporary):
     """Five times, in each of ten tests."""
-    kill_often(scenes, faults, workers, seed=seed, count=5)
+    kill_often(scenes, faults, seed=seed, count=5, workers=workers)
     assert list(temporary.iterdir()) == []
+
+
+@pytest.fixture
+def short_paths(monkeypatch):
+    """Where Ray keeps sockets, whose paths are short; made before other temporary files go elsewhere."""
+    with tempfile.TemporaryDirectory(prefix="ray") as short:
+        monkeypatch.setenv("RAY_TMPDIR", short)
+        monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        monkeypatch.setenv("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+        yield
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("ray")
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("seed", range(3))
+def test_a_driver_of_ray_that_is_killed_loses_no_row_that_was_written_down(short_paths, seed, scenes, faults):
+    kill_often(scenes, faults, seed=seed, count=4, on_ray=True)

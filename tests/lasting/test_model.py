@@ -95,8 +95,8 @@ def test_a_sequence_of_runs_does_what_the_model_does(sequence):
 
 
 @pytest.mark.slow
-@settings(max_examples=300)
-@given(st.lists(steps, min_size=2, max_size=8))
+@settings(max_examples=100)
+@given(st.lists(steps, min_size=2, max_size=6))
 def test_long_sequences_of_runs_do_what_the_model_does(sequence):
     play(sequence)
 

@@ -90,9 +90,7 @@ def test_a_task_whose_process_is_killed_runs_again(tmp_path, environment):
     assert "whole" in run(code, tmp_path, environment)
 
 
-@pytest.mark.parametrize("actors", [False, True])
-def test_a_node_that_is_removed_takes_no_row_along(tmp_path, environment, actors):
-    code = f"""
+LOSES_A_NODE = """
     from ray.cluster_utils import Cluster
 
     cluster = Cluster(initialize_head=True, head_node_args={{"num_cpus": 1, "object_store_memory": 100 << 20}})
@@ -110,17 +108,28 @@ def test_a_node_that_is_removed_takes_no_row_along(tmp_path, environment, actors
     remover = threading.Thread(target=remove)
     remover.start()
     seen = pipeline(progress=lambda now: now.done >= 6 and told.set())
-    how = {{"actors": {actors}, "concurrency": 2 if {actors} else None}}
-    check(file_dataset.ray.run_pipeline(seen, frame, batch_size=2, **how))
+    check(file_dataset.ray.run_pipeline(seen, frame, batch_size=2, {how}))
     remover.join()
+    print("to run:", pipeline().plan(frame, checkpoint=here / "runs").summary())
     sys.stdout.flush()
     ray.shutdown()
     cluster.shutdown()
     os._exit(0)  # Ray's own end of a driver that has seen a node go is an error
     """
-    printed = run(code, tmp_path, environment)
+
+
+@pytest.mark.parametrize("how", ["actors=False", "actors=True, concurrency=2"])
+def test_a_node_that_is_removed_takes_no_row_along(tmp_path, environment, how):
+    printed = run(LOSES_A_NODE.format(how=how), tmp_path, environment)
     assert "removed" in printed
     assert "whole" in printed
+
+
+def test_rows_that_a_removed_node_had_are_written_down_too(tmp_path, environment):
+    printed = run(LOSES_A_NODE.format(how='checkpoint=here / "runs"'), tmp_path, environment)
+    assert "removed" in printed
+    assert "whole" in printed
+    assert "to run: 0 of 40 rows to run; 40 are done" in printed
 
 
 @pytest.fixture
