@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from file_dataset._errors import FileChangedError, store_error
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 # a link or a pipe that took the file's place is neither followed nor waited for
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
@@ -157,6 +157,30 @@ class LocalFile:
 
     def _changed(self, how: str) -> OSError:
         return store_error(FileChangedError, f"{self.path} changed while it was copied: {how}; {_REMEDY}")
+
+
+def sources_replaced(pairs: Iterable[tuple[str, str]]) -> list[str]:
+    """Return the targets that are, by whatever name, the source of another copy, which may come later.
+
+    Args:
+        pairs: source and target of every copy; a source that is not there is left out.
+    """
+    copies = list(pairs)
+    sources: dict[tuple[int, int], set[str]] = {}
+    for source, target in copies:
+        for found in _names_of(source):
+            sources.setdefault(found, set()).add(target)
+    return [target for _, target in copies for found in _names_of(target)[:1] if sources.get(found, set()) - {target}]
+
+
+def _names_of(path: str) -> list[tuple[int, int]]:
+    """Return device and inode of what has this name, and, where that is a link, of what it leads to."""
+    try:
+        named = os.lstat(path)
+        found = os.stat(path) if stat.S_ISLNK(named.st_mode) else named  # noqa: PTH116  # the path is text
+    except (OSError, ValueError):
+        return []
+    return list(dict.fromkeys((each.st_dev, each.st_ino) for each in (named, found)))
 
 
 def _identity(found: os.stat_result) -> tuple[int, int, int, int, int]:

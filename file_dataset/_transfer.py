@@ -81,6 +81,14 @@ def copy_out(transfers: Sequence[Transfer[Location]], stores: Stores, extra_args
         raise
 
 
+def abandon(rows: Sequence[Moving], cancelled: threading.Event) -> None:
+    """Cancel what has begun of many rows, and leave no file behind but those that have their names."""
+    cancelled.set()
+    wait([begun for moving in rows for begun in moving.give_up()], timeout=_GRACE_S)
+    for moving in rows:
+        moving.discard()
+
+
 class Moving:
     """The files of one row on their way, all begun at once."""
 
@@ -185,9 +193,11 @@ class Moving:
 
     def abandon(self) -> None:
         """Cancel what has begun, and leave no file behind but those that have their names."""
-        self._cancelled.set()
-        wait(self.give_up(), timeout=_GRACE_S)
-        for sink in self._sinks:  # where all had ended
+        abandon([self], self._cancelled)
+
+    def discard(self) -> None:
+        """Leave no file behind, where all had ended."""
+        for sink in self._sinks:
             sink.discard()
 
     def give_up(self) -> list[Future[ObjectInfo]]:

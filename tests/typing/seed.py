@@ -55,6 +55,14 @@ def keep(result: file_dataset.PipelineResult) -> pd.DataFrame:
     return file_dataset.PipelineResult.load(Path("today")).manifest
 
 
+def move(frame: pd.DataFrame) -> pd.DataFrame:
+    """Store the files of a frame; a row has an id, and a frame has its own."""
+    assert_type(file_dataset.write_files({"a.txt": "a.txt"}, into_path="out", id=1), dict[str, str | Path | None])
+    file_dataset.write_files({"a.txt": "a.txt"}, into_path="out")  # type: ignore[call-overload]  # no id
+    file_dataset.write_files(frame, into_path="out", id=1)  # type: ignore[call-overload]  # one id
+    return file_dataset.write_files(frame, into_path="out", file_columns=["scan"])
+
+
 def use_ray(pipeline: file_dataset.Pipeline, frame: pd.DataFrame) -> int:
     """Use what is for Ray as the README does."""
     result = file_dataset.ray.run_pipeline(pipeline, frame, batch_size=4, num_gpus=1, concurrency=(1, 2), actors=True)
