@@ -20,19 +20,32 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+# Dagster's tags of a re-execution from failure
+_FROM_FAILURE = ("dagster/is_resume_retry", "dagster/is_asset_resume_retry")
+
+
 @dataclass(frozen=True, slots=True)
 class Attempt:
     """Which attempt at a run this is.
 
     Attributes:
+        run_id: of this run.
         root: the first of the runs that this one is a re-execution of; itself where there is none.
         parent: the run that this one is a re-execution of.
         number: how often the step has been retried in this run.
+        began: the run in which this began anew: of retries and of re-executions from failure the first one.
     """
 
+    run_id: str
     root: str
     parent: str | None
     number: int
+    began: str
+
+    @property
+    def goes_on_after_failure(self) -> bool:
+        """Whether what an earlier attempt has stored is to be kept: a retry, or a re-execution from failure."""
+        return bool(self.number) or self.began != self.run_id
 
     @property
     def is_first(self) -> bool:
@@ -53,8 +66,14 @@ def attempt_of(context: dg.AssetExecutionContext) -> Attempt | None:
         context.get_step_execution_context()
     except dg.DagsterError:
         return None
-    run = context.run
-    return Attempt(run.root_run_id or run.run_id, run.parent_run_id, context.op_execution_context.retry_number)
+    run = first = context.run
+    while first.parent_run_id and any(first.tags.get(tag) == "true" for tag in _FROM_FAILURE):
+        parent = context.instance.get_run_by_id(first.parent_run_id)
+        if parent is None:
+            break
+        first = parent
+    number = context.op_execution_context.retry_number
+    return Attempt(run.run_id, run.root_run_id or run.run_id, run.parent_run_id, number, first.run_id)
 
 
 @dataclass(frozen=True, slots=True)

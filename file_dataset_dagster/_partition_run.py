@@ -149,7 +149,9 @@ class AssetRun:
             else:
                 rows = self._rows(partition_key, into_path)
                 writes_down = rows.checkpoint is not None
-                stored = self._stored(frame, partition_key, into_path)
+                stored = self._stored(frame, partition_key, into_path, rows)
+                if stored is not None and not self.wanted.is_partial:
+                    rows = replace(rows, wanted=PartialRun(only_changed=True))
                 done = rows.run(frame, self._origins(frame, keys), stored)
         except file_dataset.FileDatasetError as exc:
             stopped = exc.result if isinstance(exc, file_dataset.RunStoppedError) else None
@@ -165,7 +167,8 @@ class AssetRun:
                 finished_rows=len(stopped.manifest) if stopped is not None and writes_down else 0,
             ) from exc
         result, after = done.result, done.after
-        dropped = DroppedRows(result, policy, partition_key, is_unclear=after.is_unclear, compared=done.compared)
+        compared = done.compared if self.wanted.only_changed else None
+        dropped = DroppedRows(result, policy, partition_key, is_unclear=after.is_unclear, compared=compared)
         dropped = replace(dropped, changed_rows=max(0, len(after.changed) - dropped.not_run))
         self.context.log.info("%s; %.1f s", dropped, time.monotonic() - started)
         if dropped.fails_the_run:
@@ -231,11 +234,14 @@ class AssetRun:
                 checkpoint = None
         return Rows(self.context, self.settings, self.wanted, pipeline, options, self.attempt, checkpoint)
 
-    def _stored(self, frame: pd.DataFrame, partition_key: str | None, into_path: str) -> Stored | None:
-        """What is stored of the last run, where a part of the rows is to be merged into it."""
-        if not self.wanted.is_partial or self.manifests is None or "id" not in frame:
+    def _stored(self, frame: pd.DataFrame, partition_key: str | None, into_path: str, rows: Rows) -> Stored | None:
+        """What is stored of the last run, where a part of the rows is to be merged into it; or of this very run."""
+        may_be = self.wanted.is_partial or (self.attempt is not None and self.attempt.goes_on_after_failure)
+        if not may_be or self.manifests is None or "id" not in frame:
             return None
         stored = self.manifests.stored(self.asset_key, partition_key)
+        if not self.wanted.is_partial and not rows.of_this_run(stored):
+            return None
         if stored is not None:
             check_outputs(stored.manifest, self._nothing(frame, into_path).manifest, "fn promises the outputs")
         return stored

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from collections.abc import Set as AbstractSet
 
-_VERSIONS = "input_versions"
+_VERSIONS, _BEGAN, _CODE_VERSION = "input_versions", "began", "code_version"
 _TAGS = ("dagster/input_data_version/", "dagster/input_event_pointer/")
 _CODE = "dagster/code_version"
 
@@ -31,12 +31,16 @@ class Origins:
         rows: by id, digests of (its locations and carried values, the content of its files).
         versions: the data version of each partition that was read; None: not known.
         is_content_known: whether the second digest covers all that a new version can mean.
+        began: the run that stored them, as `Attempt.began` has it.
+        code_version: of the asset then.
         has_inputs: whether the result that these are of has the files that were read of all of its rows.
     """
 
     rows: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     versions: Mapping[str, str] | None = None
     is_content_known: bool = False
+    began: str | None = None
+    code_version: str | None = None
     has_inputs: bool = True
 
     def to_frame(self) -> pd.DataFrame:
@@ -48,13 +52,14 @@ class Origins:
     @property
     def notes(self) -> dict[str, Any]:
         """What `to_frame` has no column for, as JSON."""
-        return {_VERSIONS: None if self.versions is None else dict(self.versions)}
+        versions = None if self.versions is None else dict(self.versions)
+        return {_VERSIONS: versions, _BEGAN: self.began, _CODE_VERSION: self.code_version}
 
 
 def from_frame(frame: pd.DataFrame, notes: Mapping[str, Any]) -> Origins:
     """Return what `to_frame` and `notes` were made of."""
     rows = {str(row.id): (str(row.given), str(row.content)) for row in frame.itertuples(index=False)}
-    return Origins(rows, notes.get(_VERSIONS))
+    return Origins(rows, notes.get(_VERSIONS), began=notes.get(_BEGAN), code_version=notes.get(_CODE_VERSION))
 
 
 def origins_of(

@@ -95,9 +95,19 @@ class Rows:
         after = after_part(now, before, ran_on_this)
         # rows that did not run keep what is known of them, which may be no inputs
         has_inputs = stored is None or stored.inputs is not None or not after.left
-        after = replace(after, origins=replace(after.origins, has_inputs=has_inputs))
+        after = replace(after, origins=replace(after.origins, has_inputs=has_inputs, **self._stored_by))
         compared = _compared(frame, stored, known, recorded, changed) if self.wanted.only_changed else None
         return RowsDone(result, len(to_run), after, finished, compared)
+
+    @property
+    def _stored_by(self) -> dict[str, Any]:
+        return {"began": self.attempt and self.attempt.began, "code_version": self.settings.code_version}
+
+    def of_this_run(self, stored: Stored | None) -> bool:
+        """Whether an attempt before this one has stored that, with the same code_version, and this one goes on."""
+        if stored is None or self.attempt is None or not self.attempt.goes_on_after_failure:
+            return False
+        return (stored.origins.began, stored.origins.code_version) == tuple(self._stored_by.values())
 
     def _with_other_files(
         self, frame: pd.DataFrame, ids: AbstractSet[str], known: file_dataset.PipelineResult

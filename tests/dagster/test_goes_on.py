@@ -2,6 +2,7 @@
 
 import uuid
 from pathlib import Path
+from types import SimpleNamespace
 
 import dagster as dg
 import pandas as pd
@@ -9,6 +10,10 @@ import pytest
 from dagster_runs import ONE_RUN, failure_of, range_tags
 
 from file_dataset_dagster import pipeline_asset
+from file_dataset_dagster._checkpoints import Attempt
+from file_dataset_dagster._partial_runs import Stored
+from file_dataset_dagster._provenance import Origins
+from file_dataset_dagster._rows import Rows
 
 ROWS = list("abcd")
 ONLY_MISSING = {"only_missing": True}
@@ -234,3 +239,47 @@ def test_a_checkpoint_that_is_damaged_is_named_and_a_new_run_does_without(go, sc
     (directory / parts()[0]).write_bytes(b"not Parquet")
     assert parts()[0] in failure_of(go(scans(ROWS), ONLY_MISSING)).description
     assert go(scans(ROWS)).success
+
+
+def test_a_retry_of_a_range_keeps_the_partitions_that_are_stored(run, local, scans, counted, calls, stored):
+    days = dg.StaticPartitionsDefinition(["mon", "tue"])
+    frames = {"mon": scans("ab"), "tue": scans("cd", missing="c")}
+
+    @dg.asset(partitions_def=days, backfill_policy=ONE_RUN)
+    def raw_scans() -> dict[str, pd.DataFrame]:
+        return frames
+
+    def mends(input_dir, output_dir):
+        if (input_dir / "scan.txt").read_text() == "scan d":
+            Path(frames["tue"]["scan.txt"][0]).write_text("scan c")
+        return counted(input_dir, output_dir)
+
+    copied = pipeline_asset(
+        mends, name="copied", input=raw_scans, partitions_def=days, backfill_policy=ONE_RUN, prefetch=0,
+        max_dropped_fraction=0.0, retry_policy=dg.RetryPolicy(max_retries=1), code_version="1",
+    )  # fmt: skip
+    result = run([raw_scans, copied], local, tags=range_tags(["mon", "tue"]))
+    assert result.success
+    assert calls() == "abcd"
+    assert [stored(partition=day)["id"].tolist() for day in ("mon", "tue")] == [["a", "b"], ["c", "d"]]
+    # what is of a run before does not count
+    assert run([raw_scans, copied], local, tags=range_tags(["mon", "tue"])).success
+    assert calls() == "abcd"
+
+
+@pytest.mark.parametrize(
+    ("attempt", "began", "code_version", "is_kept"),
+    [
+        pytest.param(Attempt("r", "r", None, 1, "r"), "r", "1", True, id="a retry"),
+        pytest.param(Attempt("s", "r", "r", 0, "r"), "r", "1", True, id="a re-execution from failure"),
+        pytest.param(Attempt("s", "r", "r", 0, "s"), "r", "1", False, id="a re-execution of all steps"),
+        pytest.param(Attempt("r", "r", None, 0, "r"), "q", "1", False, id="a new run"),
+        pytest.param(Attempt("r", "r", None, 1, "r"), "q", "1", False, id="stored by another run"),
+        pytest.param(Attempt("r", "r", None, 1, "r"), "r", "2", False, id="stored by other code"),
+    ],
+)
+def test_what_an_earlier_attempt_has_stored_is_kept(attempt, began, code_version, is_kept):
+    rows = Rows(None, SimpleNamespace(code_version="1"), None, None, None, attempt, None)
+    frame = pd.DataFrame({"id": []})
+    stored = Stored(frame, frame, frame, 0, frame, Origins(began=began, code_version=code_version))
+    assert rows.of_this_run(stored) is is_kept

@@ -116,6 +116,29 @@ def ending_job():
     return job_of_location("ending_job")
 
 
+def range_job():
+    return job_of_location("daily_range")
+
+
+def test_a_range_that_failed_is_executed_again_without_the_days_that_are_stored(location, lasting, home):
+    keys = location.DAYS.get_partition_keys()
+    days = keys[keys.index(location.BROKEN) - 1 :][:3]
+    job = dg.reconstructable(range_job)
+    first = dg.execute_job(job, lasting, tags=a_range(days))
+    assert not first.success
+    again = dg.ReexecutionOptions.from_failure(first.run_id, lasting)
+    # as the UI and the daemon do it, which is not in reach of a test without them
+    tags = {**a_range(days), "dagster/is_resume_retry": "true"}
+    second = dg.execute_job(job, lasting, reexecution_options=again, tags=tags)
+    assert not second.success  # that day is broken for good
+    for day in (days[0], days[2]):
+        wanted = dg.AssetRecordsFilter(dg.AssetKey("copied"), asset_partitions=[day])
+        (last,) = lasting.fetch_materializations(wanted, limit=1).records
+        assert last.run_id == second.run_id
+        assert last.asset_materialization.metadata["rows_run"].value == 0
+        assert ids_of(home, "copied", day) == [f"{day}-1", f"{day}-2"]
+
+
 def calls_taken(home):
     """Numbers of the rows that fn was called for since the last time."""
     found = sorted(path.name[0] for path in (home / "calls").iterdir())
