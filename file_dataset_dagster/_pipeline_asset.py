@@ -174,12 +174,9 @@ def pipeline_asset(  # noqa: PLR0913 (each is a choice of the user's)
         temp_dir: as `file_dataset.Pipeline` takes it; on Ray a directory of every node.
         asset_args: any argument of `dg.asset`, but `ins`, `check_specs`, `dagster_type` and `config_schema`.
 
-    With a ManifestIOManager finished rows are written down until the manifest is stored. A retry of the step, a
-    re-execution of the run and `only_missing` go on from them; any other run begins anew, and so does each row when
-    `code_version` is another.
-
     Run config of the asset (`only_missing`, `only_changed`, `limit`, `ids`) runs a part of the rows and merges them
-    into the manifest.
+    into the manifest. Until it is stored, finished rows are written down beside it: a retry of the step, a re-execution
+    of the run and `only_missing` go on from those of the same `code_version`; any other run begins anew.
     With a `backfill_policy` of single runs each partition of a range is a Pipeline run of its own, stored and reported
     as it finishes; one that fails keeps its previous manifest and leaves the others be.
 

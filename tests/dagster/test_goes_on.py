@@ -283,3 +283,18 @@ def test_what_an_earlier_attempt_has_stored_is_kept(attempt, began, code_version
     frame = pd.DataFrame({"id": []})
     stored = Stored(frame, frame, frame, 0, frame, Origins(began=began, code_version=code_version))
     assert rows.of_this_run(stored) is is_kept
+
+
+def test_a_retry_of_ids_runs_the_rest_of_them_alone(go, scans, counted, calls, stored):
+    go(scans(ROWS))
+    frame = scans(ROWS, missing=["c"])
+    calls()
+
+    def mends(input_dir, output_dir):
+        if (input_dir / "scan.txt").read_text() == "scan d":
+            Path(frame["scan.txt"][2]).write_text("scan c")
+        return counted(input_dir, output_dir)
+
+    assert go(frame, {"ids": ["c", "d"]}, fn=mends, retry_policy=dg.RetryPolicy(max_retries=1)).success
+    assert calls() == "cd"
+    assert stored()["id"].tolist() == ROWS
