@@ -202,7 +202,9 @@ def _given_frame(given: Sequence[pa.Table], dataset: ray.data.Dataset) -> pd.Dat
         return _in_pandas(pa.concat_tables(given, promote_options="permissive"))
     schema = dataset.schema()
     names, types = (schema.names, schema.types) if schema is not None else ([_frame.ID], [pa.string()])
-    return _in_pandas(pa.table({name: pa.array([], kind) for name, kind in zip(names, types, strict=True)}))
+    # of pandas' blocks Ray does not know every type
+    kinds = [kind if isinstance(kind, pa.DataType) else pa.null() for kind in types]
+    return _in_pandas(pa.table({name: pa.array([], kind) for name, kind in zip(names, kinds, strict=True)}))
 
 
 def _in_pandas(block: pd.DataFrame | pa.Table) -> pd.DataFrame:

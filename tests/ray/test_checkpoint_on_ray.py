@@ -276,7 +276,9 @@ def dataset_of(request, local_ray):
         if request.param == "pandas":
             return local_ray.data.from_pandas(parts)
         schema = pa.Schema.from_pandas(frame, preserve_index=False)
-        return local_ray.data.from_arrow([pa.Table.from_pandas(part, schema, preserve_index=False) for part in parts])
+        tables = [pa.Table.from_pandas(part, schema, preserve_index=False) for part in parts]
+        # as of a file that pandas has not written
+        return local_ray.data.from_arrow([table.replace_schema_metadata(None) for table in tables])
 
     return dataset
 

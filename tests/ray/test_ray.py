@@ -560,6 +560,19 @@ class TestRunPipeline:
         with pytest.raises(file_dataset.InvalidDatasetError, match="no column 'id'"):
             file_dataset.ray.run_pipeline(pipeline_into(bucket.url("out"), options=options), dataset)
 
+    def test_rays_error_before_any_row_of_a_dataset_comes_back_is_rays(self, bucket, options, local_ray):
+        """Ray has no Arrow type for a column of lists in a block of pandas."""
+
+        def dies(input_dir, output_dir):
+            os._exit(1)
+
+        dataset = local_ray.data.from_pandas(texts(bucket, 1).assign(box=[[1, 2]]))
+        once = {"workers": 0, "ray_remote_args": {"max_retries": 0}}
+        with pytest.raises(local_ray.exceptions.RayError) as stopped:
+            file_dataset.ray.run_pipeline(pipeline_into(bucket.url("out"), dies, options=options), dataset, **once)
+        assert stopped.value.result.manifest.empty
+        assert stopped.value.result.input is None
+
     def test_an_empty_dataset_is_no_error(self, bucket, options, local_ray):
         dataset = local_ray.data.from_pandas(texts(bucket, 2)).filter(lambda row: False)
         result = file_dataset.ray.run_pipeline(pipeline_into(bucket.url("out"), options=options), dataset)
