@@ -9,27 +9,18 @@ import os
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from file_dataset import _frame, _options, _plan, _stores, _transfer
-from file_dataset._errors import Failure, InvalidDatasetError, RowError, printable
-from file_dataset._sink import ObjectInfo
+from file_dataset import _file_tables, _frame, _into_dir, _options, _plan, _stores, _transfer
+from file_dataset._errors import InvalidDatasetError
 from file_dataset._tempdir import TempDir
 
 if TYPE_CHECKING:
-    import mmap
     from collections.abc import Iterator, Mapping, Sequence
 
     import pandas as pd
     import pyarrow as pa
 
-    from file_dataset import _urls
     from file_dataset._frame import Rows
     from file_dataset._options import Options
-
-# pa.binary() has 32-bit offsets (https://arrow.apache.org/docs/format/Columnar.html#variable-size-binary-layout).
-_BINARY_BYTES = 2**31 - 1
-# Larger blobs become a chunk of their own without a copy; smaller ones are joined. Guesses.
-_OWN_CHUNK_BYTES = 1 << 20
-_CHUNK_BYTES = 16 << 20
 
 
 def reader(
@@ -121,8 +112,7 @@ class Reader:
             RowError: files that could not be read, every one of them; nothing is left behind.
             InvalidDatasetError: a frame without ids, or with ids that would share a directory.
         """
-        is_frame = self._rows.frame is not None
-        if is_frame:
+        if self._rows.frame is not None:
             _frame.check_directories(self._rows)
         _plan.check_file_names(list(self._rows.file_columns), local=True)
         if dir is not None and not isinstance(dir, str | os.PathLike):
@@ -130,11 +120,38 @@ class Reader:
         temp = TempDir(dir)
         try:
             into = str(temp._made.path)  # noqa: SLF001  # `path` would mark it as the caller's
-            _transfer.fill(self._transfers(into, is_frame=is_frame), _stores.Stores(self._options))
+            _transfer.fill(_transfers(self._rows, into), _stores.Stores(self._options))
         except BaseException:
             temp.cleanup()
             raise
         return temp
+
+    def into_dir(self, path: str | os.PathLike[str]) -> Any:  # noqa: ANN401  # a frame or a dict, as what is read
+        """Read every file into a directory that stays, and return where they are.
+
+        A row's files lie at `<path>/<file name>`, a frame's at `<path>/<id>/<file name>`. One GET per file that is not
+        there. Of one that is there: one HEAD, and no GET when size and digest agree (the checksum of the whole object
+        that the store keeps, else its MD5 where the ETag is one; without either the file is read again). One that
+        differs is replaced when the new one is whole; other files are left. Local files are copied anew each time.
+
+        After an interruption whole files are there and no partial ones; call it again to go on.
+
+        Returns:
+            Of a frame: the frame with absolute paths as text in its file columns, which feeds a Pipeline. Of a row:
+            file name -> absolute `Path`. Null cells stay null.
+
+        Raises:
+            RowError: files that could not be read, every one of them; those that could are there.
+            InvalidDatasetError: a frame without ids, or with ids that would share a directory; a path that is none, or
+                where a file would replace a directory or another source.
+
+        Example:
+            >>> scans = pd.DataFrame({"id": [7], "scan.txt": ["s3://my-bucket/scan.txt"]})
+            >>> local = reader(scans).into_dir("scans")
+            >>> Path(local["scan.txt"][0]).relative_to(Path.cwd())
+            PosixPath('scans/7/scan.txt')
+        """
+        return _into_dir.into_dir(self._rows, path, self._options)
 
     def into_blob_table(self, *, large: bool = False) -> pa.Table:
         """Read every file into memory and return an Arrow table.
@@ -153,16 +170,7 @@ class Reader:
             RowError: files that could not be read, every one of them.
             InvalidDatasetError: a blob that `binary` cannot hold.
         """
-        import pyarrow as pa
-
-        kind = pa.large_binary() if large else pa.binary()
-        limit = None if large else _BINARY_BYTES
-        columns = {name: _BlobColumn(kind) for name in self._rows.file_columns}
-        count = len(self._rows)
-        stores = _stores.Stores(self._options)
-        for file, blob in _transfer.read_each(self._wanted(count), stores, limit_bytes=limit):
-            columns[file.file].put(file.position, blob)
-        return self._table({name: column.array(count) for name, column in columns.items()}, count)
+        return _file_tables.blobs(self._rows, self._options, large=large)
 
     def into_size_table(self, *, limit: int | None = None) -> pa.Table:
         """Return the size of every file in bytes, without downloading any: one HEAD per file.
@@ -177,15 +185,9 @@ class Reader:
             RowError: files that could not be found, every one of them.
             InvalidDatasetError: a negative limit.
         """
-        import pyarrow as pa
-
         if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 0):
             raise InvalidDatasetError(f"limit={limit!r}: give the number of rows to look at")
-        count = len(self._rows) if limit is None else min(limit, len(self._rows))
-        sizes: dict[str, list[int | None]] = {name: [None] * count for name in self._rows.file_columns}
-        for file, size in _transfer.sizes(self._wanted(count), _stores.Stores(self._options)):
-            sizes[file.file][file.position] = size
-        return self._table({name: pa.array(column, pa.int64()) for name, column in sizes.items()}, count)
+        return _file_tables.sizes(self._rows, self._options, limit)
 
     def into_info_table(self) -> pa.Table:
         """Return what the store has of every file, or why that is unknown: one HEAD per file, no download.
@@ -214,175 +216,17 @@ class Reader:
             [{'file': 'a.txt', 'size_bytes': 5, 'error_type': None},
              {'file': 'b.txt', 'size_bytes': None, 'error_type': 'FileNotFoundError'}]
         """
-        import pyarrow as pa
-
-        lines: list[tuple[int, str, str]] = []  # position of the row, file, location
-        found: dict[int, ObjectInfo | Failure] = {}  # by line
-        missing: list[tuple[_transfer.Wanted, Failure]] = []
-        wanted = self._wanted_lines(lines, found)
-        for file, info in _transfer.infos(wanted, _stores.Stores(self._options), missing):
-            found[file.position] = info
-        found.update((file.position, failure) for file, failure in missing)
-        answers = [found[line] for line in range(len(lines))]
-        infos = [answer if isinstance(answer, ObjectInfo) else None for answer in answers]
-        failures = [answer if isinstance(answer, Failure) else None for answer in answers]
-        ids = _id_array(self._rows)
-        columns = {} if ids is None else {_frame.ID: ids.take(pa.array([line[0] for line in lines], pa.int64()))}
-        columns |= {
-            "file": pa.array([line[1] for line in lines], pa.string()),
-            "location": pa.array([line[2] for line in lines], pa.string()),
-            "size_bytes": pa.array([info and info.size_bytes for info in infos], pa.int64()),
-            "etag": pa.array([info and info.etag for info in infos], pa.string()),
-            "checksum": pa.array([info and info.digest and str(info.digest) for info in infos], pa.string()),
-        }
-        for name in ("type", "code", "message"):
-            texts = [failure and getattr(failure, name) for failure in failures]
-            columns[f"error_{name}"] = pa.array(texts, pa.string())
-        return pa.table(columns)
-
-    def _wanted_lines(
-        self, lines: list[tuple[int, str, str]], found: dict[int, ObjectInfo | Failure]
-    ) -> Iterator[_transfer.Wanted]:
-        """Yield each file, with its line as position; note the lines, and the cells that are no location."""
-        rows = self._rows
-        for position in range(len(rows)):
-            for name in rows.file_columns:
-                try:
-                    at = rows.location(position, name)
-                except InvalidDatasetError as exc:
-                    failure = rows.refused(position, name, exc)
-                    found[len(lines)] = failure
-                    lines.append((position, name, failure.url or ""))
-                    continue
-                if at is not None:
-                    lines.append((position, name, printable(str(at))))
-                    yield _transfer.Wanted(rows.id_at(position), name, at, len(lines) - 1)
-
-    def _transfers(self, into: str, *, is_frame: bool) -> Iterator[_plan.Transfer[str]]:
-        for row in self._parsed(len(self._rows)):
-            directory = f"{into}/{row.id}" if is_frame else into
-            found = _plan.downloads(row, directory)
-            if not found:  # a directory all the same
-                os.makedirs(directory, exist_ok=True)  # noqa: PTH103  # the path is text
-            yield from found
-
-    def _parsed(self, count: int) -> Iterator[_plan.FileRow]:
-        """Return the first rows; cells that are no location are refused all at once, before the first request.
-
-        Until the last row is read, the locations of all are kept: some 200 bytes each, in one list per column, which
-        takes half the time of parsing each cell again.
-        """
-        rows = self._rows
-        failures: list[Failure] = []
-        columns: dict[str, list[_urls.Location | None]] = {name: [] for name in rows.cells}
-        for position in range(count):
-            for name, column in columns.items():
-                try:
-                    column.append(rows.location(position, name))
-                except InvalidDatasetError as exc:
-                    failures.append(rows.refused(position, name, exc))
-        if failures:
-            raise InvalidDatasetError(str(RowError(failures)))
-        return (
-            _plan.FileRow(rows.id_at(at), {name: column[at] for name, column in columns.items()}) for at in range(count)
-        )
-
-    def _wanted(self, count: int) -> Iterator[_transfer.Wanted]:
-        return (
-            _transfer.Wanted(row.id, name, at, position)
-            for position, row in enumerate(self._parsed(count))
-            for name, at in row.files.items()
-            if at is not None
-        )
-
-    def _table(self, columns: dict[str, Any], count: int) -> pa.Table:
-        import pyarrow as pa
-
-        frame = self._rows.frame
-        if frame is None:
-            return pa.table(columns)
-        ids = _id_array(self._rows)
-        named = columns if ids is None else {_frame.ID: ids[:count], **columns}
-        return pa.table({name: named[name] for name in frame.columns if name in named})
+        return _file_tables.infos(self._rows, self._options)
 
     def __repr__(self) -> str:
         """Show what would be read."""
         return f"Reader({len(self._rows)} rows, files {list(self._rows.file_columns)})"
 
 
-def _id_array(rows: Rows) -> Any | None:  # noqa: ANN401  # pyarrow has no types
-    """Return the ids as Arrow has them, one per row; None for rows without ids.
-
-    Raises:
-        InvalidDatasetError: they have no type in common: 1 and "2".
-    """
-    import pyarrow as pa
-
-    if rows.ids is None or None in rows.ids[:1]:  # one row may have none
-        return None
-    try:
-        ids = pa.array(rows.ids) if rows.frame is None else pa.Array.from_pandas(rows.frame[_frame.ID])
-    except (pa.ArrowException, OverflowError) as exc:
-        raise InvalidDatasetError(f"ids have no Arrow type in common ({exc}): make them all text") from exc
-    return ids.cast(id_type(ids.type))
-
-
-def id_type(found: Any) -> Any:  # noqa: ANN401  # pyarrow has no types
-    """Return the Arrow type of an id column that pandas gives as `found`: integers as they are, else `string`.
-
-    pandas 2 and 3, categories and Arrow-backed columns give text in many types, and a frame without rows often none.
-    """
-    import pyarrow as pa
-
-    values = found.value_type if pa.types.is_dictionary(found) else found
-    return values if pa.types.is_integer(values) else pa.string()
-
-
-class _BlobColumn:
-    """A chunked array in the making: large blobs stay in place, one chunk each; runs of small ones are joined."""
-
-    def __init__(self, kind: Any) -> None:  # noqa: ANN401  # pyarrow has no types
-        self._kind = kind
-        self._chunks: list[Any] = []
-        self._run: list[bytearray | mmap.mmap | None] = []
-        self._run_bytes = 0
-        self._length = 0
-
-    def put(self, position: int, blob: bytearray | mmap.mmap) -> None:
-        """Take the blob of a row; rows come in order, and those left out are null."""
-        self._pad(position)
-        self._length += 1
-        if len(blob) >= _OWN_CHUNK_BYTES:
-            self._join()
-            self._chunks.append(self._in_place(blob))
-            return
-        if self._run_bytes + len(blob) > _CHUNK_BYTES:
-            self._join()
-        self._run.append(blob)
-        self._run_bytes += len(blob)
-
-    def array(self, length: int) -> Any:  # noqa: ANN401
-        """Return the column of so many rows."""
-        import pyarrow as pa
-
-        self._pad(length)
-        self._join()
-        return pa.chunked_array(self._chunks, self._kind)
-
-    def _pad(self, length: int) -> None:
-        self._run += [None] * (length - self._length)
-        self._length = length
-
-    def _join(self) -> None:
-        import pyarrow as pa
-
-        if self._run:
-            self._chunks.append(pa.array(self._run, self._kind))
-            self._run, self._run_bytes = [], 0
-
-    def _in_place(self, blob: bytearray | mmap.mmap) -> Any:  # noqa: ANN401
-        import pyarrow as pa
-
-        width = "int64" if self._kind == pa.large_binary() else "int32"
-        offsets = pa.array([0, len(blob)], width).buffers()[1]
-        return pa.Array.from_buffers(self._kind, 1, [None, offsets, pa.py_buffer(blob)])
+def _transfers(rows: Rows, into: str) -> Iterator[_plan.Transfer[str]]:
+    for row in _frame.parsed(rows, len(rows)):
+        directory = into if rows.frame is None else f"{into}/{row.id}"
+        found = _plan.downloads(row, directory)
+        if not found:  # a directory all the same
+            os.makedirs(directory, exist_ok=True)  # noqa: PTH103  # the path is text
+        yield from found

@@ -13,7 +13,7 @@ import os
 import secrets
 import shutil
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from file_dataset import _digest
@@ -55,6 +55,7 @@ class ObjectInfo:
     sent_etag: str | None = None
     version_id: str | None = None
     modified_ns: int | None = None
+    md5: Digest | None = field(default=None, compare=False, repr=False)  # of a HEAD's ETag that is one
 
     @property
     def pin(self) -> str | None:
@@ -272,6 +273,12 @@ class Sink:
             if not self._is_alone:
                 os.replace(self._path, self._target)  # noqa: PTH105  # pathlib costs more than the call
             self._path = None
+
+    def commit_at(self, target: str) -> None:
+        """Put the file under a name of another directory of the same disk, replacing what was there."""
+        assert self._path is not None, "finish() comes first"  # noqa: S101
+        os.replace(self._path, target)  # noqa: PTH105  # the same
+        self._path = None
 
     def commit_new(self) -> None:
         """Put the file under its final name, where nothing has that name.

@@ -13,10 +13,11 @@ import pyarrow as pa
 
 from file_dataset import _frame, _options
 from file_dataset._errors import CREDENTIAL_CODES, InvalidDatasetError, RowError
+from file_dataset._file_tables import id_type
 from file_dataset._options import Options
 from file_dataset._ray import batching, compat
 from file_dataset._ray.compat import Batch, BatchDatasource
-from file_dataset._reader import id_type, reader_of
+from file_dataset._reader import reader_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

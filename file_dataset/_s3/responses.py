@@ -36,7 +36,9 @@ def head_of(headers: Mapping[str, str]) -> ObjectInfo:
     Raises:
         OSError: they have no length.
     """
-    return ObjectInfo(length_of(headers), etag_of(headers), crc_of(headers), version_id=version_of(headers))
+    crc = crc_of(headers)
+    md5 = None if crc else digest_of(headers)
+    return ObjectInfo(length_of(headers), etag_of(headers), crc, version_id=version_of(headers), md5=md5)
 
 
 def version_of(headers: Mapping[str, str]) -> str | None:

@@ -157,7 +157,7 @@ def test_large_asks_for_large_binary(frame, options):
 
 
 def test_a_blob_that_binary_cannot_hold_is_an_error_that_says_so(monkeypatch, frame, options):
-    monkeypatch.setattr("file_dataset._reader._BINARY_BYTES", 4)  # for 2 GiB - 1
+    monkeypatch.setattr("file_dataset._file_tables._BINARY_BYTES", 4)  # for 2 GiB - 1
     with pytest.raises(InvalidDatasetError, match="large=True"):
         file_dataset.reader(frame, options=options).into_blob_table()
     assert file_dataset.reader(frame, options=options).into_blob_table(large=True).num_rows == 3

@@ -60,7 +60,8 @@ def move(frame: pd.DataFrame) -> pd.DataFrame:
     assert_type(file_dataset.write_files({"a.txt": "a.txt"}, into_path="out", id=1), dict[str, str | Path | None])
     file_dataset.write_files({"a.txt": "a.txt"}, into_path="out")  # type: ignore[call-overload]  # no id
     file_dataset.write_files(frame, into_path="out", id=1)  # type: ignore[call-overload]  # one id
-    return file_dataset.write_files(frame, into_path="out", file_columns=["scan"])
+    local: pd.DataFrame = file_dataset.reader(frame).into_dir("scans")
+    return file_dataset.write_files(local, into_path="out", file_columns=["scan"])
 
 
 def use_ray(pipeline: file_dataset.Pipeline, frame: pd.DataFrame) -> int:

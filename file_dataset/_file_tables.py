@@ -1,0 +1,205 @@
+"""Tables of files: their bytes, their sizes, what the store has of them; a line per row, or per file."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from file_dataset import _frame, _stores, _transfer
+from file_dataset._errors import Failure, InvalidDatasetError, printable
+from file_dataset._sink import ObjectInfo
+
+if TYPE_CHECKING:
+    import mmap
+    from collections.abc import Iterator
+
+    import pyarrow as pa
+
+    from file_dataset._frame import Rows
+    from file_dataset._options import Options
+
+# pa.binary() has 32-bit offsets (https://arrow.apache.org/docs/format/Columnar.html#variable-size-binary-layout).
+_BINARY_BYTES = 2**31 - 1
+# Larger blobs become a chunk of their own without a copy; smaller ones are joined. Guesses.
+_OWN_CHUNK_BYTES = 1 << 20
+_CHUNK_BYTES = 16 << 20
+
+
+def blobs(rows: Rows, options: Options | None, *, large: bool) -> pa.Table:
+    """Return the bytes of every file, one row per row.
+
+    Raises:
+        RowError: files that could not be read, every one of them.
+        InvalidDatasetError: a blob that `binary` cannot hold.
+    """
+    count = len(rows)
+    columns = {name: _BlobColumn(large=large) for name in rows.file_columns}
+    limit = None if large else _BINARY_BYTES
+    for file, blob in _transfer.read_each(_wanted(rows, count), _stores.Stores(options), limit_bytes=limit):
+        columns[file.file].put(file.position, blob)
+    return _table(rows, {name: column.array(count) for name, column in columns.items()}, 0, count)
+
+
+def sizes(rows: Rows, options: Options | None, limit: int | None) -> pa.Table:
+    """Return the sizes in bytes of the files of the first rows, one row per row.
+
+    Raises:
+        RowError: files that could not be found, every one of them.
+    """
+    import pyarrow as pa
+
+    count = len(rows) if limit is None else min(limit, len(rows))
+    found: dict[str, list[int | None]] = {name: [None] * count for name in rows.file_columns}
+    for file, size in _transfer.sizes(_wanted(rows, count), _stores.Stores(options)):
+        found[file.file][file.position] = size
+    return _table(rows, {name: pa.array(column, pa.int64()) for name, column in found.items()}, 0, count)
+
+
+def infos(rows: Rows, options: Options | None) -> pa.Table:
+    """Return what the store has of every file, or why that is unknown; one line per file.
+
+    Raises:
+        RowError: no file can be looked at: there are no credentials, or they expired.
+    """
+    import pyarrow as pa
+
+    lines: list[tuple[int, str, str]] = []  # position of the row, file, location
+    found: dict[int, ObjectInfo | Failure] = {}  # by line
+    missing: list[tuple[_transfer.Wanted, Failure]] = []
+    wanted = _wanted_lines(rows, lines, found)
+    for file, info in _transfer.infos(wanted, _stores.Stores(options), missing):
+        found[file.position] = info
+    found.update((file.position, failure) for file, failure in missing)
+    answers = [found[line] for line in range(len(lines))]
+    infos = [answer if isinstance(answer, ObjectInfo) else None for answer in answers]
+    failures = [answer if isinstance(answer, Failure) else None for answer in answers]
+    ids = _id_array(rows)
+    columns = {} if ids is None else {_frame.ID: ids.take(pa.array([line[0] for line in lines], pa.int64()))}
+    columns |= {
+        "file": pa.array([line[1] for line in lines], pa.string()),
+        "location": pa.array([line[2] for line in lines], pa.string()),
+        "size_bytes": pa.array([info and info.size_bytes for info in infos], pa.int64()),
+        "etag": pa.array([info and info.etag for info in infos], pa.string()),
+        "checksum": pa.array([info and info.digest and str(info.digest) for info in infos], pa.string()),
+    }
+    for name in ("type", "code", "message"):
+        texts = [failure and getattr(failure, name) for failure in failures]
+        columns[f"error_{name}"] = pa.array(texts, pa.string())
+    return pa.table(columns)
+
+
+def _wanted_lines(
+    rows: Rows, lines: list[tuple[int, str, str]], found: dict[int, ObjectInfo | Failure]
+) -> Iterator[_transfer.Wanted]:
+    """Yield each file, with its line as position; note the lines, and the cells that are no location."""
+    for position in range(len(rows)):
+        for name in rows.file_columns:
+            try:
+                at = rows.location(position, name)
+            except InvalidDatasetError as exc:
+                failure = rows.refused(position, name, exc)
+                found[len(lines)] = failure
+                lines.append((position, name, failure.url or ""))
+                continue
+            if at is not None:
+                lines.append((position, name, printable(str(at))))
+                yield _transfer.Wanted(rows.id_at(position), name, at, len(lines) - 1)
+
+
+def _wanted(rows: Rows, count: int) -> Iterator[_transfer.Wanted]:
+    return (
+        _transfer.Wanted(row.id, name, at, position)
+        for position, row in enumerate(_frame.parsed(rows, count))
+        for name, at in row.files.items()
+        if at is not None
+    )
+
+
+def _table(rows: Rows, columns: dict[str, Any], first: int, count: int) -> pa.Table:
+    """Return a table of `count` rows from `first` on, with their ids where they have some."""
+    import pyarrow as pa
+
+    if rows.frame is None:
+        return pa.table(columns)
+    ids = _id_array(rows)
+    named = columns if ids is None else {_frame.ID: ids[first : first + count], **columns}
+    return pa.table({name: named[name] for name in rows.frame.columns if name in named})
+
+
+def _id_array(rows: Rows) -> Any | None:  # noqa: ANN401  # pyarrow has no types
+    """Return the ids as Arrow has them, one per row; None for rows without ids.
+
+    Raises:
+        InvalidDatasetError: they have no type in common: 1 and "2".
+    """
+    import pyarrow as pa
+
+    if rows.ids is None or None in rows.ids[:1]:  # one row may have none
+        return None
+    try:
+        ids = pa.array(rows.ids) if rows.frame is None else pa.Array.from_pandas(rows.frame[_frame.ID])
+    except (pa.ArrowException, OverflowError) as exc:
+        raise InvalidDatasetError(f"ids have no Arrow type in common ({exc}): make them all text") from exc
+    return ids.cast(id_type(ids.type))
+
+
+def id_type(found: Any) -> Any:  # noqa: ANN401  # pyarrow has no types
+    """Return the Arrow type of an id column that pandas gives as `found`: integers as they are, else `string`.
+
+    pandas 2 and 3, categories and Arrow-backed columns give text in many types, and a frame without rows often none.
+    """
+    import pyarrow as pa
+
+    values = found.value_type if pa.types.is_dictionary(found) else found
+    return values if pa.types.is_integer(values) else pa.string()
+
+
+class _BlobColumn:
+    """A chunked array in the making: large blobs stay in place, one chunk each; runs of small ones are joined."""
+
+    def __init__(self, *, large: bool) -> None:
+        import pyarrow as pa
+
+        self._kind = pa.large_binary() if large else pa.binary()
+        self._chunks: list[Any] = []
+        self._run: list[bytearray | mmap.mmap | None] = []
+        self._run_bytes = 0
+        self._length = 0
+
+    def put(self, position: int, blob: bytearray | mmap.mmap) -> None:
+        """Take the blob of a row; rows come in order, and those left out are null."""
+        self._pad(position)
+        self._length += 1
+        if len(blob) >= _OWN_CHUNK_BYTES:
+            self._join()
+            self._chunks.append(self._in_place(blob))
+            return
+        if self._run_bytes + len(blob) > _CHUNK_BYTES:
+            self._join()
+        self._run.append(blob)
+        self._run_bytes += len(blob)
+
+    def array(self, length: int) -> Any:  # noqa: ANN401
+        """Return the column of so many rows."""
+        import pyarrow as pa
+
+        self._pad(length)
+        self._join()
+        return pa.chunked_array(self._chunks, self._kind)
+
+    def _pad(self, length: int) -> None:
+        self._run += [None] * (length - self._length)
+        self._length = length
+
+    def _join(self) -> None:
+        import pyarrow as pa
+
+        if self._run:
+            self._chunks.append(pa.array(self._run, self._kind))
+            self._run, self._run_bytes = [], 0
+
+    def _in_place(self, blob: bytearray | mmap.mmap) -> Any:  # noqa: ANN401
+        import pyarrow as pa
+
+        width = "int64" if self._kind == pa.large_binary() else "int32"
+        offsets = pa.array([0, len(blob)], width).buffers()[1]
+        return pa.Array.from_buffers(self._kind, 1, [None, offsets, pa.py_buffer(blob)])
