@@ -23,6 +23,7 @@ if _typing.TYPE_CHECKING:
     from file_dataset._checkpoint.inputs import changed_rows as changed_rows
     from file_dataset._checkpoint.place import remove_checkpoint as remove_checkpoint
     from file_dataset._forecast import Plan as Plan
+    from file_dataset._listing import list_files as list_files
 
     __version__: str
 
@@ -47,8 +48,13 @@ __all__ = [
 ]
 
 
-# these bring pandas and pyarrow along
-_HEAVY = {"Plan": "_forecast", "changed_rows": "_checkpoint.inputs", "remove_checkpoint": "_checkpoint.place"}
+# these bring pandas and pyarrow along, or are not used by most
+_HEAVY = {
+    "Plan": "_forecast",
+    "changed_rows": "_checkpoint.inputs",
+    "list_files": "_listing",
+    "remove_checkpoint": "_checkpoint.place",
+}
 
 
 def __getattr__(name: str) -> object:

@@ -26,6 +26,7 @@ ID = "id"
 ERROR_COLUMNS = ("error_stage", "error_file", "error_url", "error_type", "error_code", "error_message")
 FAILURE_COLUMNS = (ID, *ERROR_COLUMNS)
 FILES_COLUMNS = (ID, "file", "location", "size_bytes", "etag", "checksum")
+DETAILS = ("size_bytes", "etag", "last_modified")  # of a file, as `<file>.<detail>`
 INPUTS_COLUMNS = (ID, "file", "location", "size_bytes", "etag", "version_id", "checksum")
 
 # pandas' nullable text type has one spelling in pandas 2 and 3, and stays Arrow's string when every value is null;
@@ -271,13 +272,21 @@ def _file_columns(
             raise InvalidDatasetError(f"file_columns {missing} are not among the columns {sorted(columns)}")
         names = [name for name in columns if name in set(chosen)]
     else:
-        names = [name for name, values in columns.items() if _names_files(name, values)]
+        names = [
+            name for name, values in columns.items() if _names_files(name, values) and not _is_detail(name, columns)
+        ]
     if not names and count:
         raise InvalidDatasetError(
             f"the {what} has no file column among {list(columns)[:20]}: a file column is named like a file, such as "
             "'image.mha', and holds s3://bucket/key or paths; name yours with file_columns=[...]"
         )
     return _plan.check_file_names(list(names), local=False)
+
+
+def _is_detail(name: str, columns: Mapping[str, list[Any]]) -> bool:
+    """Return whether a column says something of another one's files: `a.mha.etag`, which may hold slashes, or nulls."""
+    file, _, detail = name.rpartition(".")
+    return detail in DETAILS and file in columns
 
 
 def _names_files(name: str, values: list[Any]) -> bool:

@@ -64,6 +64,14 @@ def move(frame: pd.DataFrame) -> pd.DataFrame:
     return file_dataset.write_files(local, into_path="out", file_columns=["scan"])
 
 
+def find(masks: Path) -> pd.DataFrame:
+    """Make a frame of what is in a bucket and on disk."""
+    patterns: dict[str, str | Path] = {"image.mha": "s3://my-bucket/raw/{site}/{id}/image.mha"}
+    patterns["mask.mha"] = masks / "{id}*.mha"
+    frame = file_dataset.list_files(patterns, id="{site}-{id}", details=True, options=file_dataset.Options.default())
+    return file_dataset.list_files({"image.mha": "s3://my-bucket/{id}.mha"}, allow_empty=True) if frame.empty else frame
+
+
 def use_ray(pipeline: file_dataset.Pipeline, frame: pd.DataFrame) -> int:
     """Use what is for Ray as the README does."""
     result = file_dataset.ray.run_pipeline(pipeline, frame, batch_size=4, num_gpus=1, concurrency=(1, 2), actors=True)

@@ -1,0 +1,182 @@
+"""Files that patterns matched -> rows: joined by the fields that the patterns share. Pure."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+from file_dataset._errors import InvalidDatasetError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from file_dataset._patterns import Pattern
+    from file_dataset._store import Listed
+
+Values: TypeAlias = "tuple[str | None, ...]"
+
+# a step up, or what would break a line in a log, a CSV or a terminal
+_UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f]|\A\.\.?\Z")
+# a key of 1,024 bytes and four stars in one segment has millions; a guess
+_MOST_READINGS = 10_000
+
+
+@dataclass(slots=True)
+class Matches:
+    """The files that one pattern matched, by the values of its fields.
+
+    `open_files` are those of a pattern that can read a key in several ways, until it is settled which.
+    """
+
+    name: str
+    pattern: Pattern
+    cells: dict[tuple[str, ...], Listed] = field(default_factory=dict)
+    open_files: dict[str, Listed] = field(default_factory=dict)
+    _twice: dict[tuple[str, ...], set[str]] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        """Return how many files there are."""
+        return len(self.cells) + len(self.open_files)
+
+    def take(self, key: str, found: Listed) -> None:
+        """Take a file whose key matches; the same one may come again.
+
+        Raises:
+            InvalidDatasetError: a value of a field can neither name a directory nor stand in a log.
+        """
+        values = None if key.endswith("/") else self.pattern.read(key)
+        if values is None:
+            return
+        if self.pattern.is_firm:
+            self._put(values, found)
+        else:
+            self.open_files[key] = found
+
+    def settle(self, others: Sequence[Matches]) -> None:
+        """Decide how keys are read: so that most of the others have these values, and else as `Pattern.read` does.
+
+        Raises:
+            InvalidDatasetError: as `take` does.
+        """
+        mine, known = self.pattern.fields, []  # per other: places of the fields in common, and the values it has
+        for other in others:
+            if both := [name for name in mine if name in other.pattern.fields]:
+                theirs = [other.pattern.fields.index(name) for name in both]
+                there = {tuple(values[at] for at in theirs) for values in other.cells}
+                known.append(([mine.index(name) for name in both], there))
+        for key, found in self.open_files.items():
+            best: tuple[str, ...] = ()
+            most = -1
+            for values in islice(self.pattern.readings(key), _MOST_READINGS):
+                count = sum(tuple(values[at] for at in places) in there for places, there in known)
+                if count > most:
+                    best, most = values, count
+                if most == len(known):
+                    break
+            self._put(best, found)
+        self.open_files = {}
+
+    def _put(self, values: tuple[str, ...], found: Listed) -> None:
+        for name, value in zip(self.pattern.fields, values, strict=True):
+            if _UNSAFE.search(value):
+                raise InvalidDatasetError(
+                    f"{str(found.at)!r}: {{{name}}} would be {value!r}, which can be no name: rename the object, or "
+                    f"write * where patterns[{self.name!r}] has {{{name}}}"
+                )
+        if isinstance(found.at, Path) and not _is_unicode(str(found.at)):
+            raise InvalidDatasetError(
+                f"{str(found.at)!r} is not valid Unicode, which no frame can hold: rename the file"
+            )
+        before = self.cells.setdefault(values, found)
+        if before.at != found.at:
+            self._twice.setdefault(values, {str(before.at)}).add(str(found.at))
+
+    def check(self) -> None:
+        """Refuse two files for one cell.
+
+        Raises:
+            InvalidDatasetError: showing both.
+        """
+        if not self._twice:
+            return
+        values, places = min(self._twice.items(), key=lambda item: sorted(item[1]))
+        row = ", ".join(f"{name} {value!r}" for name, value in zip(self.pattern.fields, values, strict=True))
+        both = " and ".join(map(repr, sorted(places)[:2]))
+        raise InvalidDatasetError(
+            f"{self.name!r} has two files for {row or 'every row'}: {both} "
+            f"(rows like this: {len(self._twice)}); write a field such as {{part}} where they differ, or a narrower "
+            "pattern"
+        )
+
+
+def _is_unicode(text: str) -> bool:
+    """Return whether a path can stand in a frame: names that are no UTF-8 have surrogates (PEP 383)."""
+    return text.isascii() or text == text.encode("utf-8", "replace").decode()
+
+
+@dataclass(frozen=True, slots=True)
+class FoundRow:
+    """A row: the values of the fields, as texts, and per pattern its file; None: there is none."""
+
+    texts: tuple[str | None, ...]
+    files: tuple[Listed | None, ...]
+
+
+def joined(tables: Sequence[Matches], fields: Sequence[str]) -> list[FoundRow]:
+    """Return the rows, in the order of the first pattern's keys; rows without such a file by that of the second, ...
+
+    Patterns with most fields come first. A file joins every row that has its values, and is a row of its own where
+    there is none. One of a pattern without fields joins all rows.
+    """
+    join = _Join(fields, len(tables))
+    left = sorted(range(len(tables)), key=lambda at: -len(tables[at].pattern.fields))
+    while left:
+        # patterns are connected by their fields, so that one of them shares some
+        at = next((at for at in left if join.known & set(tables[at].pattern.fields)), left[0])
+        left.remove(at)
+        join.add(at, tables[at])
+    join.rows.sort(key=lambda row: [(each is None, "" if each is None else str(each.at)) for each in row.files])
+    return join.rows
+
+
+class _Join:
+    """Rows that are joined with one pattern after the other; `known` are the fields of those before."""
+
+    def __init__(self, fields: Sequence[str], count: int) -> None:
+        self._fields = fields
+        self._nothing = FoundRow((None,) * len(fields), (None,) * count)
+        self.rows: list[FoundRow] = []
+        self.known: set[str] = set()
+
+    def add(self, at: int, table: Matches) -> None:
+        """Join the files of the pattern at this position."""
+        own = table.pattern.fields
+        places = [self._fields.index(name) for name in own]
+        shared = [number for number, name in enumerate(own) if name in self.known]
+        by_shared: dict[Values, list[tuple[tuple[str, ...], Listed]]] = {}
+        for values, found in table.cells.items():
+            by_shared.setdefault(tuple(values[number] for number in shared), []).append((values, found))
+        in_row = [places[number] for number in shared]
+        rows: list[FoundRow] = []
+        met: set[Values] = set()
+        for row in self.rows:
+            key = tuple(row.texts[place] for place in in_row)
+            met.add(key)
+            matches = by_shared.get(key)
+            rows += [row] if matches is None else [_put(row, places, at, *each) for each in matches]
+        if own:
+            alone = [each for key, matches in by_shared.items() if key not in met for each in matches]
+            rows += [_put(self._nothing, places, at, *each) for each in alone]
+        self.rows = rows
+        self.known |= set(own)
+
+
+def _put(row: FoundRow, places: Sequence[int], at: int, values: tuple[str, ...], found: Listed) -> FoundRow:
+    of_row, files = list(row.texts), list(row.files)
+    for place, value in zip(places, values, strict=True):
+        of_row[place] = value
+    files[at] = found
+    return FoundRow(tuple(of_row), tuple(files))
