@@ -78,7 +78,7 @@ def metadata_of(result):
     return {name: value.value for name, value in event.metadata.items()}
 
 
-def test_a_retry_of_the_step_runs_the_rest_alone(go, scans, counted, calls, stored, parts):
+def test_a_retry_of_the_step_runs_the_rest_alone(go, scans, counted, calls, stored, parts, instance):
     frame = scans(ROWS, missing=["c"])
 
     def mends(input_dir, output_dir):
@@ -95,6 +95,8 @@ def test_a_retry_of_the_step_runs_the_rest_alone(go, scans, counted, calls, stor
         "3 rows are finished, and a retry, a re-execution of the run or only_missing: true goes on" in failure.message
     )
     assert metadata_of(result)["rows_run"] == 1
+    logged = [entry.user_message for entry in instance.all_logs(result.run_id)]
+    assert "going on: 3 of 4 rows were done by an earlier attempt of this run" in logged
     assert stored()["id"].tolist() == ROWS
     assert stored("files")["id"].tolist() == ROWS
     assert parts() == []
