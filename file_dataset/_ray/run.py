@@ -75,9 +75,9 @@ def run_pipeline(  # noqa: PLR0913  # each is a choice of the user's
             it again and again.
         ray_remote_args: more of `ray.remote`'s arguments, such as `{"resources": {"disk": 1}}` or `runtime_env`.
         checkpoint: as of `run`, and the same one will do for runs here and there. This process alone reads and writes
-            it (through Ray Client the task on the cluster, so give `s3://...` there), each time a batch ends. Rows of a
-            frame that are done go to no task; if all are, Ray is not started. A Dataset's are dropped from its blocks
-            before tasks take them.
+            it (through Ray Client the task on the cluster, so give `s3://...` there), each time a batch ends:
+            where rows take long, a small `batch_size` loses less. Rows of a frame that are done go to no task; if all
+            are, Ray is not started. A Dataset's are dropped from its blocks before tasks take them.
         code_version: as of `run`.
         check_inputs: as of `run`. This process sends the HEADs; a Dataset's locations come here for that.
         checkpoint_options: as of `run`.
