@@ -104,7 +104,7 @@ def test_a_run_that_stops_keeps_no_process(pipeline, frame, pids):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        kept._run(frame, progress=interrupt).to_end()
+        kept._with(progress=interrupt).run(frame)
     assert not is_alive(first)
 
 
