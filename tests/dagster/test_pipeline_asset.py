@@ -154,7 +154,7 @@ def test_an_asset_is_of_kind_s3_where_its_files_are(into_path, kinds):
         ({"input": "a", "temp_dir": 7}, "temp_dir=7"),
         ({"input": "a", "key": "x", "name": "y"}, "not both"),
         ({"input": "a", "into_path": "gs://bucket"}, "s3://"),
-        ({"input": "a", "config_schema": {}}, "only_missing, limit, ids"),
+        ({"input": "a", "config_schema": {}}, "only_missing, only_changed, limit, ids"),
         ({"input": "a", "runner": "dask"}, "'local' or 'ray'"),
         ({"input": "a", "num_gpus": 1, "concurrency": 2}, "concurrency, num_gpus: for runner='ray' only"),
         ({"input": "a", "runner": "local", "ray_resource_key": "ray"}, "ray_resource_key: for runner='ray' only"),
