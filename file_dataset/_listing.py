@@ -133,14 +133,14 @@ class _Lister:
     def _wait(self) -> Future[Page]:
         if not self._ended.empty():
             return self._ended.get()
-        waited = [at for _, at, _ in self._running.values()]
-        watch = self._stores.of(waited[0]).silence
+        _, first, _ = next(iter(self._running.values()))
+        watch = self._stores.of(first).silence
         with watch.waits():
             while True:
                 try:
                     return self._ended.get(timeout=_POLL_S)
                 except Empty:
-                    watch.look(lambda: awaited([str(at) for at in waited]))
+                    watch.look(lambda: awaited([str(at) for _, at, _ in self._running.values()]))
 
     def _walk(self, place: _Place, directory: Path) -> None:
         def then(page: Page) -> None:
@@ -246,8 +246,9 @@ def list_files(
 
     A pattern is an `s3://` URL or a path in which `{name}` stands for a segment or a part of one, `*` for anything
     within a segment and `**` for none or more segments; braces are written `{{` and `}}`. The values of the fields are
-    the rows; patterns are joined by the fields they share. Where a key can be read in several ways, as `{id}*.mha`,
-    a field ends where the other patterns have its value, else it takes as much as it can.
+    the rows; patterns are joined by the fields they share. Where a key can be read in several ways, as by
+    `{id}*.mha`, a field ends where the other patterns have its value, and never within a number; else it takes as much
+    as it can.
 
     Costs a LIST per 1,000 keys that begin with the text before the first field or star, and a few more where long
     listings are divided at slashes to go side by side. Nothing is cached.

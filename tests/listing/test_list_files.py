@@ -137,6 +137,8 @@ def test_a_marker_of_a_directory_is_no_file(put, listed):
     put("raw/", "raw/7/", "raw/8")
     for pattern in ("raw/{id}", "raw/{id}*", "raw/**/{id}"):
         assert rows(listed({"image": pattern})) == [("raw/8", "8")]
+    put("raw/7/x")
+    assert rows(listed({"image": "raw/{id}/*"})) == [("raw/7/x", "7")]
 
 
 @pytest.mark.parametrize("engine", ["auto", "boto3"])
