@@ -51,7 +51,7 @@ class Book:
         self.prepared, self.wish = prepared, wish
         options = wish.options or prepared.settings.write_options.get("options") or prepared.settings.options
         stores = prepared.target if wish.options is None else Stores(wish.options)
-        self.place: Place = place_of(wish.place, stores, options)
+        self.place: Place = place_of(wish.place, stores, options, prepared.temp_dir)
         try:
             self.known, self._parts = known_at(self.place)
         except (OSError, RowError) as exc:

@@ -35,6 +35,7 @@ class Place:
 
     at: Location
     stores: Stores
+    temp_dir: Path | None = None  # where a part lies while it is uploaded; None: where the system keeps such files
 
     def __str__(self) -> str:
         """Return it as the user writes it."""
@@ -88,7 +89,9 @@ class Place:
             return name
         target = _urls.join(self.at, name)
         assert isinstance(target, _urls.ObjectUrl)  # noqa: S101
-        with _temp_dir(None) as directory:
+        # a machine that drives a cluster may not have it
+        there = self.temp_dir if self.temp_dir is not None and self.temp_dir.is_dir() else None
+        with _temp_dir(there) as directory:
             (directory / name).write_bytes(content)
             source = LocalFile.at(directory / name)
             self.stores.s3.upload(source, target, extra_args={}, cancelled=threading.Event()).result()
@@ -143,7 +146,7 @@ def _write_file(directory: Path, name: str, content: bytes) -> None:
         (temporary / name).replace(directory / name)
 
 
-def place_of(value: object, stores: Stores, options: Options | None) -> Place:
+def place_of(value: object, stores: Stores, options: Options | None, temp_dir: Path | None = None) -> Place:
     """Return the place that the user names.
 
     Raises:
@@ -154,7 +157,7 @@ def place_of(value: object, stores: Stores, options: Options | None) -> Place:
         at = at.absolute()
         if at.exists() and not at.is_dir():
             raise InvalidDatasetError(f"checkpoint={str(at)!r} is a file: give a directory")
-    return Place(at, stores)
+    return Place(at, stores, temp_dir)
 
 
 def remove_checkpoint(place: str | os.PathLike[str], *, options: Options | None = None) -> None:

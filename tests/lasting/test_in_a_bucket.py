@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tempfile
+
 import pandas as pd
 import pytest
 from helpers import forward
@@ -9,6 +11,8 @@ from servers.faults import Reset, Status
 
 import file_dataset
 from file_dataset import InvalidDatasetError, Pipeline, PipelineResult, RowError, RunStoppedError
+from file_dataset._checkpoint.place import place_of
+from file_dataset._stores import Stores
 
 RUNS = "s3://bucket/runs/x/"
 
@@ -50,6 +54,20 @@ def test_a_run_writes_one_part_before_its_first_row_and_one_after(faults, frame,
     parts = [key for key in faults.keys("bucket") if key.startswith("runs/x/part-")]
     assert len(parts) == 1  # the first one was a test of the place
     assert faults.count("PutObject") == 5 + 2
+
+
+def test_parts_on_their_way_lie_in_the_temp_dir_of_the_pipeline(frame, pipeline, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "no such place"))
+    pipeline(temp_dir=tmp_path).run(frame, checkpoint=RUNS)
+    assert pipeline().plan(frame, checkpoint=RUNS).counts["same"] == 5
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_process_that_has_not_that_temp_dir_writes_parts_too(faults, fault_options, tmp_path):
+    """That which drives a cluster, say."""
+    place = place_of(RUNS, Stores(fault_options), fault_options, tmp_path / "of others")
+    faults.put("s3://bucket/in/1", b"")
+    assert place.write(b"a part") in place.names()
 
 
 def test_an_overwritten_input_runs_again_when_inputs_are_looked_at(faults, frame, pipeline):
