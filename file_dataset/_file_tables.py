@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+import itertools
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from file_dataset import _frame, _stores, _transfer
+from file_dataset import _frame, _in_order, _stores, _transfer
 from file_dataset._errors import Failure, InvalidDatasetError, printable
 from file_dataset._sink import ObjectInfo
 
 if TYPE_CHECKING:
     import mmap
     from collections.abc import Iterator
+    from typing import TypeAlias
 
     import pyarrow as pa
 
     from file_dataset._frame import Rows
     from file_dataset._options import Options
 
+    Blob: TypeAlias = bytearray | mmap.mmap
+
 # pa.binary() has 32-bit offsets (https://arrow.apache.org/docs/format/Columnar.html#variable-size-binary-layout).
 _BINARY_BYTES = 2**31 - 1
 # Larger blobs become a chunk of their own without a copy; smaller ones are joined. Guesses.
 _OWN_CHUNK_BYTES = 1 << 20
 _CHUNK_BYTES = 16 << 20
+_BATCHES_AHEAD = 2
 
 
 def blobs(rows: Rows, options: Options | None, *, large: bool) -> pa.Table:
@@ -36,7 +42,51 @@ def blobs(rows: Rows, options: Options | None, *, large: bool) -> pa.Table:
     limit = None if large else _BINARY_BYTES
     for file, blob in _transfer.read_each(_wanted(rows, count), _stores.Stores(options), limit_bytes=limit):
         columns[file.file].put(file.position, blob)
-    return _table(rows, {name: column.array(count) for name, column in columns.items()}, 0, count)
+    return _table(rows, {name: column.array(count) for name, column in columns.items()}, _id_array(rows))
+
+
+def blob_batches(rows: Rows, options: Options | None, batch_size: int, *, large: bool) -> Iterator[pa.Table]:
+    """Yield the bytes of the files of every `batch_size` rows; at most two batches ahead are read.
+
+    Raises:
+        RowError: files of the batch whose turn it is that could not be read, every one of them.
+        InvalidDatasetError: ids, or a blob, that Arrow cannot hold.
+    """
+    wanted = list(_wanted(rows, len(rows)))  # refuses cells that are no location, before anything is read
+    return _batches(rows, wanted, _id_array(rows), _stores.Stores(options), batch_size, large=large)
+
+
+def _batches(  # noqa: PLR0913  # what is read, and how much of it at once
+    rows: Rows,
+    wanted: list[_transfer.Wanted],
+    ids: Any | None,  # noqa: ANN401  # pyarrow has no types
+    stores: _stores.Stores,
+    batch_size: int,
+    *,
+    large: bool,
+) -> Iterator[pa.Table]:
+    def is_far(file: _transfer.Wanted, first: _transfer.Wanted) -> bool:
+        return file.position // batch_size > first.position // batch_size + _BATCHES_AHEAD
+
+    failed = _in_order.FailedFiles(_transfer.unread_blob)
+    files_of = Counter(file.position // batch_size for file in wanted)
+    found = _transfer.read_tried(wanted, stores, failed, is_far, limit_bytes=None if large else _BINARY_BYTES)
+    for number, first in enumerate(range(0, len(rows), batch_size)):
+        columns = _columns(rows, itertools.islice(found, files_of[number]), first, batch_size, large=large)
+        if failed.all:
+            raise failed.row_error()
+        yield _table(rows, columns.pop(), None if ids is None else ids[first : first + batch_size])
+
+
+def _columns(
+    rows: Rows, found: Iterator[tuple[_transfer.Wanted, Blob]], first: int, count: int, *, large: bool
+) -> list[dict[str, Any]]:
+    """Return the columns of a batch, in a list: who takes them out keeps no blob alive."""
+    columns = {name: _BlobColumn(large=large) for name in rows.file_columns}
+    for file, blob in found:
+        columns[file.file].put(file.position - first, blob)
+    length = min(count, len(rows) - first)
+    return [{name: column.array(length) for name, column in columns.items()}]
 
 
 def sizes(rows: Rows, options: Options | None, limit: int | None) -> pa.Table:
@@ -51,7 +101,9 @@ def sizes(rows: Rows, options: Options | None, limit: int | None) -> pa.Table:
     found: dict[str, list[int | None]] = {name: [None] * count for name in rows.file_columns}
     for file, size in _transfer.sizes(_wanted(rows, count), _stores.Stores(options)):
         found[file.file][file.position] = size
-    return _table(rows, {name: pa.array(column, pa.int64()) for name, column in found.items()}, 0, count)
+    ids = _id_array(rows)
+    columns = {name: pa.array(column, pa.int64()) for name, column in found.items()}
+    return _table(rows, columns, None if ids is None else ids[:count])
 
 
 def infos(rows: Rows, options: Options | None) -> pa.Table:
@@ -114,14 +166,13 @@ def _wanted(rows: Rows, count: int) -> Iterator[_transfer.Wanted]:
     )
 
 
-def _table(rows: Rows, columns: dict[str, Any], first: int, count: int) -> pa.Table:
-    """Return a table of `count` rows from `first` on, with their ids where they have some."""
+def _table(rows: Rows, columns: dict[str, Any], ids: Any | None) -> pa.Table:  # noqa: ANN401  # pyarrow has no types
+    """Return a table of columns, with the ids of its rows where they have some, in the frame's order."""
     import pyarrow as pa
 
     if rows.frame is None:
         return pa.table(columns)
-    ids = _id_array(rows)
-    named = columns if ids is None else {_frame.ID: ids[first : first + count], **columns}
+    named = columns if ids is None else {_frame.ID: ids, **columns}
     return pa.table({name: named[name] for name in rows.frame.columns if name in named})
 
 

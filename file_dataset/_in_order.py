@@ -97,8 +97,13 @@ def tried(  # noqa: PLR0913, PLR0917  # the same, and where failures go
     failed: FailedFiles[F],
     stores: Stores,
     cancelled: threading.Event,
+    is_far: Callable[[F, F], bool] = lambda _file, _first: False,
 ) -> Iterator[tuple[F, T]]:
-    """Do what `each` does, with `failed` for the files that failed."""
+    """Do what `each` does, with `failed` for the files that failed.
+
+    A file does not begin while `is_far(file, first)`, `first` being the first of those that have begun and not been
+    yielded.
+    """
     running: deque[tuple[F, Future[T]]] = deque()
 
     def to_end(future: Future[T]) -> None:
@@ -112,6 +117,8 @@ def tried(  # noqa: PLR0913, PLR0917  # the same, and where failures go
         for file in files:
             if len(running) >= (ahead := stores.ahead):  # it grows with what is in flight
                 yield from _ended(running, ahead // 2, failed, to_end)
+            while running and is_far(file, running[0][0]):
+                yield from _ended(running, len(running) - 1, failed, to_end)
             try:
                 running.append((file, start(file)))
             except OSError as exc:  # the store could not be reached at all: no credentials, say

@@ -9,7 +9,7 @@ import os
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from file_dataset import _file_tables, _frame, _into_dir, _options, _plan, _stores, _transfer
+from file_dataset import _file_tables, _frame, _into_dir, _options, _plan, _row_dirs, _stores, _transfer
 from file_dataset._errors import InvalidDatasetError
 from file_dataset._tempdir import TempDir
 
@@ -115,8 +115,7 @@ class Reader:
         if self._rows.frame is not None:
             _frame.check_directories(self._rows)
         _plan.check_file_names(list(self._rows.file_columns), local=True)
-        if dir is not None and not isinstance(dir, str | os.PathLike):
-            raise InvalidDatasetError(f"dir={dir!r}: give the path of a directory")
+        _check_place(dir)
         temp = TempDir(dir)
         try:
             into = str(temp._made.path)  # noqa: SLF001  # `path` would mark it as the caller's
@@ -152,6 +151,52 @@ class Reader:
             PosixPath('scans/7/scan.txt')
         """
         return _into_dir.into_dir(self._rows, path, self._options)
+
+    def iter_temp_dirs(self, *, dir: str | os.PathLike[str] | None = None) -> Iterator[TempDir]:  # noqa: A002
+        """Return an iterator over a temp dir for each row, in the frame's order.
+
+        A row's files lie at `<path>/<file name>`; where the frame has ids, the name of each `path` is the row's. The
+        temp dir before is removed when the next is asked for, and at most two rows ahead are on disk. One GET per file,
+        from the first `next()` on. To leave the loop, or to close the iterator, cancels what is under way and removes
+        everything.
+
+        Args:
+            dir: where to make temp dirs; None: where the system keeps temporary files.
+
+        Raises:
+            RowError: files of a row that could not be read, every one of them, when its turn comes; that ends it.
+            InvalidDatasetError: cells that are no location, or file names that no directory can hold; at the call.
+
+        Example:
+            >>> scans = pd.DataFrame({"id": [7], "scan.txt": ["s3://my-bucket/scan.txt"]})
+            >>> for temp in reader(scans).iter_temp_dirs():
+            ...     print(temp.path.name, (temp.path / "scan.txt").read_text())
+            7 hello
+        """
+        _plan.check_file_names(list(self._rows.file_columns), local=True)
+        _check_place(dir)
+        rows, stores = _frame.parsed(self._rows, len(self._rows)), _stores.Stores(self._options)
+        return _row_dirs.row_dirs(rows, stores, dir, named=self._rows.frame is not None and self._rows.ids is not None)
+
+    def iter_blob_tables(self, batch_size: int, *, large: bool = False) -> Iterator[pa.Table]:
+        """Return an iterator over Arrow tables of `batch_size` rows each, in the frame's order.
+
+        Each is as `into_blob_table` returns it; the last may be shorter, and 0 rows give none. One GET per file, from
+        the first `next()` on. Memory: the batch that you have, and at most two ahead.
+
+        Raises:
+            RowError: files of a batch that could not be read, every one of them, when its turn comes; that ends it.
+            InvalidDatasetError: a batch size that is none, or cells that are no location, at the call; a blob that
+                `binary` cannot hold.
+
+        Example:
+            >>> scans = pd.DataFrame({"id": [7, 8], "scan.txt": ["s3://my-bucket/scan.txt"] * 2})
+            >>> [table.to_pylist() for table in reader(scans).iter_blob_tables(batch_size=1)]
+            [[{'id': 7, 'scan.txt': b'hello'}], [{'id': 8, 'scan.txt': b'hello'}]]
+        """
+        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+            raise InvalidDatasetError(f"batch_size={batch_size!r}: give the number of rows of a table, 1 or more")
+        return _file_tables.blob_batches(self._rows, self._options, batch_size, large=large)
 
     def into_blob_table(self, *, large: bool = False) -> pa.Table:
         """Read every file into memory and return an Arrow table.
@@ -221,6 +266,11 @@ class Reader:
     def __repr__(self) -> str:
         """Show what would be read."""
         return f"Reader({len(self._rows)} rows, files {list(self._rows.file_columns)})"
+
+
+def _check_place(place: object) -> None:
+    if place is not None and not isinstance(place, str | os.PathLike):
+        raise InvalidDatasetError(f"dir={place!r}: give the path of a directory")
 
 
 def _transfers(rows: Rows, into: str) -> Iterator[_plan.Transfer[str]]:

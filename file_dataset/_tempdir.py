@@ -164,6 +164,33 @@ class TempDir(os.PathLike[str]):
             raise FileNotFoundError(errno.ENOENT, message, str(self._made.path))
 
 
+class RowDir(TempDir):
+    """A temp dir whose files lie one directory further down, which has a row's name."""
+
+    def __init__(self, directory: str | os.PathLike[str] | None, name: str) -> None:
+        """Make it, as `TempDir`; `name` is safe as a segment of a path."""
+        super().__init__(directory)
+        self._name = name
+        try:
+            os.mkdir(self._made.path / name)  # noqa: PTH102  # as all that is made here
+        except BaseException:
+            self.cleanup()
+            raise
+
+    @property
+    def path(self) -> Path:
+        """Where its files are. They are there for as long as this object is kept."""
+        return super().path / self._name
+
+    def __repr__(self) -> str:
+        """Show the path."""
+        return f"TempDir({str(self._made.path / self._name)!r})"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickle the path: a copy removes nothing."""
+        return _copy, (self._made.path / self._name,)
+
+
 def _copy(path: Path) -> TempDir:
     copy = TempDir.__new__(TempDir)
     copy._made = _Made(path)  # noqa: SLF001  # one of its own kind

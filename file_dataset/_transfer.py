@@ -360,20 +360,42 @@ def read_each(
     Raises:
         RowError: files that failed, every one of them.
     """
+    failed = _in_order.FailedFiles(unread_blob)
+    yield from read_tried(wanted, stores, failed, lambda _file, _first: False, limit_bytes=limit_bytes)
+    if failed.all:
+        raise failed.row_error()
+
+
+def read_tried(
+    wanted: Iterable[Wanted],
+    stores: Stores,
+    failed: _in_order.FailedFiles[tuple[Wanted, Sink]],
+    is_far: Callable[[Wanted, Wanted], bool],
+    *,
+    limit_bytes: int | None,
+) -> Iterator[tuple[Wanted, bytearray | mmap.mmap]]:
+    """Do what `read_each` does, with `failed` for the files that failed.
+
+    A file does not begin while `is_far(file, first)`, `first` being the first of those that have begun and not been
+    yielded.
+    """
     cancelled = threading.Event()
 
     def read(pair: tuple[Wanted, Sink]) -> Future[ObjectInfo]:
         file, sink = pair
         return stores.of(file.at).download(file.at, sink)
 
-    def failure(pair: tuple[Wanted, Sink], error: OSError) -> Failure:
-        return _unread(pair[0], error)
-
     pairs = ((file, Sink(None, cancelled, limit_bytes=limit_bytes)) for file in wanted)
-    return (
-        (pair[0], pair[1].data)
-        for pair, _ in _in_order.each(pairs, read, lambda pair: pair[0].at, failure, stores, cancelled)
+    found = _in_order.tried(
+        pairs, read, lambda pair: pair[0].at, failed, stores, cancelled, lambda one, other: is_far(one[0], other[0])
     )
+    # a comprehension leaves no name bound to a blob while the next is waited for
+    return ((pair[0], pair[1].data) for pair, _ in found)
+
+
+def unread_blob(pair: tuple[Wanted, Sink], error: OSError) -> Failure:
+    """Return the failure of a file that could not be read into memory."""
+    return _unread(pair[0], error)
 
 
 def sizes(wanted: Iterable[Wanted], stores: Stores) -> Iterator[tuple[Wanted, int]]:

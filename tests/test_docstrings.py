@@ -34,7 +34,12 @@ DOCSTRING_LINES = dict.fromkeys(PUBLIC, 60) | {"file_dataset_dagster.pipeline_as
 HELP_LINES = {
     name: 170 if name.startswith("file_dataset_dagster") else 130 if inspect.isclass(value) else 60
     for name, value in PUBLIC.items()
-} | {"file_dataset.Pipeline": 170, "file_dataset.PipelineResult": 190, "file_dataset_dagster.pipeline_asset": 90}
+} | {
+    "file_dataset.Pipeline": 170,
+    "file_dataset.PipelineResult": 190,
+    "file_dataset.Reader": 180,
+    "file_dataset_dagster.pipeline_asset": 90,
+}
 
 
 def examples(name):

@@ -60,6 +60,8 @@ def move(frame: pd.DataFrame) -> pd.DataFrame:
     assert_type(file_dataset.write_files({"a.txt": "a.txt"}, into_path="out", id=1), dict[str, str | Path | None])
     file_dataset.write_files({"a.txt": "a.txt"}, into_path="out")  # type: ignore[call-overload]  # no id
     file_dataset.write_files(frame, into_path="out", id=1)  # type: ignore[call-overload]  # one id
+    for temp in file_dataset.reader(frame).iter_temp_dirs():
+        assert_type(temp, file_dataset.TempDir)
     local: pd.DataFrame = file_dataset.reader(frame).into_dir("scans")
     return file_dataset.write_files(local, into_path="out", file_columns=["scan"])
 
