@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 from helpers import forward
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from servers.faults import ACCESS_DENIED, SLOW_DOWN
+from servers.faults import ACCESS_DENIED, SLOW_DOWN, Meanwhile
 
 import file_dataset
 from file_dataset import InvalidDatasetError, RowError, list_files
@@ -191,7 +192,8 @@ def test_keys_that_no_slash_divides_cost_a_request_per_thousand(put, faults, lis
     assert faults.count("ListObjectsV2") == requests
 
 
-def test_directories_are_listed_side_by_side(put, faults, listed):
+@pytest.mark.parametrize("engine", ["auto", "boto3"])
+def test_directories_are_listed_side_by_side(put, faults, listed, engine):
     """One page, then which directories there are, and then a: one page; b and c: two each."""
     put(*(f"raw/{site}/{number:04}" for site in "abc" for number in range(1500)))
     assert len(listed({"image": "raw/{site}/{n}"}, id="{site}-{n}")) == 4500
@@ -442,6 +444,20 @@ def test_a_fault_of_one_page_costs_that_page_once_more(put, faults, listed):
     faults.fail("ListObjectsV2", SLOW_DOWN, nth=2)
     assert len(listed({"image": "raw/{id}"})) == 1500
     assert faults.count("ListObjectsV2") == 3
+
+
+def test_ctrl_c_ends_a_listing(put, faults, listed):
+    put(*(f"raw/{number:04}" for number in range(8000)))
+    faults.fail("ListObjectsV2", Meanwhile(lambda: os.kill(os.getpid(), signal.SIGINT)), nth=2)
+    with pytest.raises(KeyboardInterrupt):
+        listed({"image": "raw/{id}"})
+    assert faults.count("ListObjectsV2") < 8
+
+
+def test_nothing_is_cached(put, listed):
+    for number in range(1, 3):
+        put(f"raw/{number}")
+        assert len(listed({"image": "raw/{id}"})) == number
 
 
 # local directories
