@@ -257,10 +257,21 @@ def test_a_store_that_lists_in_another_order_is_listed_page_after_page(fault_opt
 # rows beside a plain reference
 
 
-NAMES = st.sampled_from(["a", "b", "ab", ".a", "a-b"])
+NAMES = st.sampled_from(["a", "b", "ab", ".a", "a-b", "c", "d", "ü"])
 KEYS = st.lists(NAMES, min_size=1, max_size=3).map("/".join)
 SEGMENTS = st.sampled_from(["a", "*", "{id}", "{site}", "a{id}", "{site}*b", "{id}"])
 PATTERNS = st.lists(SEGMENTS, min_size=1, max_size=3).map("/".join).filter(lambda text: parsed(text, "").is_firm)
+
+
+@st.composite
+def buckets(draw):
+    """Patterns, keys that some of the values below give, and others."""
+    patterns = draw(st.lists(PATTERNS, min_size=1, max_size=2, unique=True).filter(lambda all_: "{id}" in str(all_)))
+    keys = {draw(KEYS), *draw(st.lists(KEYS, max_size=2))}
+    for id_, site in draw(st.dictionaries(NAMES, NAMES, max_size=4)).items():
+        for text in draw(st.lists(st.sampled_from(patterns), max_size=2)):
+            keys.add(text.replace("{id}", id_).replace("{site}", site).replace("*", "x"))
+    return patterns, sorted(keys)
 
 
 def expected(patterns, keys):
@@ -305,12 +316,13 @@ def expected(patterns, keys):
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=300)
-@given(patterns=st.lists(PATTERNS, min_size=1, max_size=2, unique=True), keys=st.sets(KEYS, min_size=1, max_size=8))
-def test_rows_are_those_that_a_search_of_everything_finds(faults, listed, patterns, keys):
+@given(bucket=buckets())
+def test_rows_are_those_that_a_search_of_everything_finds(faults, listed, bucket):
+    patterns, keys = bucket
     faults.clear()
     for key in keys:
         faults.put(f"s3://b/{key}", b"")
-    wanted = expected(patterns, sorted(keys))
+    wanted = expected(patterns, keys)
     named = {f"{number}.bin": text for number, text in enumerate(patterns)}
     if wanted is None:
         with pytest.raises(InvalidDatasetError):
