@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
@@ -144,6 +145,16 @@ def _write_file(directory: Path, name: str, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())  # a machine that loses power keeps it whole
         (temporary / name).replace(directory / name)
+    _sync(directory)  # its name too: what was joined into it is removed next
+
+
+def _sync(directory: Path) -> None:
+    with contextlib.suppress(OSError):  # not every file system can
+        descriptor = os.open(directory, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def place_of(value: object, stores: Stores, options: Options | None, temp_dir: Path | None = None) -> Place:

@@ -243,11 +243,11 @@ def missing_by_variable(monkeypatch, path):
 
 
 def missing_by_profile(monkeypatch, path):
-    config = path.parent / "config"
-    config.write_text(f"[profile mine]\naws_access_key_id = A\naws_secret_access_key = b\nca_bundle = {path}\n")
+    config, profile = path.parent / "config", path.parent.name  # of this test alone: equal options have one store
+    config.write_text(f"[profile {profile}]\naws_access_key_id = A\naws_secret_access_key = b\nca_bundle = {path}\n")
     monkeypatch.setenv("AWS_CONFIG_FILE", str(config))
     return Options(
-        {"profile_name": "mine", "region_name": "x"}, HTTPS
+        {"profile_name": profile, "region_name": "x"}, HTTPS
     ), f"ca_bundle of the profile names {path}: No such"
 
 
