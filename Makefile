@@ -39,7 +39,7 @@ ui: $(READY)     ## the demo, and Dagster's web UI on it (PORT=3000)
 	@$(RUN)/python -m example_project.demo --ui --port $(PORT)
 
 test: $(READY)   ## the tests (a few minutes)
-	$(RUN)/python -m pytest -n auto --dist loadgroup -m "not slow" --cov --cov-report=term:skip-covered
+	$(RUN)/python -m pytest -n auto --dist loadgroup -m "not slow" $(COVERAGE)
 
 lint: $(READY)   ## ruff, mypy --strict, the import contracts, the length of classes and modules
 	$(RUN)/ruff check .
@@ -81,6 +81,7 @@ format: $(READY) ## let ruff lay out the code
 	$(RUN)/ruff format .
 	$(RUN)/ruff check --fix .
 
+test-all: COVERAGE = --cov --cov-report=term:skip-covered
 test-all: test test-lowest  ## and the slow rest: a browser (Debian: chromium), clusters, the lowest versions
 	$(call install,$(VENV)) --group browser
 	$(RUN)/python -m pytest -m slow
