@@ -129,6 +129,6 @@ def short_paths(monkeypatch):
 @pytest.mark.slow
 @pytest.mark.xdist_group("ray")
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(13))
 def test_a_driver_of_ray_that_is_killed_loses_no_row_that_was_written_down(short_paths, seed, scenes, faults):
     kill_often(scenes, faults, seed=seed, count=4, on_ray=True)
