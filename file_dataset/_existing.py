@@ -7,7 +7,6 @@ row can run again.
 from __future__ import annotations
 
 import dataclasses
-import threading
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from file_dataset import _in_order, _plan, _urls, _verdict
@@ -44,30 +43,15 @@ class Asked(Generic[T]):
         self.targets, self._stores = targets, stores
         self._running: dict[str, Future[T]] = {}
         self._failed: dict[str, OSError] = {}
-        self._lock = threading.Lock()
-        self._left = 1  # this thread, until all are asked
-        self._then: Callable[[], object] = lambda: None
 
     def ask(self, question: Callable[[ObjectStore[Any], Location], Future[T]], then: Callable[[], object]) -> None:
         """Ask; `then` is called when the last answer has come, by the thread that brings it: it must not wait."""
-        self._then = then
         for name, at in self.targets.items():
             try:
                 self._running[name] = question(self._stores.of(at), at)
             except OSError as exc:  # the store could not be reached at all: no credentials, say
                 self._failed[name] = exc
-        self._left += len(self._running)
-        for future in self._running.values():
-            future.add_done_callback(self._one_ended)
-        self._one_ended()
-
-    def _one_ended(self, _: object = None) -> None:
-        with self._lock:
-            self._left -= 1
-            if self._left:
-                return
-        then, self._then = self._then, lambda: None
-        then()
+        _in_order.AllEnd(list(self._running.values()), then)
 
     def answers(self) -> dict[str, T | OSError]:
         """Return the answer about each, or why there is none."""

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from concurrent.futures import Future, wait
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -13,8 +14,7 @@ from file_dataset._errors import RowError, is_fatal, is_unanswered
 from file_dataset._silence import awaited
 
 if TYPE_CHECKING:
-    import threading
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from file_dataset._errors import Failure
     from file_dataset._local_file import LocalFile
@@ -27,6 +27,29 @@ T = TypeVar("T")
 
 # How late a thread that waits for a transfer hears that another thread has cancelled it; a guess.
 _POLL_S = 0.1
+
+
+class AllEnd:
+    """Calls a function when the last of some requests has ended, in the thread that ends it: it must not wait."""
+
+    __slots__ = ("_left", "_lock", "_then")
+
+    def __init__(self, requests: Sequence[Future[Any]], then: Callable[[], object]) -> None:
+        """Take the requests, all of them begun; the function is called at once where none is under way."""
+        self._then = then
+        self._lock = threading.Lock()
+        self._left = len(requests) + 1  # this thread too, until all are watched
+        for request in requests:
+            request.add_done_callback(self._one_ended)
+        self._one_ended()
+
+    def _one_ended(self, _: object = None) -> None:
+        with self._lock:
+            self._left -= 1
+            if self._left:
+                return
+        then, self._then = self._then, lambda: None  # which may refer to what holds the requests
+        then()
 
 
 class FailedFiles(Generic[F]):

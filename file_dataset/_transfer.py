@@ -100,10 +100,7 @@ class Moving:
         self._sinks: list[Sink] = []  # where they are files that this process writes
         self._running: list[tuple[Transfer[Any], Future[ObjectInfo]]] = []
         self._failed: list[tuple[Transfer[Any], OSError]] = []
-        self._lock = threading.Lock()
-        self._left = 1  # this thread, until all are begun
         self._is_given_up = self._only_new = False
-        self._then: Callable[[], object] = lambda: None
 
     def fill(self, began: Began, then: Callable[[], object]) -> None:
         """Begin to copy every source into its local target, which has its name from the start, as `fill` has it.
@@ -144,24 +141,12 @@ class Moving:
         return self._stores.of(transfer.source).download(transfer.source, self._sinks[at])
 
     def _begin(self, start: Callable[[Transfer[Any], int], Future[ObjectInfo]], then: Callable[[], object]) -> None:
-        self._then = then
         for at, transfer in enumerate(self._transfers):
             try:
                 self._running.append((transfer, start(transfer, at)))
             except OSError as exc:  # the store could not be reached at all: no credentials, say
                 self._failed.append((transfer, exc))
-        self._left += len(self._running)
-        for _, future in self._running:
-            future.add_done_callback(self._one_ended)
-        self._one_ended()
-
-    def _one_ended(self, _: object = None) -> None:
-        with self._lock:
-            self._left -= 1
-            if self._left:
-                return
-        then, self._then = self._then, lambda: None  # which may refer to who holds this
-        then()
+        _in_order.AllEnd([future for _, future in self._running], then)
 
     @property
     def is_whole(self) -> bool:

@@ -20,6 +20,18 @@ def range_tags(keys):
     return {"dagster/asset_partition_range_start": keys[0], "dagster/asset_partition_range_end": keys[-1]}
 
 
+def check_of(result):
+    """The one evaluation of a check."""
+    (check,) = result.get_asset_check_evaluations()
+    return check
+
+
+def metadata_of(result):
+    """The metadata of what the step `copied` has materialized, by name."""
+    (event,) = result.asset_materializations_for_node("copied")
+    return {name: value.value for name, value in event.metadata.items()}
+
+
 def failure_of(result):
     """The dg.Failure that the one failed step raised, as its event has it."""
     return _failed_step(result).user_failure_data

@@ -6,7 +6,7 @@ import logging
 import dagster as dg
 import pandas as pd
 import pytest
-from dagster_runs import failure_of
+from dagster_runs import check_of, failure_of
 
 from file_dataset_dagster import FileDatasetResource, ManifestIOManager, pipeline_asset
 
@@ -45,11 +45,6 @@ def run_frame(run, local):
 @pytest.fixture
 def three_of_twelve(scans):
     return scans(ROWS, missing=MISSING, broken=BROKEN)
-
-
-def check_of(result):
-    (check,) = result.get_asset_check_evaluations()
-    return check
 
 
 def ids_stored(resource, of="manifest"):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from dagster_runs import failure_of
+from dagster_runs import check_of, failure_of, metadata_of
 
 import file_dataset
 from file_dataset_dagster import FileDatasetResource
@@ -12,16 +12,6 @@ from file_dataset_dagster._dropped_rows import Comparison
 from file_dataset_dagster._partial_runs import PartialRun
 
 ONLY_CHANGED = {"only_changed": True}
-
-
-def check_of(result):
-    (check,) = result.get_asset_check_evaluations()
-    return check
-
-
-def metadata_of(result):
-    (event,) = result.asset_materializations_for_node("copied")
-    return {name: value.value for name, value in event.metadata.items()}
 
 
 @pytest.fixture

@@ -5,22 +5,13 @@ from pathlib import Path
 import dagster as dg
 import pandas as pd
 import pytest
+from dagster_runs import check_of, metadata_of
 
 import file_dataset
 from file_dataset_dagster import ManifestIOManager, pipeline_asset
 from file_dataset_dagster._partial_runs import PartialRun, Stored, rows_to_run
 
 ROWS = ["a", "b", "c", "d"]
-
-
-def check_of(result):
-    (check,) = result.get_asset_check_evaluations()
-    return check
-
-
-def metadata_of(result):
-    (event,) = result.asset_materializations_for_node("copied")
-    return {name: value.value for name, value in event.metadata.items()}
 
 
 def told_by(result):

@@ -29,6 +29,15 @@ def six(sources):
     return pd.DataFrame({"id": range(1, 7), "a.txt": paths, "label": list("abcdef")})
 
 
+@pytest.fixture
+def frame(faults):
+    """Five rows in the bucket of the fault server."""
+    urls = [f"s3://bucket/in/{number}" for number in range(1, 6)]
+    for number, url in enumerate(urls, 1):
+        faults.put(url, f"row {number}".encode())
+    return pd.DataFrame({"id": range(1, 6), "a.txt": urls})
+
+
 class Calls:
     """Fn that keeps the names of the rows that it was called for, and fails for some of them."""
 

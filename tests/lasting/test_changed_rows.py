@@ -14,13 +14,6 @@ from file_dataset._checkpoint import inputs as module
 
 
 @pytest.fixture
-def frame(faults):
-    for number in range(1, 6):
-        faults.put(f"s3://bucket/in/{number}", f"row {number}".encode())
-    return pd.DataFrame({"id": range(1, 6), "a.txt": [f"s3://bucket/in/{number}" for number in range(1, 6)]})
-
-
-@pytest.fixture
 def inputs(frame, fault_options):
     pipeline = Pipeline(forward, into_path="s3://bucket/out/", options=fault_options, progress=False)
     return pipeline.run(frame).inputs

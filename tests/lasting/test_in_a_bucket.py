@@ -18,13 +18,6 @@ RUNS = "s3://bucket/runs/x/"
 
 
 @pytest.fixture
-def frame(faults):
-    for number in range(1, 6):
-        faults.put(f"s3://bucket/in/{number}", f"row {number}".encode())
-    return pd.DataFrame({"id": range(1, 6), "a.txt": [f"s3://bucket/in/{number}" for number in range(1, 6)]})
-
-
-@pytest.fixture
 def pipeline(fault_options):
     def make(fn=forward, **kwargs):
         kwargs.setdefault("options", fault_options)

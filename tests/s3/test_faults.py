@@ -23,6 +23,7 @@ from servers.faults import (
     SERVICE_UNAVAILABLE,
     SIGNATURE_DOES_NOT_MATCH,
     SLOW_DOWN,
+    SURVIVED,
     TOO_MANY_REQUESTS,
     ErrorIn200,
     FlipBit,
@@ -258,17 +259,9 @@ def write(source, options):
 
 
 STORED = "s3://bucket/out/1/a.bin"
-UPLOAD_BREAKS = {
-    "500": INTERNAL_ERROR,
-    "503": SERVICE_UNAVAILABLE,
-    "SlowDown": SLOW_DOWN,
-    "no answer": NoAnswer(),
-    "reset": Reset(),
-    "lost reply": LostReply(),
-}
 
 
-@pytest.mark.parametrize("fault", UPLOAD_BREAKS.values(), ids=UPLOAD_BREAKS)
+@pytest.mark.parametrize("fault", SURVIVED.values(), ids=SURVIVED)
 def test_an_upload_survives_a_fault(faults, fault_options, source, fault):
     faults.put("s3://bucket/other", b"")
     faults.fail("PutObject", fault)
@@ -277,7 +270,7 @@ def test_an_upload_survives_a_fault(faults, fault_options, source, fault):
     assert faults.keys("bucket") == ["other", "out/1/a.bin"]
 
 
-@pytest.mark.parametrize("fault", UPLOAD_BREAKS.values(), ids=UPLOAD_BREAKS)
+@pytest.mark.parametrize("fault", SURVIVED.values(), ids=SURVIVED)
 def test_an_upload_that_fails_for_ever_is_told(faults, fresh_options, source, fault):
     faults.put("s3://bucket/other", b"")
     faults.fail("PutObject", fault, times=None)

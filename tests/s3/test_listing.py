@@ -9,13 +9,10 @@ from helpers import impatient_options
 from servers.faults import (
     ACCESS_DENIED,
     EXPIRED_TOKEN,
-    INTERNAL_ERROR,
-    SERVICE_UNAVAILABLE,
     SLOW_DOWN,
+    SURVIVED,
     ErrorIn200,
-    LostReply,
     Meanwhile,
-    NoAnswer,
     Redirect,
     Reset,
     Short,
@@ -32,15 +29,7 @@ from file_dataset._urls import ObjectUrl
 
 ALL = ObjectUrl("bucket", "all/")
 AT, URL = ObjectUrl("bucket", "all/0000"), "s3://bucket/all/0000"
-BREAKS = {
-    "500": INTERNAL_ERROR,
-    "503": SERVICE_UNAVAILABLE,
-    "SlowDown": SLOW_DOWN,
-    "no answer": NoAnswer(),
-    "reset": Reset(),
-    "lost reply": LostReply(),
-    "200 with an error": ErrorIn200(),
-}
+BREAKS = SURVIVED | {"200 with an error": ErrorIn200()}
 BROKEN_PAGES = {
     "reset in the body": Reset(after_bytes=100),
     "truncated": Truncate(after_bytes=100),

@@ -175,6 +175,15 @@ Fault: TypeAlias = (
 INTERNAL_ERROR = Status(500, "InternalError")
 SERVICE_UNAVAILABLE = Status(503, "ServiceUnavailable")
 SLOW_DOWN = Status(503, "SlowDown")
+# what any request survives, by name
+SURVIVED = {
+    "500": INTERNAL_ERROR,
+    "503": SERVICE_UNAVAILABLE,
+    "SlowDown": SLOW_DOWN,
+    "no answer": NoAnswer(),
+    "reset": Reset(),
+    "lost reply": LostReply(),
+}
 TOO_MANY_REQUESTS = Status(429, "TooManyRequests")
 ACCESS_DENIED = Status(403, "AccessDenied")
 INVALID_ACCESS_KEY_ID = Status(403, "InvalidAccessKeyId")
