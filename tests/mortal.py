@@ -163,13 +163,19 @@ def is_stopped(pid):
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
 
 
+def _halt():
+    """Stop the process here: a signal that another thread takes stops this one a moment later."""
+    os.kill(os.getpid(), signal.SIGSTOP)
+    time.sleep(0.5)
+
+
 class _Halting(io.FileIO):
     """A file whose writer is stopped in the middle of it."""
 
     def write(self, content):
         half = len(content) // 2
         written = super().write(content[:half])
-        os.kill(os.getpid(), signal.SIGSTOP)
+        _halt()
         return written + super().write(content[half:])
 
 
@@ -182,7 +188,7 @@ def _watch_writes(scene):
         say(scene.log, "begins")
         time.sleep(scene.write_takes_s)
         if scene.url and next(numbers) == scene.halts_at:
-            os.kill(os.getpid(), signal.SIGSTOP)
+            _halt()
         name = write(self, content)
         say(scene.log, "ends")
         return name
