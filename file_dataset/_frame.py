@@ -71,10 +71,12 @@ class Rows:
         """Return where a file of a row is, None for a null cell.
 
         Raises:
-            InvalidDatasetError: the cell is no location.
+            InvalidDatasetError: the cell is no location, or a directory.
         """
         cell = self.cells[name][position]
-        return None if cell is None else _urls.parse(cell, base=self.base, local_paths=self.local_paths)
+        if cell is None:
+            return None
+        return _urls.one_file(_urls.parse(cell, base=self.base, local_paths=self.local_paths))
 
     def text_at(self, position: int, name: str, at: _urls.Location) -> str:
         """Return a file's location as manifests have it; where the cell is that text, the cell: it takes no memory."""
@@ -219,6 +221,8 @@ def _absolute(cell: Any, base: Path) -> Any:  # noqa: ANN401  # whatever the fra
         at = None if cell is None else _urls.parse(cell, base=base)
     except InvalidDatasetError:
         return cell
+    if isinstance(at, _urls.Directory) and isinstance(at.at, Path):
+        return str(at)  # a Path would lose the slash
     return at if isinstance(at, Path) else cell
 
 

@@ -23,7 +23,7 @@ SEGMENT_BYTES = 255
 KEY_BYTES = 1024
 
 DIRECTORY_REMEDY = (
-    "a directory (a DICOM series, a Zarr store) is not a location: give each file a column of its own, "
+    "a directory (a DICOM series, a Zarr store) is not one file: give each file a column of its own, "
     "or store it as one archive"
 )
 
@@ -56,6 +56,20 @@ class ObjectUrl:
 Location: TypeAlias = "ObjectUrl | Path"
 
 
+@dataclass(frozen=True, slots=True)
+class Directory:
+    """All files below a place: the key of its URL ends in a slash, so that `series-1/` has nothing of `series-10/`."""
+
+    at: Location
+
+    def __str__(self) -> str:
+        """Return the location, which ends in a slash."""
+        return f"{str(self.at).removesuffix('/')}/" if isinstance(self.at, Path) else str(self.at)
+
+
+Source: TypeAlias = "Location | Directory"  # what a cell of a frame can be
+
+
 def is_null(value: object) -> bool:
     """Return whether a cell stands for "no such file": None, NaN, `pandas.NA`, `pandas.NaT`."""
     if value is None or type(value).__name__ in {"NAType", "NaTType"}:
@@ -63,16 +77,18 @@ def is_null(value: object) -> bool:
     return isinstance(value, float) and value != value  # noqa: PLR0124  # NaN is the one number unequal to itself
 
 
-def parse(value: object, *, base: Path, local_paths: bool = True) -> Location:
-    """Return where one file is.
+def parse(value: object, *, base: Path, local_paths: bool = True) -> Source:
+    """Return where one file is, or a directory: text that ends in a slash.
+
+    A local path without one may be a directory too, which whoever reads it finds; a `Path` never ends in one.
 
     Args:
-        value: `s3://bucket/key`, or a local path as text or `Path`.
+        value: `s3://bucket/key`, `s3://bucket/prefix/`, or a local path as text or `Path`.
         base: the directory that a relative path is relative to.
         local_paths: False refuses local paths.
 
     Raises:
-        InvalidDatasetError: anything else (another scheme, no key, a trailing slash, a number, bytes).
+        InvalidDatasetError: anything else (another scheme, no key, a number, bytes).
     """
     value = _text(value)
     if not isinstance(value, str):
@@ -81,11 +97,22 @@ def parse(value: object, *, base: Path, local_paths: bool = True) -> Location:
     if value.startswith("s3://"):
         return _object_url(value)
     _check_local(value, "s3://bucket/key")
-    if value.endswith("/"):
-        raise InvalidDatasetError(f"{_short(value)}: {DIRECTORY_REMEDY}")
     if not local_paths:
         raise InvalidDatasetError(f"{_short(value)} is a local path, which Options(local_paths=False) refuse")
-    return base / value
+    if not value.strip("/"):
+        raise InvalidDatasetError(f"{_short(value)} is the root of the disk: give a directory on it")
+    return Directory(base / value) if value.endswith("/") else base / value
+
+
+def one_file(at: Source) -> Location:
+    """Return where one file is.
+
+    Raises:
+        InvalidDatasetError: it is a directory.
+    """
+    if isinstance(at, Directory):
+        raise InvalidDatasetError(f"{_short(str(at))}: {DIRECTORY_REMEDY}")
+    return at
 
 
 def parse_prefix(value: object, *, local_paths: bool = True, what: str = "into_path") -> Location:
@@ -220,14 +247,14 @@ def _split(url: str) -> tuple[str, str]:
     return bucket, key
 
 
-def _object_url(url: str) -> ObjectUrl:
+def _object_url(url: str) -> ObjectUrl | Directory:
     bucket, key = _split(url)
     _check_url(bucket, url)
     if not key:
-        raise InvalidDatasetError(f"{_short(url)} names a bucket, not an object: give s3://bucket/key")
-    if key.endswith("/"):
-        raise InvalidDatasetError(f"{_short(url)}: {DIRECTORY_REMEDY}")
-    return ObjectUrl(bucket, key)
+        raise InvalidDatasetError(
+            f"{_short(url)} names a bucket, not an object: give s3://bucket/key, or s3://bucket/prefix/ for a directory"
+        )
+    return Directory(ObjectUrl(bucket, key)) if key.endswith("/") else ObjectUrl(bucket, key)
 
 
 def _check_url(bucket: str, url: str) -> None:

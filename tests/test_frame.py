@@ -420,7 +420,7 @@ BAD_CELLS = {
     "scheme": ("gs://bucket/a", "gs:// is not read"),
     "file URL": ("file:///a", "file:// is not read"),
     "bucket": ("s3://bucket", "names a bucket, not an object"),
-    "directory": ("s3://bucket/a/", "a directory (a DICOM series, a Zarr store) is not a location"),
+    "directory": ("s3://bucket/a/", "a directory (a DICOM series, a Zarr store) is not one file"),
     "number": (5, "int 5 is not a location"),
     "bytes": (b"s3://b/k", "bytes b's3://b/k' is not a location"),
     "list": ([A], "list ['s3://bucket/1.mha'] is not a location"),

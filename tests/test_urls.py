@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from file_dataset import InvalidDatasetError, TempDir
 from file_dataset._urls import (
+    Directory,
     ObjectUrl,
     check_file_name,
     check_id,
@@ -22,6 +23,7 @@ from file_dataset._urls import (
     folded,
     is_null,
     join,
+    one_file,
     parse,
     parse_prefix,
 )
@@ -119,6 +121,31 @@ def test_other_text_and_paths_are_local(value, path):
     assert parse(value, base=BASE) == Path(path)
 
 
+DIRECTORIES = {
+    "prefix": ("s3://bucket/dicom/", ObjectUrl("bucket", "dicom/"), "s3://bucket/dicom/"),
+    "two slashes": ("s3://bucket/dicom//", ObjectUrl("bucket", "dicom//"), "s3://bucket/dicom//"),
+    "percent": ("s3://bucket/a%2Fb/", ObjectUrl("bucket", "a%2Fb/"), "s3://bucket/a%2Fb/"),
+    "relative": ("series/", Path("/base/series"), "/base/series/"),
+    "absolute": ("/data/series/", Path("/data/series"), "/data/series/"),
+    "local, two slashes": ("series//", Path("/base/series"), "/base/series/"),
+    "dot": ("./", Path("/base"), "/base/"),
+}
+
+
+@pytest.mark.parametrize(("value", "at", "text"), DIRECTORIES.values(), ids=DIRECTORIES)
+def test_text_that_ends_in_a_slash_is_a_directory(value, at, text):
+    found = parse(value, base=BASE)
+    assert found == Directory(at)
+    assert str(found) == text
+    assert parse(text, base=BASE) == found
+
+
+def test_a_directory_is_not_one_file():
+    with pytest.raises(InvalidDatasetError, match=r"'s3://b/x/': a directory \(a DICOM series, a Zarr store\) is not"):
+        one_file(parse("s3://b/x/", base=BASE))
+    assert one_file(parse("s3://b/x", base=BASE)) == ObjectUrl("b", "x")
+
+
 NO_LOCATION = {
     "https": ("https://bucket/key", "https:// is not read"),
     "gs": ("gs://bucket/key", "gs:// is not read"),
@@ -138,9 +165,7 @@ NO_LOCATION = {
     "unicode in bucket": ("s3://bücket/key", "no valid bucket name"),
     "dots as an access point": ("s3://arn:aws:s3:us-west-2:123456789012:accesspoint/../key", "no valid bucket name"),
     "backslash in an access point": ("s3://arn:aws:s3:us-west-2:123456789012:accesspoint/a\\b/key", "no valid bucket"),
-    "prefix": ("s3://bucket/dicom/", r"a directory \(a DICOM series, a Zarr store\) is not a location"),
-    "local directory": ("series/", r"a directory \(a DICOM series, a Zarr store\) is not a location"),
-    "root": ("/", "is not a location"),
+    "root": ("/", "the root of the disk"),
     "dot as a bucket": ("s3://./key", "no valid bucket name"),
     "two dots as a bucket": ("s3://../key", "no valid bucket name"),
     "dots as a bucket": ("s3://.../key", "no valid bucket name"),
