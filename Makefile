@@ -16,8 +16,8 @@ newest   = --upgrade $(if $(UV),$(if $(PRE),--prerelease=allow),--upgrade-strate
 outdated = $(if $(UV),VIRTUAL_ENV=$(1) uv pip,$(1)/bin/python -m pip) list --outdated
 has_python = test -n "$(UV)$(PYTHON)" || { echo "Python 3.11 or newer is needed: install it, or make PYTHON=..."; exit 1; }
 
-.PHONY: help demo demo-ray ui test lint bench bench-quick bench-rows bench-million bench-ray bench-dagster test-all test-lowest \
-        test-newest soak screenshots format clean
+.PHONY: help demo demo-ray ui test lint docs docs-serve bench bench-quick bench-rows bench-million bench-ray \
+        bench-dagster test-all test-lowest test-newest soak screenshots format clean
 
 help:            ## what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,6 +47,12 @@ lint: $(READY)   ## ruff, mypy --strict, the import contracts, the length of cla
 	$(RUN)/mypy
 	$(RUN)/lint-imports
 	$(RUN)/python tests/sizes.py file_dataset file_dataset_dagster example_project/src
+
+docs: $(READY)   ## the pages of docs/ as a site in build/site; a broken link is an error
+	NO_MKDOCS_2_WARNING=1 $(RUN)/mkdocs build --quiet --strict
+
+docs-serve: $(READY)  ## the same at http://127.0.0.1:8000, built again at each change
+	NO_MKDOCS_2_WARNING=1 $(RUN)/mkdocs serve
 
 bench:           ## what it costs, beside boto3, awscrt, obstore, s5cmd, s3fs, pyarrow and others (40 minutes)
 	@$(has_python)

@@ -1,0 +1,125 @@
+"""Every page's python blocks run, in order, as one script on a loopback S3; what they print is what the page says.
+
+A page finds the scans `image.mha`, `image1.mha`, `image2.mha`, `image3.mha` and `image_mask.mha` in `s3://my-bucket`,
+and `resampled_image.mha` and `inputs_in_s3.csv` in its directory. What else it needs, a block in a comment makes:
+`<!--python` to `-->`, which runs and is not shown. A block that cannot run here is fenced as `py`, and counted below.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import textwrap
+import uuid
+from pathlib import Path
+
+import pytest
+import SimpleITK
+
+ROOT = Path(__file__).parents[1]
+BLOCK = re.compile(r"^( *)```python\n(.*?)^\1```$|^<!--python\n(.*?)^-->$", re.DOTALL | re.MULTILINE)
+PAGES = {
+    str(path.relative_to(ROOT)): path.read_text()
+    for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+}
+SCRIPTS = {
+    page: "\n".join(textwrap.dedent(shown or hidden) for _, shown, hidden in BLOCK.findall(text))
+    for page, text in PAGES.items()
+    if BLOCK.search(text)
+}
+NOT_RUN: dict[str, int] = {}  # blocks that need what is not here, by page
+
+# notes what each `print` of the script prints, for this test to read
+PRELUDE = """
+import json as _json
+_printed = []
+
+
+def print(*values):
+    _printed.append(" ".join(map(str, values)))
+"""
+EPILOGUE = """
+with open("printed.json", "w") as _file:
+    _json.dump(_printed, _file)
+"""
+
+
+def promised(script):
+    """Return what the page says that each `print` prints: the comment behind it, or the comment lines below it."""
+    lines = script.splitlines()
+    said = []
+    for number, line in enumerate(lines):
+        if not line.strip().startswith("print("):
+            continue
+        behind = re.search(r"\)  # (.*)$", line)
+        below = []
+        for following in lines[number + 1 :]:
+            if not following.strip().startswith("# "):
+                break
+            below.append(following.strip().removeprefix("# "))
+        said.append(behind[1] if behind else "\n".join(below))
+    return said
+
+
+def words(text):
+    return [line.split() for line in text.splitlines()]
+
+
+@pytest.fixture
+def bucket(default_options, options):
+    """A bucket of each page's own; its name is as long as `my-bucket`, so that frames are printed alike."""
+    name = f"b{uuid.uuid4().hex[:8]}"
+    client = options.s3_client
+    client.create_bucket(Bucket=name)
+    yield name
+    for page in client.get_paginator("list_objects_v2").paginate(Bucket=name):
+        for item in page.get("Contents", []):
+            client.delete_object(Bucket=name, Key=item["Key"])
+    client.delete_bucket(Bucket=name)
+
+
+@pytest.fixture
+def directory(bucket, options, tmp_path):
+    """Where a page's script runs; what the docstring above promises is there and in the bucket."""
+    image = tmp_path / "resampled_image.mha"
+    SimpleITK.WriteImage(SimpleITK.Image([8, 8, 8], SimpleITK.sitkInt16), image)
+    for name in ("image", "image1", "image2", "image3", "image_mask"):
+        options.s3_client.put_object(Bucket=bucket, Key=f"{name}.mha", Body=image.read_bytes())
+    rows = "".join(f"s3://{bucket}/image{n}.mha,{n}\n" for n in (1, 2, 3))
+    (tmp_path / "inputs_in_s3.csv").write_text("image.mha,id\n" + rows)
+    return tmp_path
+
+
+def needing_ray():
+    """Return the pages; those that start a Ray run beside no other."""
+    return [
+        pytest.param(page, marks=pytest.mark.xdist_group("ray")) if "file_dataset.ray." in script else page
+        for page, script in SCRIPTS.items()
+    ]
+
+
+@pytest.mark.parametrize("page", SCRIPTS)
+def test_every_print_says_what_it_prints(page):
+    assert all(promised(SCRIPTS[page]))
+
+
+def test_blocks_that_do_not_run_are_counted():
+    found = {page: len(re.findall(r"^ *```py\b(?!thon)", text, re.MULTILINE)) for page, text in PAGES.items()}
+    assert {page: number for page, number in found.items() if number} == NOT_RUN
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("page", needing_ray())
+def test_a_page_runs_and_prints_what_it_says(page, bucket, directory):
+    script = SCRIPTS[page].replace("my-bucket", bucket)
+    (directory / "script.py").write_text(f"{PRELUDE}\n{script}\n{EPILOGUE}")
+    environment = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "RAY_DATA_DISABLE_PROGRESS_BARS": "1"}
+    done = subprocess.run(
+        [sys.executable, "script.py"], cwd=directory, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    printed = json.loads((directory / "printed.json").read_text())
+    assert [words(text) for text in printed] == [words(text) for text in promised(script)]
