@@ -5,9 +5,10 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections import deque
-from concurrent.futures import Future, wait
+from concurrent.futures import CancelledError, Future, wait
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from file_dataset._errors import RowError, is_fatal, is_unanswered
@@ -27,6 +28,9 @@ T = TypeVar("T")
 
 # How late a thread that waits for a transfer hears that another thread has cancelled it; a guess.
 _POLL_S = 0.1
+# Files of a row that are begun at once: a connection that ends one has the next, and a directory of 10,000 files takes
+# no 10,000 requests in memory. A guess.
+_TOGETHER = 256
 
 
 class AllEnd:
@@ -50,6 +54,172 @@ class AllEnd:
                 return
         then, self._then = self._then, lambda: None  # which may refer to what holds the requests
         then()
+
+
+class Together(Generic[T]):
+    """Requests that belong together: begun at once, and, where they are very many, another one as each ends.
+
+    What ends is taken note of by the thread that ends it, which begins the next: it must not wait. After a failure none
+    is begun that was not begun with the first ones.
+
+    Attributes:
+        results: what requests gave, by number; of those that ended well.
+    """
+
+    __slots__ = (
+        "_cancelled",
+        "_count",
+        "_end",
+        "_failed",
+        "_first",
+        "_is_over",
+        "_lock",
+        "_next",
+        "_running",
+        "_start",
+        "_stores",
+        "_then",
+        "_turns",
+        "results",
+    )  # fmt: skip
+
+    def __init__(
+        self, count: int, start: Callable[[int], Future[T]], stores: Stores, cancelled: threading.Event
+    ) -> None:
+        """Begin nothing yet.
+
+        Args:
+            count: how many requests there are.
+            start: begins one, by its number.
+            stores: where they go.
+            cancelled: no other one begins when it is set.
+        """
+        self._count, self._start, self._stores, self._cancelled = count, start, stores, cancelled
+        self.results: dict[int, T] = {}
+        self._failed: dict[int, BaseException] = {}
+        self._running: dict[int, Future[T]] = {}
+        self._lock = threading.Lock()
+        self._next = self._first = self._turns = 0
+        self._is_over = False
+        self._then: Callable[[], object] = _nothing
+        self._end: Future[None] | None = None  # where somebody waits
+
+    def begin(self, then: Callable[[], object]) -> None:
+        """Begin; `then` is called when the last has ended, by the thread that ends it: it must not wait."""
+        self._then = then
+        self._first = min(self._count, self._most)
+        self._go_on()
+
+    @property
+    def _most(self) -> int:
+        return max(_TOGETHER, self._stores.ahead)
+
+    @property
+    def begun(self) -> int:
+        """How many have begun."""
+        return self._next
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all have ended well."""
+        return len(self.results) == self._count
+
+    @property
+    def running(self) -> list[int]:
+        """Those that have begun and not ended."""
+        with self._lock:
+            return list(self._running)
+
+    def errors(self) -> Iterator[tuple[int, OSError]]:
+        """Yield why some have failed; call it when all have ended.
+
+        Raises:
+            BaseException: what is no `OSError`: a fault of ours, or that of one that was cancelled.
+            InterruptedError: some have not begun, because they were cancelled.
+        """
+        for at, error in sorted(self._failed.items()):
+            if not isinstance(error, OSError):
+                raise error
+            yield at, error
+        if not (self._failed or self.is_whole):
+            raise InterruptedError("cancelled")
+
+    def cancel(self) -> list[Future[T]]:
+        """Cancel what runs; return what cannot be. `cancelled` is set."""
+        with self._lock:
+            running = list(self._running.values())
+        return [future for future in running if not future.cancel()]
+
+    def wait(self, silence: Callable[[], Silence], late: Callable[[], str]) -> None:
+        """Wait until all have ended.
+
+        Raises:
+            InterruptedError: cancelled.
+        """
+        with self._lock:
+            if self._is_over:
+                return
+            self._end = Future()
+        wait_for(self._end, self._cancelled, silence, late)
+
+    def _go_on(self) -> None:
+        with self._lock:
+            self._turns += 1
+            if self._turns > 1:  # whoever is at it goes on: a request may end before `start` returns
+                return
+        while True:
+            self._begin_some()
+            with self._lock:
+                if self._turns == 1:
+                    self._turns = 0
+                    is_last = not (self._running or self._is_over or self._may_begin())
+                    self._is_over |= is_last
+                    end = self._end
+                    break
+                self._turns = 1
+        if is_last:
+            then, self._then = self._then, _nothing  # which may refer to what holds this
+            self._start = _never
+            if end is not None:
+                end.set_result(None)
+            then()
+
+    def _begin_some(self) -> None:
+        most = self._most
+        while self._may_begin() and len(self._running) < most:
+            at, self._next = self._next, self._next + 1
+            try:
+                future = self._start(at)
+            except Exception as exc:  # noqa: BLE001  # no credentials, say; a fault of ours `errors` raises
+                self._failed[at] = exc
+                continue
+            with self._lock:
+                self._running[at] = future
+            future.add_done_callback(functools.partial(self._one_ended, at))
+
+    def _may_begin(self) -> bool:
+        if self._next < self._first:
+            return True
+        return self._next < self._count and not self._failed and not self._cancelled.is_set()
+
+    def _one_ended(self, at: int, future: Future[T]) -> None:
+        with self._lock:
+            del self._running[at]
+        if future.cancelled():
+            self._failed[at] = CancelledError()
+        elif (error := future.exception()) is not None:
+            self._failed[at] = error
+        else:
+            self.results[at] = future.result()
+        self._go_on()
+
+
+def _nothing() -> None:
+    pass
+
+
+def _never(_: int) -> Any:  # noqa: ANN401  # of no request
+    raise AssertionError("all have ended")
 
 
 class FailedFiles(Generic[F]):

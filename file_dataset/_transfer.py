@@ -90,7 +90,7 @@ def abandon(rows: Sequence[Moving], cancelled: threading.Event) -> None:
 
 
 class Moving:
-    """The files of one row on their way, all begun at once."""
+    """The files of one row on their way: all begun at once, or, where they are very many, another as one ends."""
 
     def __init__(
         self, transfers: Sequence[Transfer[Any]], stores: Stores, stage: Stage, cancelled: threading.Event
@@ -98,8 +98,7 @@ class Moving:
         """Begin nothing yet."""
         self._transfers, self._stores, self._stage, self._cancelled = transfers, stores, stage, cancelled
         self._sinks: list[Sink] = []  # where they are files that this process writes
-        self._running: list[tuple[Transfer[Any], Future[ObjectInfo]]] = []
-        self._failed: list[tuple[Transfer[Any], OSError]] = []
+        self._moves: _in_order.Together[ObjectInfo] | None = None
         self._is_given_up = self._only_new = False
 
     def fill(self, began: Began, then: Callable[[], object]) -> None:
@@ -127,7 +126,8 @@ class Moving:
             self._begin(self._download, then)
             return
 
-        def upload(transfer: Transfer[Any], _: int) -> Future[ObjectInfo]:
+        def upload(at: int) -> Future[ObjectInfo]:
+            transfer = self._transfers[at]
             assert isinstance(transfer.source, LocalFile)  # noqa: S101  # the plan of an upload
             # there may be no store: no such profile
             store: RemoteStore[ObjectUrl] = self._stores.s3
@@ -137,31 +137,27 @@ class Moving:
 
         self._begin(upload, then)
 
-    def _download(self, transfer: Transfer[Any], at: int) -> Future[ObjectInfo]:
-        return self._stores.of(transfer.source).download(transfer.source, self._sinks[at])
+    def _download(self, at: int) -> Future[ObjectInfo]:
+        source = self._transfers[at].source
+        return self._stores.of(source).download(source, self._sinks[at])
 
-    def _begin(self, start: Callable[[Transfer[Any], int], Future[ObjectInfo]], then: Callable[[], object]) -> None:
-        for at, transfer in enumerate(self._transfers):
-            try:
-                self._running.append((transfer, start(transfer, at)))
-            except OSError as exc:  # the store could not be reached at all: no credentials, say
-                self._failed.append((transfer, exc))
-        _in_order.AllEnd([future for _, future in self._running], then)
+    def _begin(self, start: Callable[[int], Future[ObjectInfo]], then: Callable[[], object]) -> None:
+        self._moves = _in_order.Together(len(self._transfers), start, self._stores, self._cancelled)
+        self._moves.begin(then)
 
     @property
     def is_whole(self) -> bool:
         """Whether all have ended well."""
-        ended = [future.done() and not (future.cancelled() or future.exception()) for _, future in self._running]
-        return len(ended) == len(self._transfers) and all(ended) and not self._is_given_up
+        return self._moves is not None and self._moves.is_whole and not self._is_given_up
 
     def silent(self) -> Iterator[tuple[Silence, str]]:
         """Yield what is waited for, and who knows for how long no byte has moved."""
-        for transfer, future in list(self._running):
-            if not future.done():
-                is_upload = self._stage == "upload" and not self._sinks
-                place = transfer.target if is_upload else transfer.source
-                shown = place.path if isinstance(place, LocalFile) else place
-                yield self._stores.of(place).silence, str(shown)
+        for at in [] if self._moves is None else self._moves.running:
+            transfer = self._transfers[at]
+            is_upload = self._stage == "upload" and not self._sinks
+            place = transfer.target if is_upload else transfer.source
+            shown = place.path if isinstance(place, LocalFile) else place
+            yield self._stores.of(place).silence, str(shown)
 
     def wait(self) -> None:
         """Wait until all have ended; who is interrupted is to `abandon` them."""
@@ -172,9 +168,8 @@ class Moving:
         def late() -> str:
             return awaited([place for _, place in self.silent()])
 
-        for _, future in self._running:
-            if not future.done():
-                _in_order.wait_for(future, self._cancelled, silence, late)
+        if self._moves is not None:
+            self._moves.wait(silence, late)
 
     def abandon(self) -> None:
         """Cancel what has begun, and leave no file behind but those that have their names."""
@@ -190,7 +185,7 @@ class Moving:
 
         `cancelled` is set. A download that is stalled is not waited for: it can write nothing any more.
         """
-        begun = [future for _, future in self._running if not future.cancel()]
+        begun = [] if self._moves is None else self._moves.cancel()
         if not self._sinks:
             return begun
         if not self.is_whole:
@@ -201,7 +196,7 @@ class Moving:
 
     def forget(self) -> None:
         """Let go of what has ended: its callbacks refer to this, which would wait for the garbage collector."""
-        self._running, self._sinks = [], []
+        self._moves, self._sinks = None, []
 
     def finish_in(self) -> list[ObjectInfo]:
         """Return what has come.
@@ -261,21 +256,17 @@ class Moving:
         """Return where the files lie that are stored in S3, by name, also where others failed."""
         if self._sinks:
             return {}
-        ended = [(transfer, future) for transfer, future in self._running if future.done() and not future.cancelled()]
-        return {transfer.file: transfer.target for transfer, future in ended if future.exception() is None}
+        ended = [] if self._moves is None else self._moves.results
+        return {self._transfers[at].file: self._transfers[at].target for at in ended}
 
     def _infos(self) -> list[ObjectInfo]:
-        infos, failed = [], _in_order.FailedFiles(self._failure)
-        for transfer, error in self._failed:
-            failed.add(transfer, error)
-        for transfer, future in self._running:
-            try:
-                infos.append(future.result())
-            except OSError as exc:
-                failed.add(transfer, exc)
+        assert self._moves is not None  # noqa: S101  # it has begun
+        failed = _in_order.FailedFiles(self._failure)
+        for at, error in self._moves.errors():
+            failed.add(self._transfers[at], error)
         if failed.all:
             raise failed.row_error()
-        return infos
+        return [self._moves.results[at] for at in range(len(self._transfers))]
 
     def _failure(self, transfer: Transfer[Any], error: OSError) -> Failure:
         url = transfer.target if isinstance(transfer.source, LocalFile) else transfer.source

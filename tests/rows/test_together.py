@@ -1,0 +1,124 @@
+"""Requests that belong together: how many are begun at once, and when no more are."""
+
+from __future__ import annotations
+
+import threading
+import types
+from concurrent.futures import Future
+
+import pytest
+
+from file_dataset._in_order import _TOGETHER, Together
+
+
+class Requests:
+    """Requests that a test ends."""
+
+    def __init__(self, count, *, ahead=4):
+        self.begun: dict[int, Future] = {}
+        self.ended = 0
+        self.cancelled = threading.Event()
+        self.all = Together(count, self._start, types.SimpleNamespace(ahead=ahead), self.cancelled)
+
+    def _start(self, at):
+        self.begun[at] = Future()
+        return self.begun[at]
+
+    def begin(self):
+        self.all.begin(self._then)
+        return self
+
+    def _then(self):
+        self.ended += 1
+
+
+def test_no_more_than_so_many_are_begun_and_each_that_ends_begins_another():
+    requests = Requests(1_000).begin()
+    assert list(requests.begun) == list(range(_TOGETHER))
+    requests.begun[7].set_result("seven")
+    assert list(requests.begun) == list(range(_TOGETHER + 1))
+    assert requests.all.results == {7: "seven"}
+    assert requests.ended == 0
+
+
+def test_the_last_one_that_ends_says_so_once():
+    requests = Requests(1_000).begin()
+    for at in range(1_000):
+        assert requests.ended == 0
+        requests.begun[at].set_result(at)
+    assert (requests.ended, requests.all.is_whole) == (1, True)
+    assert list(requests.all.errors()) == []
+
+
+def test_where_more_keep_the_store_busy_more_are_begun():
+    assert len(Requests(5_000, ahead=2_000).begin().begun) == 2_000
+
+
+def test_after_a_failure_none_begins_and_those_that_run_end():
+    requests = Requests(1_000).begin()
+    requests.begun[3].set_exception(OSError("refused"))
+    for at in (0, 1, 2, *range(4, _TOGETHER)):
+        assert requests.ended == 0
+        requests.begun[at].set_result(at)
+    assert requests.ended == 1
+    assert (requests.all.begun, len(requests.all.results)) == (_TOGETHER, _TOGETHER - 1)
+    assert [at for at, _ in requests.all.errors()] == [3]
+
+
+def test_few_are_begun_all_whatever_fails():
+    def refused(at):
+        raise PermissionError(f"{at}")
+
+    requests = Together(5, refused, types.SimpleNamespace(ahead=4), threading.Event())
+    requests.begin(lambda: None)
+    assert [(at, str(error)) for at, error in requests.errors()] == [(at, str(at)) for at in range(5)]
+
+
+def test_requests_that_end_before_they_are_known_take_no_stack():
+    def ended(at):
+        future = Future()
+        future.set_result(at)
+        return future
+
+    requests = Together(50_000, ended, types.SimpleNamespace(ahead=4), threading.Event())
+    ends = []
+    requests.begin(lambda: ends.append(len(requests.results)))
+    assert ends == [50_000]
+
+
+def test_what_is_cancelled_begins_no_more():
+    requests = Requests(1_000).begin()
+    requests.cancelled.set()
+    assert requests.all.cancel() == []
+    assert (requests.ended, len(requests.begun)) == (1, _TOGETHER)
+
+
+def test_one_that_is_cancelled_after_the_others_have_ended_is_no_whole():
+    requests = Requests(1_000).begin()
+    requests.cancelled.set()
+    for at in range(_TOGETHER):
+        requests.begun[at].set_result(at)
+    assert (requests.ended, requests.all.is_whole) == (1, False)
+    with pytest.raises(InterruptedError):
+        list(requests.all.errors())
+
+
+def test_a_fault_of_ours_is_raised_whoever_meets_it():
+    requests = Requests(2).begin()
+    requests.begun[0].set_exception(TypeError("a bug"))
+    requests.begun[1].set_result(1)
+    with pytest.raises(TypeError, match="a bug"):
+        list(requests.all.errors())
+
+
+def test_threads_that_end_them_at_once_begin_each_once():
+    def in_a_thread(at):
+        future = Future()
+        threading.Thread(target=future.set_result, args=(at,)).start()
+        return future
+
+    over = threading.Event()
+    requests = Together(2_000, in_a_thread, types.SimpleNamespace(ahead=4), threading.Event())
+    requests.begin(over.set)
+    assert over.wait(60)
+    assert requests.results == {at: at for at in range(2_000)}
