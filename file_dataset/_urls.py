@@ -43,13 +43,22 @@ _UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f/\\]")
 
 @dataclass(frozen=True, slots=True)
 class ObjectUrl:
-    """One object in a bucket. The key is opaque: never unquoted, never normalised."""
+    """One object in a bucket. The key is opaque: never unquoted, never normalised.
+
+    Attributes:
+        bucket: its name, or an ARN.
+        key: of the object.
+        etag: a read of another content fails; without quotes. None: any.
+        version_id: a read is of this version; None: of the newest. A write never looks at either.
+    """
 
     bucket: str
     key: str
+    etag: str | None = None
+    version_id: str | None = None
 
     def __str__(self) -> str:
-        """Return `s3://bucket/key`."""
+        """Return `s3://bucket/key`: what is pinned is not part of it."""
         return f"s3://{self.bucket}/{self.key}"
 
 

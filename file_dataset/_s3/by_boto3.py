@@ -12,7 +12,7 @@ from file_dataset import _digest
 from file_dataset._errors import InvalidDatasetError, code_of, store_error
 from file_dataset._http.deadline import SLOW_BYTES_S, stall_s
 from file_dataset._local_file import CHUNK_BYTES
-from file_dataset._s3 import etags, extra_args, responses
+from file_dataset._s3 import etags, extra_args, pins, responses
 from file_dataset._s3.errors import REPLACED_CODES, WrongSpanError, replaced
 from file_dataset._sink import ObjectInfo
 
@@ -47,20 +47,22 @@ class Boto3:
     def _get_part(self, access: Access, source: ObjectUrl, sink: Sink, part: Part | None) -> None:
         from file_dataset._s3 import boto_errors as errors
 
-        resume: dict[str, str] = {}
+        kwargs, is_rest = pins.get_kwargs(source), False
         if part is not None and sink.info is not None:
             span = f"bytes={part.start + part.received}-{part.stop - 1}"
-            resume = {"Range": span, "IfMatch": sink.info.pin or ""}
+            kwargs, is_rest = {"Range": span, "IfMatch": sink.info.pin or ""}, True
+        kwargs |= pins.version_kwargs(source)
         try:
-            answer = self.call(access, "get_object", Bucket=source.bucket, Key=source.key, **resume)
+            answer = self.call(access, "get_object", Bucket=source.bucket, Key=source.key, **kwargs)
         except OSError as exc:
-            if resume and code_of(exc) in REPLACED_CODES:
+            if is_rest and code_of(exc) in REPLACED_CODES:
                 raise replaced(exc, sink) from exc
             raise
         headers = _headers_of(answer)
         body = answer["Body"]
         try:
             if (span_sent := answer.get("ContentRange")) is None:
+                pins.check(source, headers)
                 info = responses.info_of(headers, check_digests=self._sender.check_digests)
                 part = sink.begin(info)
             elif (
@@ -81,16 +83,19 @@ class Boto3:
 
     def head(self, access: Access, at: ObjectUrl) -> ObjectInfo:
         """Return size, ETag and checksum of an object."""
+        kwargs = {"Bucket": at.bucket, "Key": at.key, **pins.version_kwargs(at)}
         try:
-            answer = self.call(access, "head_object", Bucket=at.bucket, Key=at.key)
-            return responses.head_of(_headers_of(answer))
+            headers = _headers_of(self.call(access, "head_object", **kwargs))
+            pins.check(at, headers, is_whole=False)
+            return responses.head_of(headers)
         except OSError as exc:
             if code_of(exc) != "400":
                 raise
         # a HEAD's response has no body with the reason; that of a GET of one byte has it, or the size
-        answer = self.call(access, "get_object", Bucket=at.bucket, Key=at.key, Range="bytes=0-0")
+        answer = self.call(access, "get_object", **kwargs, Range="bytes=0-0")
         answer["Body"].close()
         headers = _headers_of(answer)
+        pins.check(at, headers, is_whole=False)
         # no checksum: that of a range need not be the whole object's
         version_id = responses.version_of(headers)
         return ObjectInfo(responses.total_of(headers), etags.etag_of(headers), version_id=version_id)

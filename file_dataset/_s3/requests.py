@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from file_dataset import _digest
 from file_dataset._errors import code_of
 from file_dataset._http.exchange import INLINE_BYTES, Exchange, FileBody
-from file_dataset._s3 import errors, responses
+from file_dataset._s3 import errors, pins, responses
 from file_dataset._s3.ranges import Ranges
 from file_dataset._s3.route import UnknownError
 from file_dataset._s3.sigv4 import UNSIGNED_PAYLOAD
@@ -162,10 +162,11 @@ class Head(Request[ObjectInfo]):
 
     def request(self) -> bytes:
         """Return the head of a HEAD."""
-        return self.head("HEAD", self.route.read_headers)
+        return self.head("HEAD", self.route.read_headers, query=pins.query_of(self.at))
 
     def result(self, answer: Answer) -> ObjectInfo:
         """Return what the headers hold."""
+        pins.check(self.at, answer.headers, is_whole=False)
         return responses.head_of(answer.headers)
 
 
@@ -257,8 +258,10 @@ class Get(Request[ObjectInfo]):
             self._stop, self._skipped = part.stop, part.received
             span = f"bytes={part.start + part.received}-{self._stop - 1}"
             headers = {**headers, "if-match": self._sink.info.pin or "", "range": span}
+        elif pinned := pins.headers_of(self.at):
+            headers = {**headers, **pinned}
         self._sent_s = time.monotonic()
-        return self.head("GET", headers)
+        return self.head("GET", headers, query=pins.query_of(self.at))
 
     def accept(self, answer: Answer) -> Part | None:
         """Return the part that the body fills."""
@@ -266,6 +269,7 @@ class Get(Request[ObjectInfo]):
         self._began_s = time.monotonic()
         sender.ranges.began(self._began_s - self._sent_s)
         if answer.status == 200 and part is None:  # noqa: PLR2004
+            pins.check(self.at, answer.headers)
             info = responses.info_of(answer.headers, check_digests=sender.check_digests)
             self._part = part = sink.begin(info)
             self._parts.append(part)

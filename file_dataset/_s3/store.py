@@ -14,7 +14,7 @@ from file_dataset._http.lane import Lane
 from file_dataset._http.loop import loops
 from file_dataset._http.window import FIRST, MOST, Window
 from file_dataset._pool import Pool
-from file_dataset._s3 import etags, responses
+from file_dataset._s3 import etags, pins, responses
 from file_dataset._s3.access import CurrentAccess
 from file_dataset._s3.by_boto3 import Boto3
 from file_dataset._s3.extra_args import has_checksum
@@ -84,13 +84,16 @@ class S3Store:
         return None if held is None else held.endpoint_url
 
     def info(self, at: ObjectUrl) -> Future[ObjectInfo]:
-        """Answer size, ETag and checksum: one HEAD."""
+        """Answer size, ETag and checksum, of the version that `at` pins: one HEAD."""
         cancelled = threading.Event()
 
         def by_http(access: Access, route: Route, future: Future[ObjectInfo], rescue: Rescue) -> None:
             self._sender.send(Head(route, at, access.router.signer(route), cancelled, future=future, rescue=rescue))
 
-        return self._operations.submit(Operation(at, cancelled, by_http, lambda access: self._boto3.head(access, at)))
+        def by_boto3(access: Access) -> ObjectInfo:
+            return self._boto3.head(access, at)
+
+        return self._operations.submit(Operation(at, cancelled, by_http, by_boto3, pins.settle(at)))
 
     def list(self, prefix: ObjectUrl, *, cancelled: threading.Event | None = None) -> Future[Listing]:
         """Answer all objects whose key begins with the prefix's, in the store's order: a request per 1,000 of them."""
@@ -122,7 +125,10 @@ class S3Store:
         return self._operations.submit(Operation(at, stop, by_http, by_boto3))
 
     def download(self, source: ObjectUrl, sink: Sink) -> Future[ObjectInfo]:
-        """Fill the sink: one GET, or several side by side for a large object, as places are free."""
+        """Fill the sink: one GET, or several side by side for a large object, as places are free.
+
+        What `source` pins is read or nothing: its ETag, its version.
+        """
 
         def by_http(access: Access, route: Route, future: Future[ObjectInfo], rescue: Rescue) -> None:
             self._sender.get(route, source, access.router.signer(route), sink, future=future, rescue=rescue)
@@ -130,7 +136,7 @@ class S3Store:
         def by_boto3(access: Access) -> ObjectInfo:
             return self._boto3.get(access, source, sink)
 
-        return self._operations.submit(Operation(source, sink.cancelled, by_http, by_boto3))
+        return self._operations.submit(Operation(source, sink.cancelled, by_http, by_boto3, pins.settle(source)))
 
     def upload(
         self,

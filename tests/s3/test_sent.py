@@ -59,13 +59,13 @@ def in_order(line):
     return method, path, sorted(query.split("&")), version
 
 
-def sent_by(engine, url, config, verb, source):
+def sent_by(engine, url, config, verb, source, **pinned):
     """The one request that an engine sends, to a server of the name `store.example`: first line and headers."""
     body = b"<ListBucketResult><IsTruncated>false</IsTruncated></ListBucketResult>" if verb == "list" else b""
 
     def script(peer):
         peer.request()
-        peer.send(answer(body, etag='"x"'))
+        peer.send(answer(body, etag='"x"', x_amz_version_id=pinned.get("version_id", "v")))
 
     with Scripted(script) as server:
         endpoint = url.format(url=f"http://store.example:{server.port}")
@@ -74,7 +74,7 @@ def sent_by(engine, url, config, verb, source):
             KEYS_WITH_TOKEN, {"endpoint_url": endpoint, "config": one.merge(Config(**config))}, engine=engine
         )
         store = S3Store(options)
-        at = ObjectUrl("bucket", "a b+c/ünï~$&'.bin")
+        at = ObjectUrl("bucket", "a b+c/ünï~$&'.bin", **pinned)
         if verb == "get":
             get(store, at)
         elif verb in {"info", "list", "remove"}:
@@ -99,6 +99,18 @@ def test_both_engines_ask_alike(resolved, source, style, verb):
         headers["scope"] = re.sub(r"/\d{8}/", "/", headers.get("authorization", "").partition(",")[0])
         headers["agent"] = re.findall("Boto3/|our-team", headers["user-agent"])
     assert (ours["scope"], ours["agent"]) == (theirs["scope"], theirs["agent"])
+
+
+@pytest.mark.parametrize("verb", ["get", "info"])
+@pytest.mark.parametrize("pinned", [{"version_id": "a+/=&%2F b~.-_"}, {"version_id": "null"}, {"etag": "x"}], ids=str)
+def test_both_engines_ask_alike_for_what_is_pinned(resolved, source, pinned, verb):
+    resolved("127.0.0.1")
+    (line, ours), (boto_line, theirs) = (
+        sent_by(engine, *STYLES["path"], verb, source, **pinned) for engine in ("auto", "boto3")
+    )
+    assert in_order(line) == in_order(boto_line)
+    assert {name: ours[name] for name in ours.keys() - OWN} == {name: theirs[name] for name in theirs.keys() - OWN}
+    assert ours.get("if-match") == ('"x"' if "etag" in pinned and verb == "get" else None)
 
 
 def test_a_bucket_in_the_name_of_the_host_is_not_in_the_path(resolved, source):
