@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib as _importlib
+import typing as _typing
+
 import file_dataset
 
 try:
@@ -10,15 +13,39 @@ try:
 except ImportError as exc:
     if exc.name not in {"dagster", "dagster_aws"}:
         raise
-    raise file_dataset.MissingExtraError(f"{exc.name} is not installed: pip install 'file-dataset[dagster]'") from exc
+    # Raised with the first name that is asked for. Dagster imports this package in every project that has it installed,
+    # to see its components: one that has Dagster, uses file_dataset alone and has no dagster-aws must still load.
+    _missing = f"{exc.name} is not installed: pip install 'file-dataset[dagster]'"
+else:
+    _missing = ""
+    from file_dataset_dagster._io_manager import ManifestIOManager
+    from file_dataset_dagster._manifest_checks import build_manifest_checks
+    from file_dataset_dagster._pipeline_asset import pipeline_asset
+    from file_dataset_dagster._resource import FileDatasetResource
 
-from file_dataset_dagster._io_manager import ManifestIOManager
-from file_dataset_dagster._manifest_checks import build_manifest_checks
-from file_dataset_dagster._pipeline_asset import pipeline_asset
-from file_dataset_dagster._resource import FileDatasetResource
+if _typing.TYPE_CHECKING:
+    from file_dataset_dagster.components import FileDatasetComponent, PipelineComponent
 
-__all__ = ["FileDatasetResource", "ManifestIOManager", "build_manifest_checks", "pipeline_asset"]
+__all__ = [
+    "FileDatasetComponent",
+    "FileDatasetResource",
+    "ManifestIOManager",
+    "PipelineComponent",
+    "build_manifest_checks",
+    "pipeline_asset",
+]
+# what is loaded when it is asked for: a code location in Python has no use for components
+_HEAVY = {"FileDatasetComponent", "PipelineComponent"}
+
+
+def __getattr__(name: str) -> object:
+    """What is not loaded yet, or cannot be."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if _missing:
+        raise file_dataset.MissingExtraError(_missing)
+    return getattr(_importlib.import_module("file_dataset_dagster.components"), name)
 
 
 def __dir__() -> list[str]:
-    return __all__
+    return [] if _missing else __all__

@@ -24,5 +24,9 @@ def test_a_missing_extra_is_named_with_the_remedy(monkeypatch, package):
     for name in [name for name in sys.modules if name.split(".")[0] == "file_dataset_dagster"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, package, None)  # as if it were not installed
-    with pytest.raises(file_dataset.MissingExtraError, match=rf"{package} is not .*'file-dataset\[dagster\]'"):
-        importlib.import_module("file_dataset_dagster")
+    dagster_package = importlib.import_module("file_dataset_dagster")
+    for name in file_dataset_dagster.__all__:
+        with pytest.raises(file_dataset.MissingExtraError, match=rf"{package} is not .*'file-dataset\[dagster\]'"):
+            getattr(dagster_package, name)
+    # Dagster asks each installed package for its components, and would not load a project where one raises
+    assert dir(dagster_package) == []

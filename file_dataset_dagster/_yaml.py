@@ -1,0 +1,237 @@
+"""What YAML can say of an argument, and the value that Python code would give: keys, functions, policies, partitions.
+
+A text is what is written: Dagster reads the text "1.10" of a component's YAML as a number, and this does not. Only what
+has `{{ }}` in it is rendered.
+"""
+
+# no `from __future__ import annotations` here: Dagster reads the annotations of a component as types
+
+import importlib
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, Literal, TypeAlias
+
+import dagster as dg
+from pydantic import BaseModel
+
+import file_dataset
+
+_ENV = re.compile(r"""\s*\{\{\s*env(?:\.(\w+)|\(\s*['"](\w+)['"]\s*\))\s*\}\}\s*""")
+_TEMPLATE = re.compile(r"\{[{%#]")
+
+
+class _Input(dg.Model):
+    key: str
+    partition_mapping: str | None = None
+    metadata: dict[str, Any] | None = None
+    input_manager_key: str | None = None
+
+
+class _Retry(dg.Model):
+    max_retries: int = 1
+    delay: float | None = None
+    backoff: Literal["linear", "exponential"] | None = None
+    jitter: Literal["full", "plus_minus"] | None = None
+
+
+class _SingleRun(dg.Model):
+    type: Literal["single_run"]
+
+
+class _MultiRun(dg.Model):
+    type: Literal["multi_run"]
+    max_partitions_per_run: int = 1
+
+
+class _Hourly(dg.Model):
+    type: Literal["hourly"]
+    start_date: str
+    end_date: str | None = None
+    timezone: str | None = None
+    fmt: str | None = None
+    end_offset: int = 0
+    minute_offset: int = 0
+
+
+class _Daily(_Hourly):
+    type: Literal["daily"]  # type: ignore[assignment]  # the tag of a union
+    hour_offset: int = 0
+
+
+class _Weekly(_Daily):
+    type: Literal["weekly"]  # type: ignore[assignment]
+    day_offset: int = 0
+
+
+class _Monthly(_Daily):
+    type: Literal["monthly"]  # type: ignore[assignment]
+    day_offset: int = 1
+
+
+class _TimeWindow(dg.Model):
+    type: Literal["time_window"]
+    start_date: str
+    end_date: str | None = None
+    timezone: str | None = None
+    fmt: str
+    end_offset: int = 0
+    cron_schedule: str
+
+
+class _Static(dg.Model):
+    type: Literal["static"]
+    partition_keys: list[str]
+
+
+class _Dynamic(dg.Model):
+    type: Literal["dynamic"]
+    name: str
+
+
+_OneDimension: TypeAlias = _Hourly | _Daily | _Weekly | _Monthly | _TimeWindow | _Static | _Dynamic
+
+
+class _Multi(dg.Model):
+    type: Literal["multi"]
+    dimensions: dict[str, _OneDimension]
+
+
+_PARTITIONS: Mapping[str, Callable[..., dg.PartitionsDefinition[Any]]] = {
+    "hourly": dg.HourlyPartitionsDefinition,
+    "daily": dg.DailyPartitionsDefinition,
+    "weekly": dg.WeeklyPartitionsDefinition,
+    "monthly": dg.MonthlyPartitionsDefinition,
+    "time_window": lambda start_date, end_date=None, **others: dg.TimeWindowPartitionsDefinition(
+        start=start_date, end=end_date, **others
+    ),
+    "static": dg.StaticPartitionsDefinition,
+    "dynamic": dg.DynamicPartitionsDefinition,
+}
+
+
+def _rendered(context: dg.ResolutionContext, value: Any) -> Any:  # noqa: ANN401 (what YAML holds)
+    """The value with each `{{ }}` in it rendered, and every other text as it is."""
+    if isinstance(value, str):
+        return context.resolve_value(value, as_type=object) if _TEMPLATE.search(value) else value
+    if isinstance(value, Mapping):
+        return {name: _rendered(context.at_path(name), one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_rendered(context.at_path(place), one) for place, one in enumerate(value)]
+    return value
+
+
+def _text(context: dg.ResolutionContext, value: Any) -> Any:  # noqa: ANN401
+    found = _rendered(context, value)
+    return str(found) if isinstance(found, int | float) else found
+
+
+def _texts_by_name(context: dg.ResolutionContext, value: Any) -> Any:  # noqa: ANN401
+    found = _rendered(context, value)
+    return {name: _text(context, one) for name, one in found.items()} if isinstance(found, Mapping) else found
+
+
+def _text_or_env(context: dg.ResolutionContext, value: Any) -> Any:  # noqa: ANN401
+    """`{{ env.NAME }}` alone is an `EnvVar`: read when a run begins, in no schema or UI, and an error when not set."""
+    if isinstance(value, str) and (found := _ENV.fullmatch(value)):
+        return dg.EnvVar(found[1] or found[2])
+    return _text(context, value)
+
+
+def _function(context: dg.ResolutionContext, value: Any) -> Any:  # noqa: ANN401
+    found = _rendered(context, value)
+    if not isinstance(found, str):
+        return found
+    *modules, name = found.removeprefix(".").split(".")
+    module = ".".join(modules)
+    if not modules or not all(part.isidentifier() for part in [*modules, name]):
+        raise file_dataset.InvalidDatasetError(
+            f"{found!r} names no function: give package.module.function, or .module.function for a module that lies "
+            "beside this YAML file"
+        )
+    if found.startswith("."):
+        load = dg.ComponentLoadContext.from_resolution_context(context)
+        module = f"{load.defs_relative_module_name(load.path)}.{module}"
+    try:
+        return getattr(importlib.import_module(module), name)
+    except AttributeError as exc:
+        raise file_dataset.InvalidDatasetError(f"the module {module} has no {name}, which {found!r} names") from exc
+    except ModuleNotFoundError as exc:
+        if exc.name is None or not f"{module}.".startswith(f"{exc.name}."):
+            raise
+        raise file_dataset.InvalidDatasetError(
+            f"there is no module {exc.name}, which {found!r} names: give package.module.function, or .module.function "
+            "for a module that lies beside this YAML file"
+        ) from exc
+
+
+def _key(context: dg.ResolutionContext, value: Any) -> Any:  # noqa: ANN401
+    found = _rendered(context, value)
+    return dg.AssetKey.from_user_string(found) if isinstance(found, str) else found
+
+
+def _keys(context: dg.ResolutionContext, value: Any) -> Any:  # noqa: ANN401
+    found = _rendered(context, value)
+    return [_key(context, one) for one in found] if isinstance(found, list) else found
+
+
+def _input(context: dg.ResolutionContext, value: Any) -> Any:  # noqa: ANN401
+    if not isinstance(value, BaseModel):
+        return _key(context, value)
+    given = _rendered(context, value.model_dump(exclude_none=True))
+    return dg.AssetIn(**given | {"key": _key(context, given["key"])})
+
+
+def _retry_policy(context: dg.ResolutionContext, value: Any) -> Any:  # noqa: ANN401
+    if not isinstance(value, BaseModel):
+        return _rendered(context, value)
+    given = value.model_dump(exclude_none=True)
+    for name, kinds in (("backoff", dg.Backoff), ("jitter", dg.Jitter)):
+        if name in given:
+            given[name] = kinds[given[name].upper()]
+    return dg.RetryPolicy(**given)
+
+
+def _backfill_policy(context: dg.ResolutionContext, value: Any) -> Any:  # noqa: ANN401
+    if isinstance(value, _SingleRun):
+        return dg.BackfillPolicy.single_run()
+    if isinstance(value, _MultiRun):
+        return dg.BackfillPolicy.multi_run(value.max_partitions_per_run)
+    return _rendered(context, value)
+
+
+def _partitions_def(context: dg.ResolutionContext, value: Any) -> Any:  # noqa: ANN401
+    if not isinstance(value, BaseModel):
+        return _rendered(context, value)
+    if isinstance(value, _Multi):
+        return dg.MultiPartitionsDefinition(
+            {name: _partitions_def(context.at_path(name), one) for name, one in value.dimensions.items()}
+        )
+    given = _rendered(context, value.model_dump(exclude_none=True))
+    return _PARTITIONS[given.pop("type")](**given)
+
+
+def _by(resolve: Callable[[dg.ResolutionContext, Any], Any], in_yaml: Any) -> dg.Resolver:  # noqa: ANN401 (a type)
+    # without inject_before_resolve Dagster would have rendered the text before, and made a number of "1.10"
+    return dg.Resolver(resolve, model_field_type=in_yaml, inject_before_resolve=False)
+
+
+# Python's types are Any where Dagster has objects of its own: `pipeline_asset` and `dg.asset` check them.
+Text: TypeAlias = Annotated[str | None, _by(_text, str | None)]
+# an EnvVar is a str, of which pydantic would make its name
+TextOrEnv: TypeAlias = Annotated[Any, _by(_text_or_env, str | None)]
+Texts: TypeAlias = Annotated[Sequence[str] | None, _by(_rendered, list[str] | None)]
+TextOrTexts: TypeAlias = Annotated[str | Sequence[str] | None, _by(_rendered, str | list[str] | None)]
+TextsByName: TypeAlias = Annotated[
+    Mapping[str, str] | None, _by(_texts_by_name, dict[str, str | int | float | bool] | None)
+]
+ValuesByName: TypeAlias = Annotated[Mapping[str, Any] | None, _by(_rendered, dict[str, Any] | None)]
+Template: TypeAlias = Annotated[Any, _by(_rendered, str | None)]
+Templates: TypeAlias = Annotated[Any, _by(_rendered, dict[str, str] | None)]
+Function: TypeAlias = Annotated[Any, _by(_function, str)]
+OptionalFunction: TypeAlias = Annotated[Any, _by(_function, str | None)]
+Key: TypeAlias = Annotated[Any, _by(_key, str | None)]
+Keys: TypeAlias = Annotated[Any, _by(_keys, list[str] | None)]
+Input: TypeAlias = Annotated[Any, _by(_input, str | _Input)]
+RetryPolicy: TypeAlias = Annotated[Any, _by(_retry_policy, _Retry | None)]
+BackfillPolicy: TypeAlias = Annotated[Any, _by(_backfill_policy, _SingleRun | _MultiRun | None)]
+PartitionsDef: TypeAlias = Annotated[Any, _by(_partitions_def, _OneDimension | _Multi | None)]

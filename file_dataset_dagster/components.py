@@ -1,0 +1,237 @@
+"""Components of Dagster: the resource and a pipeline, written in YAML.
+
+`dg list components` shows them, `dg scaffold defs file_dataset_dagster.PipelineComponent NAME` writes YAML, a function
+and its test, and each attribute is an argument of the Python API under its own name.
+"""
+
+# no `from __future__ import annotations` here: Dagster reads the annotations of a component as types
+
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Literal
+
+import dagster as dg
+from pydantic import BaseModel, ConfigDict, Field
+
+from file_dataset_dagster import _yaml
+from file_dataset_dagster._argument_docs import argument_docs
+from file_dataset_dagster._io_manager import ManifestIOManager
+from file_dataset_dagster._manifest_checks import build_manifest_checks
+from file_dataset_dagster._pipeline_asset import pipeline_asset
+from file_dataset_dagster._resource import FileDatasetResource
+from file_dataset_dagster._scaffolds import PipelineScaffolder, ResourceScaffolder
+
+__all__ = ["FileDatasetComponent", "PipelineComponent"]
+
+
+class _Documented(dg.Component, dg.Resolvable, dg.Model):
+    """A component whose attributes have the docs of the arguments that they are."""
+
+    # an attribute that was not resolved as it should be is no input to show: it may be a secret
+    model_config = ConfigDict(hide_input_in_errors=True)
+
+    _docs: ClassVar[Callable[[], Mapping[str, str]]]
+
+    @classmethod
+    def model(cls) -> type[BaseModel]:
+        """The model of the YAML; Dagster drops the descriptions of fields that have a default."""
+        model = super().model()
+        docs = cls._docs()
+        for name, field in model.model_fields.items():
+            field.description = docs.get(name)
+        model.model_rebuild(force=True)
+        return model
+
+    def given(self, *but: str) -> dict[str, Any]:
+        """The attributes that are not at their defaults: those of Python are the same, those of Dagster come and go."""
+        fields = type(self).model_fields
+        values = {name: getattr(self, name) for name in fields if name not in but}
+        return {name: value for name, value in values.items() if value is not None and value != fields[name].default}
+
+    def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
+        """As each component has it."""
+        raise NotImplementedError
+
+
+def _docs_of_resource() -> dict[str, str]:
+    fields = FileDatasetResource.model_fields
+    return {name: field.description for name, field in fields.items() if field.description} | {
+        "s3_resource": "A template that gives a dagster-aws S3Resource, in the place of the S3 fields.",
+        "resource_key": "The key of the resource.",
+        "io_manager_key": "The key of the ManifestIOManager; null: there is none.",
+        "manifest_base_path": "Where manifests lie, where that is not base_path.",
+    }
+
+
+@dg.scaffold_with(ResourceScaffolder)
+class FileDatasetComponent(_Documented):
+    """How S3 is reached, and where manifests lie: a FileDatasetResource and its ManifestIOManager.
+
+    Attributes are the fields of FileDatasetResource. Write keys as `{{ env.NAME }}`: such a text becomes an EnvVar,
+    which is read when a run begins, and whose value is in no file, UI or run.
+
+    Example:
+        >>> component = FileDatasetComponent(base_path="s3://my-bucket/dagster", max_concurrency=16)
+        >>> sorted(dg.build_defs_for_component(component).resources)
+        ['file_dataset', 'io_manager']
+    """
+
+    _docs = staticmethod(_docs_of_resource)
+
+    base_path: _yaml.TextOrEnv = None
+    use_unsigned_session: bool = False
+    region_name: _yaml.TextOrEnv = None
+    endpoint_url: _yaml.TextOrEnv = None
+    max_attempts: int = 5
+    profile_name: _yaml.TextOrEnv = None
+    use_ssl: bool = True
+    verify: bool | None = None
+    aws_access_key_id: _yaml.TextOrEnv = Field(default=None, repr=False)
+    aws_secret_access_key: _yaml.TextOrEnv = Field(default=None, repr=False)
+    aws_session_token: _yaml.TextOrEnv = Field(default=None, repr=False)
+    s3_resource: _yaml.Template = Field(default=None, repr=False)
+    credentials: Literal["frozen", "worker"] = "frozen"
+    ca_bundle: _yaml.TextOrEnv = None
+    addressing_style: Literal["auto", "path", "virtual"] = "auto"
+    checksums_when_required: bool = False
+    check_digests: bool = True
+    max_concurrency: int | None = None
+
+    resource_key: str = "file_dataset"
+    io_manager_key: str | None = "io_manager"
+    manifest_base_path: _yaml.TextOrEnv = None
+
+    def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:  # noqa: ARG002 (Dagster's signature)
+        """A resource, and its IO manager unless `io_manager_key` is null."""
+        store = FileDatasetResource(**self.given("resource_key", "io_manager_key", "manifest_base_path"))
+        resources: dict[str, object] = {self.resource_key: store}
+        if self.io_manager_key is not None:
+            resources[self.io_manager_key] = ManifestIOManager(resource=store, base_path=self.manifest_base_path)
+        return dg.Definitions(resources=resources)
+
+
+class ManifestChecks(dg.Resolvable, dg.Model):
+    """The arguments of `build_manifest_checks`."""
+
+    files_exist: bool = True
+    content_unchanged: bool = False
+    resource_key: str | None = None
+    io_manager_key: str | None = None
+
+
+def _docs_of_pipeline() -> dict[str, str]:
+    return {
+        # dg.asset's docstring has no words for these
+        "description": "Human-readable description of the asset; fn's docstring unless given.",
+        "freshness_policy": "The freshness policy of the asset: a template.",
+        "is_virtual": "Whether the asset is a view, which Dagster never runs (Dagster 1.13).",
+        "compute_kind": "A kind of the asset, in Dagster's older word; give kinds.",
+        **argument_docs(dg.asset),
+        **argument_docs(pipeline_asset),
+        "fn": "The function: package.module.function, or .module.function for a module beside this YAML file.",
+        "input": "The asset whose manifest is read: its key, as text such as `raw/scans`; or a mapping of key, "
+        "partition_mapping, metadata and input_manager_key, as dg.AssetIn takes them.",
+        "preview": "A function, named as `fn` is: preview(output_dir) returns the bytes of a PNG, 1 MiB at most; shown "
+        "with the materialization for the first three rows, whose outputs are downloaded for it.",
+        "key": "The key of the asset, as text such as `scans/resampled`; then without name and key_prefix.",
+        "deps": "Keys of further assets that are upstream and not read, as text such as `raw/scans`.",
+        "partitions_def": "Partitions: a mapping with `type` hourly, daily, weekly, monthly, time_window, static, "
+        "dynamic or multi and the arguments of Dagster's class (start_date, partition_keys, name, dimensions, ...); "
+        "or a template.",
+        "backfill_policy": "`type: single_run`, or `type: multi_run` with max_partitions_per_run.",
+        "retry_policy": "max_retries, delay (seconds), backoff (linear, exponential), jitter (full, plus_minus).",
+        "automation_condition": 'When it runs by itself: a template such as "{{ dg.AutomationCondition.eager() }}".',
+        "manifest_checks": "Adds the checks of build_manifest_checks, whose arguments they are: files_exist and "
+        "content_unchanged, true or false; {} for its defaults.",
+    }
+
+
+@dg.scaffold_with(PipelineScaffolder)
+class PipelineComponent(_Documented):
+    """A function of local files becomes an asset: it runs on each row of another asset's manifest.
+
+    Attributes are the arguments of `pipeline_asset`, those of `dg.asset` among them, and `manifest_checks`. What YAML
+    cannot say is a template: `"{{ dg.AutomationCondition.eager() }}"`, or a variable of your `template_vars_module`.
+
+    Example:
+        >>> def shout(input_dir, output_dir):
+        ...     text = (input_dir / "scan.txt").read_text()
+        ...     (output_dir / "loud.txt").write_text(text.upper())
+        ...     return {"loud.txt": output_dir / "loud.txt"}
+        >>> component = PipelineComponent(fn=shout, input="raw_scans", group_name="speech", manifest_checks={})
+        >>> [asset.key.to_user_string() for asset in dg.build_defs_for_component(component).assets]
+        ['shout']
+    """
+
+    _docs = staticmethod(_docs_of_pipeline)
+
+    fn: _yaml.Function
+    input: _yaml.Input
+    into_path: _yaml.Text = None
+    write_options: _yaml.ValuesByName = None
+    runner: Literal["local", "ray"] | None = None
+    resource_key: str = "file_dataset"
+    write_resource_key: str | None = None
+    ray_resource_key: str | None = None
+    max_dropped_fraction: float | None = None
+    on_exceeded: Literal["fail", "block", "check"] = "fail"
+    min_rows: int = 0
+    on_partition_failure: Literal["fail", "continue"] = "fail"
+    preview: _yaml.OptionalFunction = None
+    show_ids: bool = True
+    batch_size: int | None = None
+    concurrency: int | None = None
+    num_cpus: float | None = None
+    num_gpus: float | None = None
+    file_columns: _yaml.Texts = None
+    outputs: _yaml.Texts = None
+    prefetch: int | None = None
+    workers: int | None = None
+    fn_timeout_s: float | None = None
+    max_failures: int | None = None
+    max_failed_fraction: float | None = None
+    worker_env: _yaml.TextsByName = None
+    temp_dir: _yaml.Text = None
+
+    name: _yaml.Text = None
+    key: _yaml.Key = None
+    key_prefix: _yaml.TextOrTexts = None
+    deps: _yaml.Keys = None
+    metadata: _yaml.ValuesByName = None
+    tags: _yaml.TextsByName = None
+    description: _yaml.Text = None
+    required_resource_keys: _yaml.Texts = None
+    resource_defs: _yaml.Templates = None
+    hooks: _yaml.Template = None
+    io_manager_def: _yaml.Template = None
+    io_manager_key: str | None = None
+    partitions_def: _yaml.PartitionsDef = None
+    op_tags: _yaml.ValuesByName = None
+    group_name: _yaml.Text = None
+    output_required: bool = True
+    automation_condition: _yaml.Template = None
+    freshness_policy: _yaml.Template = None
+    backfill_policy: _yaml.BackfillPolicy = None
+    retry_policy: _yaml.RetryPolicy = None
+    code_version: _yaml.Text = None
+    owners: _yaml.Texts = None
+    kinds: _yaml.Texts = None
+    pool: _yaml.Text = None
+    is_virtual: bool = False
+    compute_kind: _yaml.Text = None
+
+    manifest_checks: ManifestChecks | None = None
+
+    def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:  # noqa: ARG002 (Dagster's signature)
+        """The asset, and the checks of its manifest where `manifest_checks` asks for them."""
+        arguments = self.given("fn", "manifest_checks")
+        for name in {"kinds", "required_resource_keys"} & set(arguments):
+            arguments[name] = set(arguments[name])
+        asset = pipeline_asset(self.fn, **arguments)
+        checks: list[dg.AssetChecksDefinition] = []
+        if self.manifest_checks is not None:
+            keys = {
+                "resource_key": self.write_resource_key or self.resource_key,
+                "io_manager_key": self.io_manager_key or "io_manager",
+            }
+            checks = build_manifest_checks(asset, **keys | self.manifest_checks.model_dump(exclude_none=True))
+        return dg.Definitions(assets=[asset], asset_checks=checks)

@@ -1,0 +1,492 @@
+"""Components: what YAML says is what Python says, and what `dg scaffold` writes runs."""
+
+import importlib
+import importlib.metadata
+import inspect
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import dagster as dg
+import pandas as pd
+import pytest
+import yaml
+from dagster.components.core.package_entry import discover_entry_point_package_objects
+from dagster.components.testing import create_defs_folder_sandbox
+from dagster_runs import copy_scan
+
+import file_dataset
+from file_dataset_dagster import (
+    FileDatasetComponent,
+    FileDatasetResource,
+    ManifestIOManager,
+    PipelineComponent,
+    build_manifest_checks,
+    pipeline_asset,
+)
+from file_dataset_dagster._pipeline_asset import Arguments
+from file_dataset_dagster.components import ManifestChecks
+
+SECRET = "s3cr3t-0f-the-components"
+COMPONENTS = {"FileDatasetComponent": FileDatasetComponent, "PipelineComponent": PipelineComponent}
+
+
+@pytest.fixture
+def project():
+    """A project's defs folder."""
+    with create_defs_folder_sandbox() as sandbox:
+        yield sandbox
+
+
+@pytest.fixture
+def load(project):
+    """Return the component that YAML describes, in a folder `one` whose module `code` has a copying function."""
+
+    def component(attributes, kind="PipelineComponent", code=None, **others):
+        folder = project.defs_folder_path / "one"
+        folder.mkdir(exist_ok=True)
+        (folder / "code.py").write_text(code or f"{inspect.getsource(copy_scan)}\n")
+        if kind == "PipelineComponent":
+            attributes = {"fn": ".code.copy_scan", "input": "scans"} | attributes
+        document = {"type": f"file_dataset_dagster.{kind}", "attributes": attributes} | others
+        (folder / "defs.yaml").write_text(yaml.safe_dump(document, sort_keys=False))
+        with project.build_component_tree() as tree:
+            return tree.load_component(folder)
+
+    return component
+
+
+def why(error):
+    """The messages of an error and of its causes, as Dagster prints them."""
+    messages = []
+    while error is not None:
+        messages.append(str(error))
+        error = error.__cause__
+    return "\n".join(messages)
+
+
+def asset_of(component):
+    (asset,) = dg.build_defs_for_component(component).assets
+    return asset
+
+
+# what is there, and what it is called
+
+
+def test_the_attributes_of_a_pipeline_are_the_arguments_of_pipeline_asset():
+    ours = inspect.signature(pipeline_asset).parameters
+    fields = PipelineComponent.model_fields
+    assert set(fields) == {"fn", "manifest_checks"} | set(Arguments.__annotations__)
+    known = {name: parameter.default for name, parameter in ours.items() if name not in {"fn", "input", "asset_args"}}
+    known |= {
+        name: parameter.default
+        for name, parameter in inspect.signature(dg.asset).parameters.items()
+        if name in fields and name not in known
+    }
+    # is_virtual came with Dagster 1.13; compute_kind goes
+    assert set(fields) - set(known) <= {"fn", "input", "manifest_checks", "is_virtual", "compute_kind"}
+    assert {name: fields[name].default for name in known} == known
+
+
+def test_the_attributes_of_the_resource_are_its_fields():
+    fields = FileDatasetComponent.model_fields
+    own = {"resource_key", "io_manager_key", "manifest_base_path"}
+    assert {name: field.default for name, field in fields.items() if name not in own} == {
+        name: field.default for name, field in FileDatasetResource.model_fields.items()
+    }
+
+
+def test_the_checks_of_a_pipeline_are_the_arguments_of_build_manifest_checks():
+    arguments = set(inspect.signature(build_manifest_checks).parameters) - {"asset"}
+    assert set(ManifestChecks.model_fields) == arguments
+
+
+@pytest.mark.parametrize("name", COMPONENTS)
+def test_dg_shows_what_each_attribute_is(name):
+    schema = COMPONENTS[name].model().model_json_schema()
+    assert [attribute for attribute, found in schema["properties"].items() if not found.get("description")] == []
+    assert COMPONENTS[name].get_description()
+
+
+def test_the_docs_of_an_attribute_are_those_of_the_argument():
+    properties = PipelineComponent.model().model_json_schema()["properties"]
+    assert properties["num_gpus"]["description"] == "per task, on Ray."
+    assert properties["pool"]["description"].startswith("A string that identifies the concurrency pool")
+    # of several lines, which the docstring breaks
+    assert "workers" in properties["worker_env"]["description"]
+    assert properties["temp_dir"]["description"].endswith("a directory of every node.")
+
+
+def test_dagster_finds_the_components_where_the_package_is_installed(tmp_path, monkeypatch):
+    """By the entry point of pyproject.toml, which an installer copies into the metadata."""
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    metadata = tmp_path / "entry_points_of_file_dataset-0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: entry-points-of-file-dataset\nVersion: 0\n")
+    lines = [
+        line
+        for group, points in project["entry-points"].items()
+        for line in (f"[{group}]", *(f"{name} = {value}" for name, value in points.items()))
+    ]
+    (metadata / "entry_points.txt").write_text("\n".join(lines))
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    found = {key.to_typename(): value for key, value in discover_entry_point_package_objects().items()}
+    ours = {name: value for name, value in found.items() if name.startswith("file_dataset_dagster.")}
+    assert ours == {f"file_dataset_dagster.{name}": value for name, value in COMPONENTS.items()}
+
+
+def test_a_code_location_without_components_does_not_load_ours():
+    code = "import sys, file_dataset_dagster; print('file_dataset_dagster.components' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "False"
+
+
+# from YAML to files
+
+
+def test_what_is_scaffolded_runs(project, instance, scans):
+    raw = scans(["1", "2", "3"], missing=["2"])
+
+    @dg.asset
+    def scans_() -> pd.DataFrame:
+        return raw
+
+    project.scaffold_component(FileDatasetComponent, "store", {"base_path": "{{ context.project_root }}/base"})
+    project.scaffold_component(PipelineComponent, "sizes", {"input": "scans_"})
+    with project.build_all_defs() as defs:
+        done = dg.Definitions.merge(defs, dg.Definitions(assets=[scans_]))
+        result = done.resolve_implicit_global_asset_job_def().execute_in_process(instance=instance)
+        manifest = result.asset_value("sizes")
+    base = project.project_root.resolve() / "base"
+    assert manifest["sizes.json"].tolist() == [f"{base}/files/sizes/{row_id}/sizes.json" for row_id in "13"]
+    assert Path(manifest["sizes.json"][0]).read_text() == '{"scan.txt": 6}'
+    assert [check.asset_check_key.name for check in result.get_asset_check_evaluations()] == ["no_dropped_rows"]
+
+
+def test_the_test_that_is_scaffolded_passes_and_can_fail(project, tmp_path):
+    folder = project.scaffold_component(PipelineComponent, "deep/gray")
+    assert sorted(file.name for file in folder.iterdir()) == ["defs.yaml", "gray.py", "test_gray.py"]
+    with project.build_component_tree():
+        test = importlib.import_module(f"{project.project_name}.defs.deep.gray.test_gray")
+        test.test_gray_writes_its_outputs(tmp_path)
+        test.gray = copy_scan
+        with pytest.raises(KeyError, match=r"sizes\.json"):
+            test.test_gray_writes_its_outputs(tmp_path)
+
+
+def test_scaffolding_again_leaves_a_function_that_is_there(project):
+    folder = project.scaffold_component(PipelineComponent, "gray")
+    (folder / "gray.py").write_text("mine")
+    with pytest.raises(FileExistsError):
+        project.scaffold_component(PipelineComponent, "gray")
+    assert (folder / "gray.py").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["2d", "gray-scans", "class"])
+def test_a_folder_whose_name_no_function_can_have_is_refused(project, name):
+    with pytest.raises(file_dataset.InvalidDatasetError, match=f"{name}.* would be the name of a function"):
+        project.scaffold_component(PipelineComponent, name)
+    assert list((project.defs_folder_path / name).iterdir()) == []
+    folder = project.scaffold_component(PipelineComponent, f"{name} again", {"fn": "dagster_runs.copy_scan"})
+    assert [file.name for file in folder.iterdir()] == ["defs.yaml"]
+
+
+def test_a_function_that_is_there_needs_no_scaffold(project):
+    folder = project.scaffold_component(PipelineComponent, "copied", {"fn": "dagster_runs.copy_scan", "input": "raw/a"})
+    assert [file.name for file in folder.iterdir()] == ["defs.yaml"]
+    with project.load_component_and_build_defs(folder) as (component, _):
+        assert component.fn is copy_scan
+        assert component.input == dg.AssetKey(["raw", "a"])
+
+
+def test_components_are_scaffolded_in_python_too(project, scans, instance):
+    raw = scans(["1"])
+
+    @dg.asset
+    def scans_() -> pd.DataFrame:
+        return raw
+
+    project.scaffold_component(
+        FileDatasetComponent, "store", {"base_path": str(project.project_root)}, scaffold_format="python"
+    )
+    project.scaffold_component(PipelineComponent, "sizes", {"input": "scans_"}, scaffold_format="python")
+    with project.build_all_defs() as defs:
+        done = dg.Definitions.merge(defs, dg.Definitions(assets=[scans_]))
+        result = done.resolve_implicit_global_asset_job_def().execute_in_process(instance=instance)
+        assert result.asset_value("sizes")["id"].tolist() == ["1"]
+
+
+# what YAML says
+
+
+def test_text_stays_text(load):
+    """Dagster's own reading makes 1.1 of the text "1.10", 7 of "7" and None of "None"."""
+    text = {"code_version": "1.10", "outputs": ["1e3", "None"], "worker_env": {"A": "1", "B": 2, "C": "{{ 1 + 2 }}"}}
+    component = load({**text, "workers": 1, "tags": {"n": "1.10"}, "group_name": "7"})
+    assert component.code_version == "1.10"
+    assert component.outputs == ["1e3", "None"]
+    assert component.worker_env == {"A": "1", "B": "2", "C": "3"}
+    assert component.tags == {"n": "1.10"}
+    assert component.group_name == "7"
+
+
+DAYS = dg.DailyPartitionsDefinition("2026-01-05", end_date="2026-01-11", hour_offset=2)
+COLORS = dg.StaticPartitionsDefinition(["red", "1.10"])
+
+
+@pytest.mark.parametrize(
+    ("name", "in_yaml", "in_python"),
+    [
+        ("key", "scans/gray", dg.AssetKey(["scans", "gray"])),
+        ("key_prefix", ["a", "b"], ["a", "b"]),
+        ("key_prefix", "a", "a"),
+        ("input", "raw/a", dg.AssetKey(["raw", "a"])),
+        (
+            "input",
+            {"key": "raw/a", "partition_mapping": "{{ context_of_tests.last }}"},
+            dg.AssetIn(key=dg.AssetKey(["raw", "a"]), partition_mapping=dg.LastPartitionMapping()),
+        ),
+        ("deps", ["raw/a", "b"], [dg.AssetKey(["raw", "a"]), dg.AssetKey("b")]),
+        ("partitions_def", {"type": "static", "partition_keys": ["red", "1.10"]}, COLORS),
+        (
+            "partitions_def",
+            {"type": "daily", "start_date": "2026-01-05", "end_date": "2026-01-11", "hour_offset": 2},
+            DAYS,
+        ),
+        (
+            "partitions_def",
+            {"type": "hourly", "start_date": "2026-01-05-00:00", "timezone": "Europe/Berlin"},
+            dg.HourlyPartitionsDefinition("2026-01-05-00:00", timezone="Europe/Berlin"),
+        ),
+        (
+            "partitions_def",
+            {"type": "weekly", "start_date": "2026-01-05", "day_offset": 1},
+            dg.WeeklyPartitionsDefinition("2026-01-05", day_offset=1),
+        ),
+        (
+            "partitions_def",
+            {"type": "monthly", "start_date": "2026-01-01", "end_offset": 1},
+            dg.MonthlyPartitionsDefinition("2026-01-01", end_offset=1),
+        ),
+        (
+            "partitions_def",
+            {"type": "time_window", "start_date": "2026-01-05", "fmt": "%Y-%m-%d", "cron_schedule": "0 5 * * *"},
+            dg.TimeWindowPartitionsDefinition(start="2026-01-05", fmt="%Y-%m-%d", cron_schedule="0 5 * * *"),
+        ),
+        ("partitions_def", {"type": "dynamic", "name": "site"}, dg.DynamicPartitionsDefinition(name="site")),
+        (
+            "partitions_def",
+            {
+                "type": "multi",
+                "dimensions": {
+                    "color": {"type": "static", "partition_keys": ["red", "1.10"]},
+                    "day": {
+                        "type": "daily",
+                        "start_date": "{{ '2026-01-05' }}",
+                        "end_date": "2026-01-11",
+                        "hour_offset": 2,
+                    },
+                },
+            },
+            dg.MultiPartitionsDefinition({"color": COLORS, "day": DAYS}),
+        ),
+        ("partitions_def", "{{ context_of_tests.days }}", DAYS),
+        ("backfill_policy", {"type": "single_run"}, dg.BackfillPolicy.single_run()),
+        ("backfill_policy", {"type": "multi_run", "max_partitions_per_run": 3}, dg.BackfillPolicy.multi_run(3)),
+        (
+            "retry_policy",
+            {"max_retries": 3, "delay": 2, "backoff": "exponential", "jitter": "plus_minus"},
+            dg.RetryPolicy(max_retries=3, delay=2, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS),
+        ),
+        ("automation_condition", "{{ dg.AutomationCondition.eager() }}", dg.AutomationCondition.eager()),
+        ("preview", "dagster_runs.copy_scan", copy_scan),
+        ("write_options", {"if_exists": "skip"}, {"if_exists": "skip"}),
+        ("op_tags", {"dagster-k8s/config": {"a": [1, "2"]}}, {"dagster-k8s/config": {"a": [1, "2"]}}),
+        ("max_dropped_fraction", 0.05, 0.05),
+        ("batch_size", "{{ 2 + 2 }}", 4),
+    ],
+    ids=lambda value: value["type"] if isinstance(value, dict) and "type" in value else None,
+)
+def test_yaml_gives_what_python_gives(load, name, in_yaml, in_python):
+    code = f"""
+import dagster as dg
+
+{inspect.getsource(copy_scan)}
+
+class Given:
+    last = dg.LastPartitionMapping()
+    days = dg.DailyPartitionsDefinition("2026-01-05", end_date="2026-01-11", hour_offset=2)
+
+@dg.template_var
+def context_of_tests():
+    return Given
+"""
+    component = load({name: in_yaml}, code=code, template_vars_module=".code")
+    assert getattr(component, name) == in_python
+
+
+def test_a_pipeline_in_yaml_is_the_asset_of_python(load):
+    shared = {
+        "group_name": "cohort",
+        "max_dropped_fraction": 0.1,
+        "pool": "scanner",
+        "owners": ["team:imaging"],
+        "tags": {"tier": "1"},
+        "metadata": {"rows": 3},
+        "code_version": "2.0",
+        "description": "Copies.",
+        "io_manager_key": "manifests",
+        "resource_key": "store",
+    }
+    in_yaml = load(
+        {
+            **shared,
+            "key": "scans/copied",
+            "input": "raw/scans",
+            "deps": ["other"],
+            "kinds": ["s3", "mha"],
+            "required_resource_keys": ["extra"],
+            "partitions_def": {"type": "static", "partition_keys": ["red", "1.10"]},
+            "retry_policy": {"max_retries": 2},
+            "manifest_checks": {"content_unchanged": True},
+        }
+    )
+    in_python = pipeline_asset(
+        copy_scan,
+        **shared,
+        key=["scans", "copied"],
+        input=dg.AssetKey(["raw", "scans"]),
+        deps=["other"],
+        kinds={"s3", "mha"},
+        required_resource_keys={"extra"},
+        partitions_def=COLORS,
+        retry_policy=dg.RetryPolicy(max_retries=2),
+    )
+    checks = build_manifest_checks(in_python, content_unchanged=True, resource_key="store", io_manager_key="manifests")
+    defs = dg.build_defs_for_component(in_yaml)
+    (asset,) = defs.assets
+    assert list(asset.specs) == list(in_python.specs)
+    assert asset.required_resource_keys == in_python.required_resource_keys
+    assert asset.op.retry_policy == in_python.op.retry_policy
+    assert list(asset.check_specs) == list(in_python.check_specs)
+    found = [(check.check_key, check.required_resource_keys) for check in defs.asset_checks]
+    assert found == [(check.check_key, check.required_resource_keys) for check in checks]
+
+
+def test_without_kinds_the_asset_has_those_of_python(load):
+    (spec,) = asset_of(load({})).specs
+    assert spec.kinds == {"s3"}
+
+
+@pytest.mark.parametrize(
+    ("fn", "message"),
+    [
+        ("copy_scan", r"'copy_scan' names no function: give package.module.function, or .module.function"),
+        (".copy_scan", "names no function"),
+        (".code.missing", r"the module \S+\.defs\.one\.code has no missing"),
+        (".nowhere.copy_scan", r"there is no module \S+\.defs\.one\.nowhere, which '.nowhere.copy_scan' names"),
+        ("no_such_package.fn", "there is no module no_such_package"),
+    ],
+)
+def test_a_function_that_is_not_there_is_named_where_it_is_written(load, fn, message):
+    with pytest.raises(Exception, match="Error while loading component one") as raised:
+        load({"fn": fn})
+    assert re.search(message, why(raised.value))
+    assert re.search(r"one/defs\.yaml:\d+ - attributes\.fn", why(raised.value))
+
+
+def test_an_import_that_fails_in_the_module_of_a_function_is_shown_as_it_is(load):
+    with pytest.raises(Exception, match="Error while loading component one") as raised:
+        load({}, code="import no_such_package_in_it\n")
+    assert "No module named 'no_such_package_in_it'" in why(raised.value)
+    assert "there is no module" not in why(raised.value)
+
+
+def test_a_misspelt_attribute_is_refused_where_it_is_written(load):
+    with pytest.raises(Exception, match=r"one|max_droped") as raised:
+        load({"max_droped_fraction": 0.1})
+    assert "max_droped_fraction" in why(raised.value)
+
+
+# secrets
+
+
+def test_a_secret_of_the_environment_is_read_when_a_run_begins(load, monkeypatch):
+    component = load(
+        {
+            "base_path": "{{ env('COMPONENTS_BASE') }}",
+            "aws_access_key_id": "{{ env.COMPONENTS_KEY }}",
+            "aws_secret_access_key": "{{ env.COMPONENTS_SECRET }}",
+        },
+        "FileDatasetComponent",
+    )
+    resources = dg.build_defs_for_component(component).resources
+    with pytest.raises(Exception, match=r"COMPONENTS_(KEY|SECRET|BASE)"), dg.build_resources(resources):
+        pass
+    for name, value in {"KEY": "AKID", "SECRET": SECRET, "BASE": "s3://my-bucket/base"}.items():
+        monkeypatch.setenv(f"COMPONENTS_{name}", value)
+    with dg.build_resources(resources) as ready:
+        store = ready.file_dataset
+        assert (store.base_path, store.aws_access_key_id) == ("s3://my-bucket/base", "AKID")
+        assert store.aws_secret_access_key == SECRET
+
+
+def test_a_secret_is_in_no_repr_and_no_schema(load, monkeypatch):
+    monkeypatch.setenv("COMPONENTS_SECRET", SECRET)
+    in_env = {"aws_secret_access_key": "{{ env.COMPONENTS_SECRET }}", "aws_access_key_id": "AKID"}
+    for attributes in (in_env, {"aws_secret_access_key": SECRET, "aws_access_key_id": "AKID"}):
+        component = load(attributes, "FileDatasetComponent")
+        store = dg.build_defs_for_component(component).resources["file_dataset"]
+        schema = store.get_resource_definition().config_schema.as_field()
+        for text in (repr(component), repr(store), repr(schema.default_value), repr(component.model_json_schema())):
+            assert SECRET not in text
+
+
+def test_a_wrong_attribute_of_the_resource_shows_no_secret(load):
+    with pytest.raises(Exception, match="Error while loading component one") as raised:
+        load({"aws_secret_access_key": SECRET, "max_concurrency": "many"}, "FileDatasetComponent")
+    assert "max_concurrency" in why(raised.value)
+    assert SECRET not in why(raised.value)
+
+
+def test_the_resource_comes_with_its_io_manager_unless_it_shall_not(load):
+    attributes = {"base_path": "/base", "manifest_base_path": "/manifests", "resource_key": "store"}
+    resources = dg.build_defs_for_component(load(attributes, "FileDatasetComponent")).resources
+    assert set(resources) == {"store", "io_manager"}
+    assert resources["io_manager"].uri(dg.AssetKey("a")) == "/manifests/manifests/a/manifest.parquet"
+    assert isinstance(resources["io_manager"], ManifestIOManager)
+    assert resources["io_manager"].resource == resources["store"]
+    alone = load({"base_path": "/base", "io_manager_key": None}, "FileDatasetComponent")
+    assert set(dg.build_defs_for_component(alone).resources) == {"file_dataset"}
+
+
+# the page
+
+
+def test_the_yaml_of_the_page_loads(project, monkeypatch, tmp_path):
+    page = (Path(__file__).parents[2] / "docs/dagster.md").read_text()
+    samples = re.findall(r"^```yaml\n# defs/(\S+)\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    assert [path for path, _ in samples] == ["store/defs.yaml", "gray/defs.yaml"]
+    for path, text in samples:
+        folder = project.defs_folder_path / Path(path).parent
+        folder.mkdir()
+        (folder / "defs.yaml").write_text(text)
+    (project.defs_folder_path / "gray" / "gray.py").write_text(
+        inspect.getsource(copy_scan).replace("copy_scan", "gray")
+    )
+    # the package that the page's project has
+    (tmp_path / "my_project").mkdir()
+    nightly = inspect.getsource(copy_scan).replace("copy_scan", "nightly")
+    (tmp_path / "my_project" / "pipelines.py").write_text(nightly)
+    monkeypatch.syspath_prepend(tmp_path)
+    with project.build_all_defs() as defs:
+        assets = {asset.key.to_user_string(): asset for asset in defs.assets}
+        assert set(assets) == {"gray", "scans/nightly"}
+        (spec,) = assets["gray"].specs
+        assert (spec.group_name, spec.code_version, spec.kinds) == ("imaging", "1.10", {"s3", "mha"})
+        assert isinstance(assets["scans/nightly"].partitions_def, dg.DailyPartitionsDefinition)
+        store = defs.resources["file_dataset"]
+    assert store.addressing_style == "path"
+    assert store.aws_secret_access_key == dg.EnvVar("SCANS_SECRET_ACCESS_KEY")
