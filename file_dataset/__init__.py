@@ -42,6 +42,7 @@ __all__ = [
     "TempDir",
     "WriteOptions",
     "changed_rows",
+    "list_files",
     "reader",
     "remove_checkpoint",
     "write_files",
