@@ -101,6 +101,24 @@ def needing_ray():
     ]
 
 
+def test_the_readme_is_short():
+    assert len(PAGES["README.md"].splitlines()) <= 150
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page != "docs/architecture.md"])
+def test_a_page_leaves_out_words_that_had_to_be_read_twice(page):
+    prose = re.sub(r"```.*?```|`[^`]*`", "", PAGES[page], flags=re.DOTALL)
+    assert (
+        re.findall(
+            r"\b(?:told|tells|nobody|who?ever|whatever|somebody|everybody|is none|comes? (?:to|out) as|counts by"
+            r"|simply|just|robust|seamless|powerful|leverage)\b",
+            prose,
+            re.IGNORECASE,
+        )
+        == []
+    )
+
+
 @pytest.mark.parametrize("page", SCRIPTS)
 def test_every_print_says_what_it_prints(page):
     assert all(promised(SCRIPTS[page]))
