@@ -6,11 +6,13 @@ import contextlib
 import logging
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
+
+    from file_dataset._errors import Failure, RowId
 
 logger = logging.getLogger(__name__)
 
@@ -21,10 +23,11 @@ _LOG_EVERY_S = 5.0  # a guess: often enough to see life, seldom enough to read a
 class Progress:
     """How far a run is, in rows; `done` counts dropped rows too. `Pipeline(..., progress=function)` calls with one.
 
-    `prefetch` is how many rows may be ahead of fn now, where the run chooses that; None where it was given.
+    `prefetch` is how many rows may be ahead of fn now, where the run chooses that; None where it was given. `id` is the
+    row that ended last, and `failures` why it failed (empty: it is stored); on Ray, where many rows end at once, None.
 
     Example:
-        >>> print(Progress(done=5, total=12, dropped=1))
+        >>> print(Progress(done=5, total=12, dropped=1, id="007"))
         5 of 12 rows done, 1 dropped
     """
 
@@ -32,6 +35,14 @@ class Progress:
     total: int
     dropped: int
     prefetch: int | None = None
+    id: RowId | None = None
+    failures: tuple[Failure, ...] = ()
+
+    def __setstate__(self, state: Sequence[object]) -> None:
+        """Take what a pickle has; those made before there was `id` have none."""
+        given = [*state, *(each.default for each in fields(self)[len(state) :])]
+        for each, value in zip(fields(self), given, strict=True):
+            object.__setattr__(self, each.name, value)
 
     def __str__(self) -> str:
         """Return `5 of 12 rows done, 1 dropped`."""

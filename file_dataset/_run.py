@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from concurrent.futures import Future
 
+    from file_dataset._errors import Failure
     from file_dataset._local_file import LocalFile
     from file_dataset._plan import FileRow
     from file_dataset._prepared import Prepared
@@ -203,9 +204,9 @@ class Run:
             if isinstance(outcome, Failed):
                 self.tally.judge(position, outcome)
             self.tally.check_journal()
-            prefetch = self.window.prefetch if self.window.is_chosen else None
-            done, total = self.prepared.kept + self.turns.taken, self.prepared.whole
-            report(_progress.Progress(done, total, len(self.tally.failed), prefetch))
+            prefetch, dropped = self.window.prefetch if self.window.is_chosen else None, len(self.tally.failed)
+            done, row_id, total = self.prepared.kept + self.turns.taken, self.rows.id_at(position), self.prepared.whole
+            report(_progress.Progress(done, total, dropped, prefetch, row_id, _failures(outcome)))
 
     def _begin_fn(self) -> bool:
         """Call fn for a row whose files are here, or hand it to a worker; return whether there was one."""
@@ -416,6 +417,10 @@ def _output_bytes(files: Mapping[str, LocalFile | None], flight: Flight) -> int:
     """Return how many bytes fn returned that are not of its inputs."""
     inputs = f"{flight.dirs.input}/"
     return sum(file.size_bytes for file in files.values() if file is not None and not file.path.startswith(inputs))
+
+
+def _failures(outcome: Stored | Failed) -> tuple[Failure, ...]:
+    return tuple(outcome.error.failures) if isinstance(outcome, Failed) else ()
 
 
 def _failure_log() -> FailureLog:

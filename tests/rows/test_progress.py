@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import pickle
 import sys
 import termios
 
+import pandas as pd
 import pytest
+from helpers import forward
 
-from file_dataset import Progress, _progress
+from file_dataset import Pipeline, Progress, _progress
 from file_dataset._progress import reporting
 
 STEPS = [Progress(1, 3, 0), Progress(2, 3, 1), Progress(3, 3, 1)]
@@ -143,3 +146,21 @@ def test_without_a_stderr_the_end_is_logged(log, monkeypatch):
     monkeypatch.setattr(sys, "stderr", None)
     run(None)
     assert len(log.records) == 1
+
+
+def test_a_step_names_the_row_that_ended_and_why_it_failed(tmp_path):
+    (tmp_path / "good.txt").write_text("good")
+    frame = pd.DataFrame({"id": ["007", "8"], "a.txt": [str(tmp_path / "good.txt"), str(tmp_path / "gone.txt")]})
+    steps = []
+    Pipeline(forward, into_path=tmp_path / "out", progress=steps.append).run(frame)
+    assert [(step.id, [failure.type for failure in step.failures]) for step in steps] == [
+        ("007", []),
+        ("8", ["FileNotFoundError"]),
+    ]
+
+
+def test_a_pickle_that_knows_no_row_has_none():
+    earlier = Progress(5, 12, 1)
+    earlier.__setstate__([5, 12, 1, None])
+    assert (earlier.done, earlier.id, earlier.failures) == (5, None, ())
+    assert pickle.loads(pickle.dumps(Progress(5, 12, 1, id="007"))).id == "007"
