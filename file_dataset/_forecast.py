@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import html
+import shutil
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from file_dataset import _frame
+from file_dataset import _file_tables, _frame
 from file_dataset._book import why
 from file_dataset._checkpoint import states
+from file_dataset._errors import InvalidDatasetError
+from file_dataset._tempdir import TempDir
+from file_dataset._window import MOST_ROWS, budget_bytes
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from file_dataset._book import Book
     from file_dataset._prepared import Prepared
 
 _SHOWN = 5  # rows of each state that a person reads; a guess
+_UNITS = ("bytes", "kB", "MB", "GB", "TB", "PB")
 
 
 @dataclass(frozen=True, eq=False, repr=False, match_args=False)
@@ -27,6 +35,14 @@ class Plan:
         rows: one row per row of the frame, in its order: `id` with the frame's dtype; `state`, text: `new` (never
             done), `failed` (it failed last time), `changed` (it was done from other inputs or with other settings) or
             `same` (it is done, and does not run); and `why`, text, null where the state is `same`.
+        files: with `sizes=True` one row per input file of the rows that would run, as `into_info_table` has it: `id`,
+            `file`, `location`, `size_bytes`, `etag`, `checksum`, and, where it cannot be read, `error_type`,
+            `error_code`, `error_message`. None without.
+        requests: with `sizes=True` how many requests the run would send at least, by kind: `GET`, `PUT` and `HEAD`.
+            Files over 16 MiB are read, and outputs over 32 MiB stored, by several; a checkpoint adds a PUT for every
+            500 rows. None without.
+        peak_disk_bytes: with `sizes=True` how many bytes of inputs lie in `temp_dir` at once, at most; what fn writes
+            is not known before. None without.
 
     Example:
         >>> def copy(input_dir, output_dir):
@@ -38,6 +54,9 @@ class Plan:
     """
 
     rows: pd.DataFrame
+    files: pd.DataFrame | None = None
+    requests: Mapping[str, int] | None = None
+    peak_disk_bytes: int | None = None
 
     @property
     def counts(self) -> dict[str, int]:
@@ -53,6 +72,48 @@ class Plan:
         kinds = ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)
         rest = f"; {done:,} {'is' if done == 1 else 'are'} done" if done else ""
         return f"{run:,} of {len(self.rows):,} rows to run{f': {kinds}' if kinds else ''}{rest}"
+
+    @property
+    def missing_files(self) -> pd.DataFrame:
+        """The lines of `files` that cannot be read: each drops its row. Empty without `sizes=True`."""
+        if self.files is None:
+            return pd.DataFrame({"id": [], "file": [], "location": []})
+        return self.files[self.files["error_type"].notna()].reset_index(drop=True)
+
+    @property
+    def input_bytes(self) -> int | None:
+        """Bytes of all files that can be read, without those of directories that were not looked into."""
+        return None if self.files is None else int(self.files["size_bytes"].sum())
+
+    @property
+    def largest_row(self) -> tuple[str | int, int] | None:
+        """Id and bytes of the row that has most; None: there is none, or it was not asked for."""
+        if self.files is None or not len(of_rows := _bytes_of_rows(self.files)):
+            return None
+        return of_rows.index.tolist()[0], int(of_rows.iloc[0])
+
+    def report(self) -> str:
+        """Return the summary, and with `sizes=True` bytes, requests, disk and the first missing files, as lines."""
+        lines = [self.summary()]
+        if self.files is None or self.requests is None:
+            return "\n".join(lines)
+        largest = (
+            ""
+            if self.largest_row is None
+            else f"; the largest row: {self.largest_row[0]!r}, {_shown_bytes(self.largest_row[1])}"
+        )
+        lines.append(f"inputs: {len(self.files):,} files, {_shown_bytes(self.input_bytes or 0)}{largest}")
+        requests = ", ".join(f"{count:,} {kind}" for kind, count in self.requests.items() if count)
+        lines.append(f"requests: {requests or 'none'}{', at least' if requests else ''}")
+        lines.append(f"peak disk: {_shown_bytes(self.peak_disk_bytes or 0)} of inputs, and what fn writes beside them")
+        missing = self.missing_files
+        lines.append(f"missing files: {len(missing):,}")
+        for row in missing.head(_SHOWN).to_dict("records"):
+            code = "" if pd.isna(row["error_code"]) else f" ({row['error_code']})"
+            lines.append(f"  row {row['id']!r}: {row['file']}: {row['location']}: {row['error_type']}{code}")
+        if len(missing) > _SHOWN:
+            lines.append(f"  ... and {len(missing) - _SHOWN:,} more")
+        return "\n".join(lines)
 
     def _shown(self) -> pd.DataFrame:
         """Return the first rows of each state that runs."""
@@ -80,8 +141,28 @@ def _records(rows: pd.DataFrame) -> list[tuple[object, str, str]]:
     return list(zip(rows[_frame.ID].tolist(), rows["state"].tolist(), rows["why"].tolist(), strict=True))
 
 
-def plan_of(prepared: Prepared, book: Book | None) -> Plan:
-    """Return what a run would do; without a checkpoint all rows are new."""
+def _bytes_of_rows(files: pd.DataFrame) -> pd.Series[Any]:
+    """Return the bytes of each row by its id, the most first."""
+    return files.groupby(_frame.ID, sort=False)["size_bytes"].sum().sort_values(ascending=False, kind="stable")
+
+
+def _shown_bytes(count: float) -> str:
+    """Return "1.2 GB", in powers of ten."""
+    power = min(len(_UNITS) - 1, max(0, len(str(int(count))) - 1) // 3)
+    return f"{count:,} bytes" if power == 0 else f"{count / 1000**power:,.1f} {_UNITS[power]}"
+
+
+def plan_of(prepared: Prepared, book: Book | None, *, sizes: bool = False) -> Plan:
+    """Return what a run would do; without a checkpoint all rows are new.
+
+    Args:
+        prepared: the frame.
+        book: the checkpoint.
+        sizes: asks the store for every file of the rows that run: one HEAD each.
+
+    Raises:
+        RowError: no file can be looked at: there are no credentials, or they expired.
+    """
     rows = prepared.rows
     assert rows.frame is not None, "rows of a frame"  # noqa: S101
     names = [states.NAMES[states.NEW]] * len(rows)
@@ -91,4 +172,34 @@ def plan_of(prepared: Prepared, book: Book | None) -> Plan:
         reasons = [reason or None for reason in why(book)]
     text = {"state": names, "why": reasons}
     columns = {name: pd.Series(values, dtype=_frame.TEXT) for name, values in text.items()}
-    return Plan(rows.frame[[_frame.ID]].reset_index(drop=True).assign(**columns))
+    whole = rows.frame[[_frame.ID]].reset_index(drop=True).assign(**columns)
+    if not sizes:
+        return Plan(whole)
+    part = prepared if book is None else book.part
+    files = _file_tables.infos(part.rows, prepared.settings.options).to_pandas()
+    return Plan(whole, files, _requests(part, files), _peak_disk_bytes(part, files))
+
+
+def _requests(part: Prepared, files: pd.DataFrame) -> dict[str, int]:
+    """Return how many requests the rows send at least; those whose files are missing end at their download."""
+    is_bad = files["error_type"].notna()
+    good = len(part.rows) - len(part.rows.failed) - files.loc[is_bad, _frame.ID].nunique()
+    outputs = good * max(1, len(part.contract.names) if part.contract else 1)
+    is_remote = files["location"].str.startswith("s3://")
+    looks = part.contract is not None and part.settings.if_exists != "overwrite"
+    puts = 0 if isinstance(part.prefix, Path) else outputs
+    return {"GET": int(is_remote.sum()), "PUT": puts, "HEAD": puts if looks else 0}
+
+
+def _peak_disk_bytes(part: Prepared, files: pd.DataFrame) -> int:
+    """Return what the rows that may have files on disk at once take at most: the largest ones."""
+    settings, largest = part.settings, _bytes_of_rows(files)
+    if settings.prefetch is None:
+        try:
+            free_bytes = shutil.disk_usage(part.temp_dir or TempDir.parent()).free
+        except (OSError, InvalidDatasetError):  # no such place, which the first row finds too
+            free_bytes = 0
+        most = int(largest.head(settings.slots + MOST_ROWS + 1).sum())
+        return min(most, max(budget_bytes(free_bytes), int(largest.head(settings.slots).sum())))
+    overlaps = settings.worker_count or settings.prefetch
+    return int(largest.head(settings.slots + settings.prefetch + 1 if overlaps else 1).sum())

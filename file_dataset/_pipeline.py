@@ -308,7 +308,7 @@ class Pipeline:
                     attach(exc, self._untouched(frame))
                 raise
 
-    def plan(
+    def plan(  # noqa: PLR0913  # what `run` takes
         self,
         frame: pd.DataFrame,
         *,
@@ -316,11 +316,12 @@ class Pipeline:
         code_version: str | None = None,
         check_inputs: bool = False,
         checkpoint_options: Options | None = None,
+        sizes: bool = False,
     ) -> Plan:
         """Return which rows `run` would run with these arguments, and why. Nothing is written, no input is read.
 
         It costs what `run` does before its first row: the checkpoint is listed and read, and `check_inputs` makes its
-        HEADs.
+        HEADs. With `sizes` it also has bytes, requests, disk and missing files: one HEAD per file of a row that runs.
 
         Raises:
             InvalidDatasetError: as `run`.
@@ -336,7 +337,7 @@ class Pipeline:
 
         wish = checked_wish(checkpoint, code_version, checkpoint_options, check_inputs=check_inputs)
         prepared = self._prepare(frame)
-        return plan_of(prepared, _book(prepared, wish))
+        return plan_of(prepared, _book(prepared, wish), sizes=sizes)
 
     def _untouched(self, frame: pd.DataFrame) -> PipelineResult | None:
         """Return the result of a run that has processed no row; None: the input is no frame."""
