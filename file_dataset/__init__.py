@@ -24,6 +24,7 @@ if _typing.TYPE_CHECKING:
     from file_dataset._checkpoint.place import remove_checkpoint as remove_checkpoint
     from file_dataset._forecast import Plan as Plan
     from file_dataset._listing import list_files as list_files
+    from file_dataset._verify import verify as verify
 
     __version__: str
 
@@ -45,6 +46,7 @@ __all__ = [
     "list_files",
     "reader",
     "remove_checkpoint",
+    "verify",
     "write_files",
 ]
 
@@ -55,6 +57,7 @@ _HEAVY = {
     "changed_rows": "_checkpoint.inputs",
     "list_files": "_listing",
     "remove_checkpoint": "_checkpoint.place",
+    "verify": "_verify",
 }
 
 

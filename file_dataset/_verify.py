@@ -1,0 +1,87 @@
+"""`verify(...)`: are the files of a result still there, and still what was stored? One HEAD per file."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from file_dataset import _file_tables, _frame, _options
+from file_dataset._errors import InvalidDatasetError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from file_dataset._options import Options
+
+_KINDS = ("missing", "changed", "not readable")
+_NO_FILE = {"FileNotFoundError", "IsADirectoryError", "NotADirectoryError"}
+_COLUMNS = (_frame.ID, "file", "location")
+
+
+def verify(files: pd.DataFrame, *, content: bool = True, options: Options | None = None) -> pd.DataFrame:
+    """Return the files of a result that are not as they were stored: one HEAD per file, no download.
+
+    Args:
+        files: `result.files`, of this run or of `PipelineResult.load`.
+        content: compare checksums, else ETags; files that have neither, such as local ones, by their size. False:
+            sizes alone.
+        options: how S3 is reached; None: by boto3's default session.
+
+    Returns:
+        One row per file that does not pass, in their order; none: all do. `id`, `file` and `location` as in `files`;
+        `kind`: `missing`, `changed`, or `not readable` (access denied, throttled, no answer: nothing is known of it);
+        and `finding`, a text: what is there.
+
+    Raises:
+        InvalidDatasetError: `files` is none of a result.
+        RowError: no file can be looked at: there are no credentials, or they expired.
+
+    Example:
+        >>> def copy(input_dir, output_dir):
+        ...     return {"copy.txt": input_dir / "scan.txt"}
+        >>> frame = pd.DataFrame({"id": [1, 2], "scan.txt": "s3://my-bucket/scan.txt"})
+        >>> result = Pipeline(copy, into_path="copies", progress=False).run(frame)
+        >>> Path("copies/2/copy.txt").unlink()
+        >>> verify(result.files)[["id", "kind"]].values.tolist()
+        [[2, 'missing']]
+    """
+    _options.check(options)
+    if not isinstance(files, pd.DataFrame) or {*_COLUMNS, "size_bytes", "etag", "checksum"} - set(files.columns):
+        raise InvalidDatasetError("files: give result.files, the frame of the files that a run has stored")
+    places, kinds, findings = [], [], []
+    if len(files):
+        rows = _frame.rows_of_frame(files[["location"]].reset_index(drop=True), ["location"], needs_id=False)
+        stored = [_frame._values(files[name]) for name in ("size_bytes", "etag", "checksum")]  # noqa: SLF001
+        infos = _file_tables.infos(rows, options).to_pylist()
+        for place, (found, size, etag, checksum) in enumerate(zip(infos, *stored, strict=True)):
+            if (
+                fault := _fault(found, {"size_bytes": size, "etag": etag, "checksum": checksum}, content=content)
+            ) is not None:
+                places.append(place)
+                kinds.append(fault[0])
+                findings.append(fault[1])
+    text = {"kind": pd.Series(kinds, dtype=_frame.TEXT), "finding": pd.Series(findings, dtype=_frame.TEXT)}
+    return files[list(_COLUMNS)].iloc[places].reset_index(drop=True).assign(**text)
+
+
+def _fault(found: Mapping[str, Any], stored: Mapping[str, Any], *, content: bool) -> tuple[str, str] | None:
+    """Return the kind and the finding of a file that does not pass."""
+    kind, code = found["error_type"], found["error_code"]
+    if kind is not None:
+        message = found["error_message"]
+        if kind in _NO_FILE:
+            return _KINDS[0], message if code is None else f"S3 says {code}"
+        return _KINDS[2], f"{message} ({kind})" if code is None else f"S3 says {code} ({message})"
+    for name in ("checksum", "etag") if content else ():
+        before, now = stored[name], found[name]
+        if before and now and _algorithm(before) == _algorithm(now):
+            return None if before == now else (_KINDS[1], f"{name} {now}, {before} was stored")
+    if found["size_bytes"] != stored["size_bytes"]:
+        return _KINDS[1], f"{found['size_bytes']} bytes, {stored['size_bytes']} were stored"
+    return None
+
+
+def _algorithm(digest: str) -> str:
+    """Return the name before the colon of a checksum, nothing of an ETag: two algorithms cannot be compared."""
+    return digest.partition(":")[0] if ":" in digest else ""
