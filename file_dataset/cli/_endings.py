@@ -1,0 +1,94 @@
+"""How a command ends: its exit code, and one plain sentence on stderr where something is wrong."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+import file_dataset
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# 128 + the signal, as a shell reports it
+GOOD, USAGE, DROPPED, STOPPED, INTERRUPTED, TERMINATED, PIPE_CLOSED = 0, 2, 3, 4, 130, 143, 141
+
+# arguments in the library's messages, as a command has them
+_OPTIONS = {
+    "pass allow_empty=True": "give --allow-empty",
+    "file_columns=[...]": "--file-column NAME",
+    "max_failed_fraction=": "--max-failed-fraction ",
+    "max_failures=": "--max-failures ",
+    "outputs=[...]": "--output-file NAME",
+}
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which ends a run as Ctrl-C does."""
+
+
+def _terminate(_number: int, _frame: object) -> NoReturn:
+    raise Terminated
+
+
+class Command(click.Command):
+    """A command that ends with a sentence and an exit code, and never with a traceback for what its user did."""
+
+    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401  # as click has it
+        """Run it."""
+        signal.signal(signal.SIGTERM, _terminate)
+        with _ending():
+            return super().invoke(ctx)
+
+
+@contextlib.contextmanager
+def _ending() -> Iterator[None]:
+    """Turn what stops a command into its end.
+
+    Raises:
+        Exit: with the code.
+    """
+    try:
+        yield
+        sys.stdout.flush()
+    except file_dataset.InvalidDatasetError as exc:
+        leave(USAGE, str(exc), exc)
+    except file_dataset.MissingExtraError as exc:
+        leave(USAGE, str(exc), exc)
+    except file_dataset.FileDatasetError as exc:
+        leave(STOPPED, str(exc), exc)
+    except BrokenPipeError:
+        # what reads our stdout has gone, `head` say: Python would complain when it flushes at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise click.exceptions.Exit(PIPE_CLOSED) from None
+    except OSError as exc:
+        leave(STOPPED, str(exc), exc)
+    except Terminated as exc:
+        leave(TERMINATED, "terminated", exc)
+    except KeyboardInterrupt as exc:
+        leave(INTERRUPTED, "interrupted", exc)
+
+
+def leave(code: int, message: str, error: BaseException) -> NoReturn:
+    """End the command with a code and a sentence, and what notes of the error say of a checkpoint.
+
+    Raises:
+        Exit: with the code.
+    """
+    for argument, option in _OPTIONS.items():
+        message = message.replace(argument, option)
+    say(f"Error: {message}" if code in {USAGE, STOPPED} else message)
+    for note in getattr(error, "__notes__", ()):
+        if ".result" not in note:  # that is for programs
+            say(note)
+    raise click.exceptions.Exit(code) from None
+
+
+def say(text: str) -> None:
+    """Write a line for a person: to stderr, as stdout may be a frame."""
+    click.echo(text, err=True)

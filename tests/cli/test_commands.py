@@ -1,0 +1,174 @@
+"""Each command in a process of its own: what it writes, what it says, and its exit code."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = ["ray", "dagster", "boto3", "botocore", "pandas", "pyarrow", "tqdm", "importlib.metadata"]
+
+
+def test_200_scans_with_three_bad_ones(shell, read_lines):
+    frame = shell.put_scans(200, bad=[7])
+    frame.loc[150, "scan.txt"] = shell.bucket.url("raw/gone/scan.txt")
+    frame.loc[160, "scan.txt"] = "s3:/typo/scan.txt"
+    into, saved = shell.bucket.url("half/"), shell.bucket.url("results/today/")
+    writes = ["-o", "manifest.csv", "--failures", "failures.jsonl", "--save", saved]
+
+    planned = shell.run("plan", "shrink:halve", shell.write(frame), "--into", into)
+    assert planned.returncode == 3
+    assert planned.stdout.decode().splitlines()[0] == "200 of 200 rows to run: 200 new"
+    assert "missing files: 2\n  row '150': " in planned.stdout.decode()
+    assert not [key for key in shell.bucket.keys() if key.startswith("half/")]  # noqa: SIM118  # no mapping
+
+    done = shell.run("run", "shrink:halve", "scans.csv", "--into", into, "--json", *writes)
+    assert done.returncode == 3, done.stderr.decode()
+    *rows, summary = read_lines(done)
+    assert [row["id"] for row in rows] == frame["id"].tolist()
+    assert {row["id"]: row["error_code"] or row["error_type"] for row in rows if row["state"] == "dropped"} == {
+        "007": "ValueError",
+        "150": "NoSuchKey",
+        "160": "InvalidDatasetError",
+    }
+    assert (summary["rows"], summary["stored"], summary["dropped"]) == (200, 197, 3)
+    assert len(shell.read("manifest.csv")) == 197
+    failures = [json.loads(line) for line in (shell.directory / "failures.jsonl").read_text().splitlines()]
+    assert [failure["id"] for failure in failures] == ["007", "150", "160"]
+    assert shell.bucket.get("half/199/half.txt") == b"scan"
+
+    assert shell.run("verify", saved).returncode == 0
+    shell.bucket.put("half/001/half.txt", b"another")
+    shell.bucket.client.delete_object(Bucket=shell.bucket.name, Key="half/002/half.txt")
+    verified = shell.run("verify", saved, "--json")
+    assert verified.returncode == 3
+    *files, summary = read_lines(verified)
+    assert [(file["id"], file["kind"]) for file in files] == [("001", "changed"), ("002", "missing")]
+    assert (summary["files"], summary["missing"], summary["changed"]) == (197, 1, 1)
+
+
+def test_commands_join_into_a_pipe_and_ids_stay_text(shell):
+    shell.put_scans(3)
+    listed = shell.run("list", "--file", f"scan.txt={shell.bucket.url('raw/{id}/scan.txt')}")
+    assert listed.returncode == 0, listed.stderr
+    assert listed.stderr == b"3 rows listed\n"
+    done = shell.run("run", "shrink:halve", "-", "--into", shell.bucket.url("half/"), "-o", "-", stdin=listed.stdout)
+    assert done.returncode == 0, done.stderr
+    into = shell.bucket.url("half")
+    assert done.stdout.decode().splitlines() == [
+        "half.txt,id",
+        *(f"{into}/{number}/half.txt,{number}" for number in ("000", "001", "002")),
+    ]
+    assert b"0 of 3 rows dropped" in done.stderr
+
+
+def test_get_and_put_move_the_files_of_a_frame(shell):
+    name = shell.write(shell.put_scans(2).assign(site="07"))
+    got = shell.run("get", name, "scans", "-o", "local.csv")
+    assert (got.returncode, got.stderr) == (0, b"2 rows are in scans\n")
+    assert (shell.directory / "scans/001/scan.txt").read_text() == "scan 1"
+    put = shell.run("put", "local.csv", "--into", shell.bucket.url("copy/"), "-o", "manifest.csv")
+    assert (put.returncode, put.stderr.decode()) == (0, f"2 rows are stored below {shell.bucket.url('copy/')}\n")
+    assert shell.bucket.get("copy/001/scan.txt") == b"scan 1"
+    assert shell.read("manifest.csv")["site"].tolist() == ["07", "07"]
+
+
+def test_get_brings_what_is_there_and_names_what_is_not(shell):
+    frame = shell.put_scans(2)
+    frame.loc[0, "scan.txt"] = shell.bucket.url("gone")
+    got = shell.run("get", shell.write(frame), "scans")
+    assert got.returncode == 3
+    assert b"row '000' failed at download scan.txt" in got.stderr
+    assert b"Traceback" not in got.stderr
+    assert (shell.directory / "scans/001/scan.txt").exists()
+
+
+def test_too_many_failures_stop_the_run_and_are_written(shell, read_lines):
+    frame = shell.put_scans(6, bad=range(6))
+    limits = ["--max-failures", "2", "--failures", "failures.csv", "-o", "manifest.csv"]
+    done = shell.run("run", "shrink:halve", shell.write(frame), "--into", "half", "--json", *limits)
+    assert done.returncode == 4
+    assert read_lines(done)[-1]["not_processed"] == 3
+    assert len(shell.read("failures.csv")) == 3
+    assert not (shell.directory / "manifest.csv").exists()
+    assert b"Error: " in done.stderr
+    assert b"with --checkpoint the same command goes on" in done.stderr
+
+
+def test_the_traceback_of_a_failure_is_of_fn_alone(shell):
+    done = shell.run("run", "shrink:halve", shell.write(shell.put_scans(1, bad=[0])), "--into", "half")
+    said = done.stderr.decode()
+    assert 'shrink.py", line' in said
+    assert "_function.py" not in said
+
+
+def test_the_store_is_that_of_the_options(shell, endpoint, tmp_path):
+    """With no endpoint and no keys in the environment: the option and the profile have them."""
+    (tmp_path / "credentials").write_text("[lab]\naws_access_key_id = AKIDTEST\naws_secret_access_key = secrettest\n")
+    shell.put_scans(1)
+    access = {"AWS_ENDPOINT_URL_S3": "", "AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}
+    env = {**access, "AWS_SHARED_CREDENTIALS_FILE": str(tmp_path / "credentials")}
+    pattern = f"scan.txt={shell.bucket.url('raw/{id}/scan.txt')}"
+    store = ["--profile", "lab", "--endpoint-url", endpoint, "--region", "us-east-1"]
+    done = shell.run("list", "--file", pattern, *store, **env)
+    assert done.returncode == 0, done.stderr
+    unknown = shell.run("list", "--file", pattern, "--profile", "nosuch", **env)
+    assert unknown.returncode == 2
+    assert unknown.stderr.startswith(b"Error: --profile nosuch: ")
+
+
+def test_what_reads_the_output_may_leave_early(shell):
+    (shell.directory / "raw").mkdir()
+    (shell.directory / "raw/1.txt").touch()
+    command = " ".join([*shell.argv, "list", "--file", "scan.txt='raw/{id}.txt'"])
+    done = subprocess.run(
+        ["bash", "-c", f"(sleep 0.3; {command}) | true; echo ${{PIPESTATUS[0]}}"],  # noqa: S607  # that of the PATH
+        cwd=shell.directory, capture_output=True, check=True,
+    )  # fmt: skip
+    assert done.stdout.splitlines() == [b"141"]
+    assert b"Traceback" not in done.stderr
+
+
+def test_help_loads_nothing_heavy():
+    code = (
+        "import sys\n"
+        "from file_dataset.cli import main\n"
+        "sys.argv = ['file-dataset', 'run', '--help']\n"
+        "try: main()\n"
+        f"finally: print([name for name in {HEAVY} if name in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr == "[]\n"
+    assert "Example:" in done.stdout
+
+
+@pytest.mark.parametrize("shell_name", ["bash", "zsh", "fish"])
+def test_completion_knows_commands_and_options(shell, shell_name):
+    """As the functions that `_FILE_DATASET_COMPLETE=<shell>_source` prints ask for it."""
+    script = shell.directory / "file-dataset"
+    script.write_text(f"#!{sys.executable}\nfrom file_dataset.cli import main\nmain()\n")
+    script.chmod(0o755)
+    shell.argv = [str(script)]
+    env = {"_FILE_DATASET_COMPLETE": f"{shell_name}_complete", "COMP_WORDS": "file-dataset ver", "COMP_CWORD": "1"}
+    if shell_name == "fish":
+        env["COMP_CWORD"] = "ver"
+    assert b"verify" in shell.run(**env).stdout
+    source = shell.run(_FILE_DATASET_COMPLETE=f"{shell_name}_source").stdout
+    assert b"_FILE_DATASET_COMPLETE=" in source
+
+
+def test_bash_completes_an_option(shell):
+    """The script that --help names, in a real bash."""
+    script = shell.directory / "file-dataset"
+    script.write_text(f"#!{sys.executable}\nfrom file_dataset.cli import main\nmain()\n")
+    script.chmod(0o755)
+    commands = (
+        f"PATH={shell.directory}:$PATH; "
+        'eval "$(_FILE_DATASET_COMPLETE=bash_source file-dataset)"; '
+        "COMP_WORDS=(file-dataset run --check); COMP_CWORD=2; _file_dataset_completion file-dataset; "
+        'printf "%s\\n" "${COMPREPLY[@]}"'
+    )
+    done = subprocess.run(["bash", "-c", commands], capture_output=True, text=True, check=True)  # noqa: S607
+    assert done.stdout.split() == ["--checkpoint", "--check-inputs"]

@@ -1,0 +1,103 @@
+"""What is refused, in one sentence and with exit code 2, before anything moves."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+import file_dataset
+from file_dataset.cli import main
+
+FILES = {
+    "scans.csv": "id,scan.txt\n007,raw/007.txt\n",
+    "twice.csv": "id,scan.txt\n1,raw/1.txt\n1,raw/2.txt\n",
+    "none.csv": "",
+    "scans.txt": "id\n1\n",
+    "damaged.parquet": "PAR1 and no more",
+    "odd.jsonl": '{"id": "1"}\n[1]\n',
+    "half.jsonl": '{"id": ',
+    "good.py": "def fn(input_dir, output_dir): ...\nnumber = 7\n",
+    "raises.py": "import os\nos.environ['NO_SUCH_VARIABLE']\n",
+    "needs.py": "import no_such_package\n",
+    "wrong.py": "def fn(:\n",
+}
+RUN = ["--into", "out"]
+REFUSED = {
+    "a command that there is not": (["jump"], "No such command 'jump'"),
+    "an option that there is not": (["run", "--wrong"], "No such option"),
+    "no frame": (["run", "good:fn"], "Missing argument 'FRAME'. See file-dataset run --help"),
+    "no target": (["run", "good:fn", "scans.csv"], "Missing option '--into'"),
+    "a frame that is not there": (["run", "good:fn", "gone.csv", *RUN], "'gone.csv' does not exist"),
+    "another suffix": (["run", "good:fn", "scans.txt", *RUN], "scans.txt: give a name that ends in .csv"),
+    "a damaged frame": (["run", "good:fn", "damaged.parquet", *RUN], "damaged.parquet is no Parquet file"),
+    "an empty frame": (["run", "good:fn", "none.csv", *RUN], "none.csv is empty"),
+    "a line that is no object": (["run", "good:fn", "odd.jsonl", *RUN], "odd.jsonl, line 2: give an object"),
+    "a line that is no JSON": (["run", "good:fn", "half.jsonl", *RUN], "half.jsonl, line 1 is no JSON"),
+    "ids that come twice": (["run", "good:fn", "twice.csv", *RUN], "duplicate"),
+    "a module that there is not": (["run", "gone:fn", "scans.csv", *RUN], "there is no module 'gone'"),
+    "a package that there is not": (["run", "gone.sub:fn", "scans.csv", *RUN], "there is no module 'gone.sub'"),
+    "a function that there is not": (["run", "good:gone", "scans.csv", *RUN], "its functions are fn"),
+    "what is no function": (["run", "good:number", "scans.csv", *RUN], "fn is a int: give a function"),
+    "a module without a function": (["run", "good", "scans.csv", *RUN], "package.module:fn"),
+    "a path": (["run", "./good.py:fn", "scans.csv", *RUN], "give the module's name, good:fn"),
+    "a module that raises": (["run", "raises:fn", "scans.csv", *RUN], "raises.py, line 2)"),
+    "a module that needs another": (["run", "needs:fn", "scans.csv", *RUN], "No module named 'no_such_package'"),
+    "a module with a typo": (["run", "wrong:fn", "scans.csv", *RUN], "SyntaxError"),
+    "5 for 5 %": (["run", "good:fn", "scans.csv", *RUN, "--max-failed-fraction", "5"], "write 5 % as 0.05"),
+    "a number that is none": (["run", "good:fn", "scans.csv", *RUN, "--workers", "many"], "'many' is not a valid"),
+    "an output in no directory": (["run", "good:fn", "scans.csv", *RUN, "-o", "gone/m.csv"], "no directory 'gone'"),
+    "an output in a bucket": (["run", "good:fn", "scans.csv", *RUN, "-o", "s3://b/m.csv"], "frames are local files"),
+    "an output of another suffix": (["run", "good:fn", "scans.csv", *RUN, "-o", "m.xlsx"], "m.xlsx: give a name"),
+    "stdout twice": (["run", "good:fn", "scans.csv", *RUN, "-o", "-", "--json"], "both write to stdout"),
+    "a pattern without a name": (["list", "--file", "raw/{id}.txt"], "give NAME=PATTERN"),
+    "a file twice": (["list", "--file", "a.txt=a/{id}", "--file", "a.txt=b/{id}"], "'a.txt' is given twice"),
+    "a pattern that matches nothing": (["list", "--file", "a.txt=a/{id}.txt"], "--allow-empty"),
+    "a result that is not there": (["verify", "gone"], "gone"),
+    "a file to upload that is not there": (["put", "scans.csv", "--into", "out"], "raw/007.txt"),
+}
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    for name, text in FILES.items():
+        (tmp_path / name).write_text(text)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    yield tmp_path
+    for name in FILES:
+        sys.modules.pop(name.removesuffix(".py"), None)
+
+
+def leave(monkeypatch, *args):
+    """Run a command in this process and return its exit code."""
+    monkeypatch.setattr(sys, "argv", ["file-dataset", *args])
+    with pytest.raises(SystemExit) as left:
+        main()
+    return left.value.code
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_command_that_is_wrong_ends_with_a_sentence(here, monkeypatch, capsys, case):
+    args, words = REFUSED[case]
+    before = sorted(here.iterdir())
+    assert leave(monkeypatch, *args) == 2
+    stdout, stderr = capsys.readouterr()
+    assert stdout == ""
+    assert stderr.startswith("Error: ")
+    assert words in stderr
+    assert "Traceback" not in stderr
+    assert [path for path in sorted(here.iterdir()) if path.name != "__pycache__"] == before
+
+
+def test_version_is_that_of_the_distribution(monkeypatch, capsys):
+    assert leave(monkeypatch, "--version") == 0
+    assert capsys.readouterr().out == f"file-dataset {file_dataset.__version__}\n"
+
+
+@pytest.mark.parametrize("command", ["list", "plan", "run", "get", "put", "verify"])
+def test_every_command_teaches(monkeypatch, capsys, command):
+    assert leave(monkeypatch, command, "--help") == 0
+    said = capsys.readouterr().out
+    for words in (f"Example:\n    file-dataset {command} ", "Costs ", "--profile", "--endpoint-url", "--region"):
+        assert words in said
