@@ -6,7 +6,7 @@ import itertools
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from file_dataset import _frame, _in_order, _stores, _transfer
+from file_dataset import _frame, _in_order, _stores, _transfer, _urls
 from file_dataset._errors import Failure, InvalidDatasetError, printable
 from file_dataset._sink import ObjectInfo
 
@@ -159,8 +159,8 @@ def _wanted_lines(
 
 def _wanted(rows: Rows, count: int) -> Iterator[_transfer.Wanted]:
     return (
-        _transfer.Wanted(row.id, name, at, position)
-        for position, row in enumerate(_frame.parsed(rows, count))
+        _transfer.Wanted(row.id, name, _urls.one_file(at), position)
+        for position, row in enumerate(_frame.parsed(rows, count, directories=False))
         for name, at in row.files.items()
         if at is not None
     )

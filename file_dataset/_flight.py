@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from file_dataset import _existing, _frame, _outputs, _overwrites, _plan, _transfer, _urls, _verdict
+from file_dataset._arrival import Arrival
 from file_dataset._errors import Failure, InvalidDatasetError, RowError
 from file_dataset._local_file import LocalFile
 from file_dataset._tally import Failed, Stored, stored_file
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
     from pathlib import Path
 
+    from file_dataset._arrival import Arrived, Began
     from file_dataset._prepared import Prepared
     from file_dataset._silence import Silence
     from file_dataset._sink import ObjectInfo
@@ -46,6 +48,7 @@ class Flight:
     """
 
     __slots__ = (
+        "_arriving",
         "_beginning",
         "_ended",
         "_files",
@@ -78,6 +81,7 @@ class Flight:
         self.outcome: Stored | Failed | Ended | None = None
         self.task: Future[None] | None = None
         self._work: TempDir | None = None
+        self._arriving: Arrival | None = None
         self._moving: _transfer.Moving | None = None
         self._beginning = threading.Lock()  # held while its downloads are begun after its outputs were looked for
         self._looking: _existing.Asked[ObjectInfo] | None = None
@@ -105,7 +109,7 @@ class Flight:
     def fetch(
         self,
         prepared: Prepared,
-        began: _transfer.Began,
+        began: Began,
         then: Callable[[], object],
         elsewhere: Callable[[Callable[[], object]], object],
     ) -> None:
@@ -174,37 +178,32 @@ class Flight:
             self.outcome = outcome
             then()
 
-    def _download(
-        self, prepared: Prepared, row: _plan.FileRow, began: _transfer.Began, then: Callable[[], object]
-    ) -> None:
+    def _download(self, prepared: Prepared, row: _plan.FileRow, began: Began, then: Callable[[], object]) -> None:
         self._make_dirs(row, prepared.temp_dir)
-        downloads = _plan.downloads(row, str(self.input_dir))
 
         def arrive() -> None:
-            # in the loop's thread maybe: `self._moving` is not there where all have ended before this returned
-            self._arrive(prepared.rows, row, downloads)
+            # in the loop's thread maybe
+            self._arrive(prepared.rows, row)
             then()
 
-        self._moving = moving = _transfer.Moving(downloads, prepared.source, "download", self.cancelled)
-        moving.fill(began, arrive)
+        self._arriving = arriving = Arrival(row, str(self.input_dir), prepared.source, self.cancelled)
+        arriving.begin(began, arrive)
 
-    def _arrive(self, rows: _frame.Rows, row: _plan.FileRow, downloads: Sequence[_plan.Transfer[str]]) -> None:
-        moving, self._moving = self._moving, None
-        assert moving is not None  # noqa: S101  # for mypy
+    def _arrive(self, rows: _frame.Rows, row: _plan.FileRow) -> None:
+        arriving, self._arriving = self._arriving, None
+        assert arriving is not None  # noqa: S101  # for mypy
         try:
-            infos = moving.finish_in()
+            arrived = arriving.finish()
         except RowError as exc:
-            self.outcome = Failed(exc, is_all=len(exc.failures) == len(downloads))
+            self.outcome = Failed(exc, is_all=not arriving.has_any)
         except BaseException as exc:  # noqa: BLE001  # a fault of ours ends the run, and not the thread that it is met in
             self.outcome = Ended(exc)
         else:
-            read = list(zip(downloads, infos, strict=True))
             without_digest = sum(
-                info.digest is None and isinstance(down.source, _urls.ObjectUrl) for down, info in read
+                each.info.digest is None and isinstance(each.transfer.source, _urls.ObjectUrl) for each in arrived
             )
-            inputs = tuple(_input_file(rows, self.position, down, info) for down, info in read)
+            inputs = tuple(_input_file(rows, self.position, each) for each in arrived)
             self.fetched = Fetched(row, without_digest, inputs)
-        moving.forget()
 
     def store(
         self,
@@ -263,7 +262,7 @@ class Flight:
 
     def silent(self) -> Iterator[tuple[Silence, str]]:
         """Yield what it waits for, and who knows for how long no byte has moved."""
-        waiting = self._taking_back or self._moving or self._looking
+        waiting = self._taking_back or self._moving or self._arriving or self._looking
         return iter(()) if waiting is None else waiting.silent()
 
     @property
@@ -276,12 +275,13 @@ class Flight:
         if self.task is not None and not self.task.cancel():
             return [self.task]  # which finishes it
         with self._beginning:  # its downloads may be about to begin
-            moving = self._moving
+            moving, arriving = self._moving, self._arriving
+        if arriving is not None:
+            arriving.give_up()
         return [] if moving is None else [*moving.give_up()]
 
     def stored_meanwhile(self) -> Stored | None:
         """Return the outcome of a row that was stored before it could be cancelled: then it counts."""
-        # `fetched` first: a download that ends now takes its `_moving` away before
         if self.fetched is not None and (self.task is None or self.task.cancelled()):
             moving = self._moving
             if moving is not None and moving.is_whole:
@@ -333,11 +333,12 @@ def _row_with_files(rows: _frame.Rows, position: int) -> _plan.FileRow:
     return row
 
 
-def _input_file(rows: _frame.Rows, position: int, download: _plan.Transfer[str], info: ObjectInfo) -> _frame.InputFile:
+def _input_file(rows: _frame.Rows, position: int, arrived: Arrived) -> _frame.InputFile:
+    download, info = arrived.transfer, arrived.info
     at, digest = download.source, info.digest
     assert not isinstance(at, LocalFile)  # noqa: S101  # the source of a download is a location
     etag = info.etag if info.modified_ns is None else str(info.modified_ns)
     # an MD5 is the ETag once more
     checksum = None if digest is None or digest.algorithm == "MD5" else str(digest)
-    text = rows.text_at(position, download.file, at)
+    text = str(at) if arrived.is_member else rows.text_at(position, download.file, at)
     return _frame.InputFile(position, download.file, text, info.size_bytes, etag, info.version_id, checksum)

@@ -67,16 +67,23 @@ class Rows:
         """Return the id of a row, None in a frame without ids."""
         return None if self.ids is None else self.ids[position]
 
+    def source(self, position: int, name: str) -> _urls.Source | None:
+        """Return where a file or a directory of a row is, None for a null cell.
+
+        Raises:
+            InvalidDatasetError: the cell is neither.
+        """
+        cell = self.cells[name][position]
+        return None if cell is None else _urls.parse(cell, base=self.base, local_paths=self.local_paths)
+
     def location(self, position: int, name: str) -> _urls.Location | None:
         """Return where a file of a row is, None for a null cell.
 
         Raises:
             InvalidDatasetError: the cell is no location, or a directory.
         """
-        cell = self.cells[name][position]
-        if cell is None:
-            return None
-        return _urls.one_file(_urls.parse(cell, base=self.base, local_paths=self.local_paths))
+        at = self.source(position, name)
+        return None if at is None else _urls.one_file(at)
 
     def text_at(self, position: int, name: str, at: _urls.Location) -> str:
         """Return a file's location as manifests have it; where the cell is that text, the cell: it takes no memory."""
@@ -98,16 +105,16 @@ class Rows:
         return replace(self, frame=self.frame.iloc[places], ids=ids, cells=cells, failed=failed, count=len(places))
 
     def row(self, position: int) -> _plan.FileRow:
-        """Return the row with its locations parsed.
+        """Return the row with its sources parsed.
 
         Raises:
-            RowError: cells that are no location, every one of them.
+            RowError: cells that are none, every one of them.
         """
-        files: dict[str, _urls.Location | None] = {}
+        files: dict[str, _urls.Source | None] = {}
         failures = []
         for name in self.cells:
             try:
-                files[name] = self.location(position, name)
+                files[name] = self.source(position, name)
             except InvalidDatasetError as exc:
                 failures.append(self.refused(position, name, exc))
         if failures:
@@ -115,21 +122,27 @@ class Rows:
         return _plan.FileRow(self.id_at(position), files)
 
 
-def parsed(rows: Rows, count: int) -> Iterator[_plan.FileRow]:
-    """Return the first rows; cells that are no location are refused all at once, before the first request.
+def parsed(rows: Rows, count: int, *, directories: bool = True) -> Iterator[_plan.FileRow]:
+    """Return the first rows; cells that are no source are refused all at once, before the first request.
 
     Until the last row is read, the locations of all are kept: some 200 bytes each, in one list per column, which takes
     half the time of parsing each cell again.
 
+    Args:
+        rows: the rows.
+        count: how many of them.
+        directories: False refuses those too.
+
     Raises:
-        InvalidDatasetError: cells that are no location.
+        InvalidDatasetError: cells that are no source.
     """
     failures: list[Failure] = []
-    columns: dict[str, list[_urls.Location | None]] = {name: [] for name in rows.cells}
+    read = rows.source if directories else rows.location
+    columns: dict[str, list[_urls.Source | None]] = {name: [] for name in rows.cells}
     for position in range(count):
         for name, column in columns.items():
             try:
-                column.append(rows.location(position, name))
+                column.append(read(position, name))
             except InvalidDatasetError as exc:
                 failures.append(rows.refused(position, name, exc))
     if failures:
@@ -306,6 +319,8 @@ def _names_files(name: str, values: list[Any]) -> bool:
     )
     if any(map(methodcaller("startswith", "s3://"), texts)):
         return True
+    if any(map(methodcaller("endswith", "/"), texts)) and not any(map(methodcaller("__contains__", "://"), texts)):
+        return True  # local directories
     extension = PurePosixPath(name).suffix
     if not extension:
         return False

@@ -51,7 +51,7 @@ def into_dir(rows: Rows, path: object, options: Options | None) -> pd.DataFrame 
     _plan.check_file_names(list(rows.file_columns), local=True)
     into = _directory(path, rows.base)
     transfers: list[Transfer[str]] = []
-    for row in _frame.parsed(rows, len(rows)):
+    for row in _frame.parsed(rows, len(rows), directories=False):
         directory = into if rows.frame is None else f"{into}/{row.id}"
         found = _plan.downloads(row, directory)
         _make(directory, found)

@@ -11,7 +11,7 @@ from file_dataset import _urls
 from file_dataset._errors import Failure, InvalidDatasetError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
     from collections.abc import Set as AbstractSet
 
     from file_dataset._frame import Rows
@@ -30,19 +30,22 @@ def inputs_at_risk(rows: Rows, prefix: Location, is_one_store: Callable[[], bool
     cells = [cell for column in rows.cells.values() for cell in column if cell is not None]
     if isinstance(prefix, _urls.ObjectUrl):
         start = str(prefix).removesuffix("/") + "/"
-        below = {cell for cell in cells if isinstance(cell, str) and cell.startswith(start)}
+        texts = (cell for cell in cells if isinstance(cell, str))
+        below = {cell for cell in texts if cell.startswith(start) or (cell.endswith("/") and start.startswith(cell))}
         return below if below and is_one_store() else set()
     places: set[str] = set()
     real_parents: dict[str, str] = {}  # of a directory with many inputs the links are followed once
     for cell in cells:
         with contextlib.suppress(InvalidDatasetError):  # costs its row when its turn comes
             at = _urls.parse(cell, base=rows.base)
-            places.update(_places(at, real_parents) if isinstance(at, Path) else ())
+            at = at.at if isinstance(at, _urls.Directory) else at
+            if isinstance(at, Path):
+                places.update(f"{place}{end}" for place in _places(at, real_parents) for end in ("", "/"))
     return places
 
 
 def check_promised(names: Iterable[str], rows: Rows, prefix: Location, inputs: AbstractSet[str]) -> None:
-    """Refuse outputs that fn promises and that would lie on top of inputs, before the first request.
+    """Refuse outputs that fn promises and that would lie on top of inputs, or in them, before the first request.
 
     Raises:
         InvalidDatasetError: naming some of them.
@@ -50,18 +53,35 @@ def check_promised(names: Iterable[str], rows: Rows, prefix: Location, inputs: A
     if not inputs:
         return
     targets = (_urls.join(prefix, str(row_id), *name.split("/")) for row_id in rows.ids or () for name in names)
-    if on_top := [str(at) for at in targets if not inputs.isdisjoint(_places(at))]:
-        raise InvalidDatasetError(f"outputs would replace inputs of this frame: {on_top[:5]}; choose another into_path")
+    if on_top := [str(at) for at in targets if not inputs.isdisjoint(_targets(at))]:
+        raise InvalidDatasetError(
+            f"outputs would replace inputs of this frame, or lie in a directory among them: {on_top[:5]}; choose "
+            "another into_path"
+        )
 
 
 def failures(uploads: Iterable[Transfer[Location]], inputs: AbstractSet[str]) -> list[Failure]:
-    """Return a failure for every upload that would replace an input."""
-    message = "the output would replace an input of this frame: choose another into_path"
+    """Return a failure for every upload that would replace an input, or change a directory among the inputs."""
+    message = (
+        "the output would replace an input of this frame, or lie in a directory among them: choose another into_path"
+    )
     return [
         Failure(up.row_id, "upload", up.file, str(up.target), "ValueError", None, message)
         for up in uploads
-        if not inputs.isdisjoint(_places(up.target))
+        if not inputs.isdisjoint(_targets(up.target))
     ]
+
+
+def _targets(at: Location) -> set[str]:
+    """Return what a write to `at` changes: what it replaces, and the directories above it."""
+    return {each for place in _places(at) for each in (place, *_above(place))}
+
+
+def _above(place: str) -> Iterator[str]:
+    end = place.find("/", len("s3://")) if place.startswith("s3://") else place.find("/", 1)
+    while end >= 0:
+        yield place[: end + 1]
+        end = place.find("/", end + 1)
 
 
 def _places(at: Location, real_parents: dict[str, str] | None = None) -> set[str]:

@@ -10,21 +10,24 @@ from file_dataset import _urls
 from file_dataset._errors import InvalidDatasetError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping
 
     from file_dataset._errors import RowId
     from file_dataset._local_file import LocalFile
-    from file_dataset._urls import Location
+    from file_dataset._urls import Location, Source
 
 Target = TypeVar("Target", bound="Location | str")
 
 
 @dataclass(frozen=True, slots=True)
 class FileRow:
-    """One row: an id (None where the frame has none) and where each of its files is; None: it has no such file."""
+    """One row: an id (None where the frame has none) and where each of its files is; None: it has no such file.
+
+    What is given as one file may be a directory too.
+    """
 
     id: RowId
-    files: Mapping[str, Location | None]
+    files: Mapping[str, Source | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +44,9 @@ class Transfer(Generic[Target]):
 
 
 def downloads(row: FileRow, into: str) -> list[Transfer[str]]:
-    """Return one transfer per file that the row has, into `into/<file name>`."""
-    return [Transfer(row.id, name, at, f"{into}/{name}") for name, at in row.files.items() if at is not None]
+    """Return one transfer per file that the row has, into `into/<file name>`; none of them is a directory."""
+    there = {name: _urls.one_file(at) for name, at in row.files.items() if at is not None}
+    return [Transfer(row.id, name, at, f"{into}/{name}") for name, at in there.items()]
 
 
 def uploads(row_id: RowId, files: Mapping[str, LocalFile | None], into: Location) -> list[Transfer[Location]]:
@@ -82,14 +86,22 @@ def check_file_names(names: list[object], *, local: bool, segment_bytes: int = _
     if twice := sorted(name for name, count in Counter(checked).items() if count > 1):
         raise InvalidDatasetError(f"file names {twice} appear more than once")
     look_up = _urls.folded if local else str
-    parents = {look_up(parent) for name in checked for parent in _parents(name)}
-    if both := [name for name in checked if look_up(name) in parents]:
+    above = {look_up(parent) for name in checked for parent in parents(name)}
+    if both := [name for name in checked if look_up(name) in above]:
         raise InvalidDatasetError(f"file names {both} are also directories of other file names")
     if local and (same := _urls.collisions(checked)):
         raise InvalidDatasetError(f"file names {same} equal others but for case or accents: one file on some disks")
     return checked
 
 
-def _parents(name: str) -> list[str]:
+def column_of(file: str, columns: Collection[str]) -> str | None:
+    """Return the column that has a file that was read: by its own name, or by that of its directory; None: none has."""
+    if file in columns:
+        return file
+    return next((parent for parent in parents(file) if parent in columns), None)
+
+
+def parents(name: str) -> list[str]:
+    """Return the directories that a file's name goes through, from the first to the last."""
     segments = name.split("/")[:-1]
     return ["/".join(segments[: depth + 1]) for depth in range(len(segments))]

@@ -274,7 +274,7 @@ def _check_place(place: object) -> None:
 
 
 def _transfers(rows: Rows, into: str) -> Iterator[_plan.Transfer[str]]:
-    for row in _frame.parsed(rows, len(rows)):
+    for row in _frame.parsed(rows, len(rows), directories=False):
         directory = into if rows.frame is None else f"{into}/{row.id}"
         found = _plan.downloads(row, directory)
         if not found:  # a directory all the same

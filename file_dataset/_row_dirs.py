@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 from collections import deque
+from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
-from file_dataset import _plan, _transfer
+from file_dataset import _in_order
+from file_dataset._arrival import Arrival
+from file_dataset._silence import Silence, awaited
 from file_dataset._tempdir import RowDir, TempDir
 
 if TYPE_CHECKING:
@@ -34,36 +38,43 @@ def row_dirs(
         RowError: files of the row whose turn it is that could not be read, every one of them.
     """
     made_by, cancelled = os.getpid(), threading.Event()
-    begun: deque[tuple[TempDir, _transfer.Moving]] = deque()  # the first is the caller's, or the next to be
+    begun: deque[tuple[TempDir, Arrival, Future[None]]] = deque()  # the first is the caller's, or the next to be
     try:
         while True:
             while len(begun) <= _AHEAD and (row := next(rows, None)) is not None:
                 temp = RowDir(place, str(row.id)) if named else TempDir(place)
                 # `path` would mark it as the caller's
                 into = f"{temp._made.path}/{row.id}" if named else str(temp._made.path)  # noqa: SLF001
-                moving = _transfer.Moving(_plan.downloads(row, into), stores, "download", cancelled)
-                begun.append((temp, moving))
-                moving.fill(_unnoted, _nothing)
+                arrival, ended = Arrival(row, into, stores, cancelled), Future[None]()
+                begun.append((temp, arrival, ended))
+                arrival.begin(_unnoted, functools.partial(ended.set_result, None))
             if not begun:
                 return
-            temp, moving = begun[0]
-            moving.wait()
-            moving.finish_in()
-            moving.forget()
+            temp, arrival, ended = begun[0]
+            _wait(arrival, ended, cancelled)
+            arrival.finish()
             yield temp
             temp.cleanup()
             begun.popleft()
-            del temp, moving
+            del temp, arrival, ended
     finally:
         if os.getpid() == made_by:  # a forked child that ends leaves its parent's files alone
-            _transfer.abandon([moving for _, moving in begun], cancelled)
-            for temp, _ in begun:
+            cancelled.set()
+            for temp, arrival, _ in begun:
+                arrival.give_up()
                 temp.cleanup()
 
 
-def _unnoted(_more_bytes: int, _is_first: bool) -> None:  # noqa: FBT001  # as `Moving.fill` calls it
+def _wait(arrival: Arrival, ended: Future[None], cancelled: threading.Event) -> None:
+    def silence() -> Silence:
+        return next((one for one, _ in arrival.silent()), Silence())
+
+    def late() -> str:
+        return awaited([place for _, place in arrival.silent()])
+
+    if not ended.done():
+        _in_order.wait_for(ended, cancelled, silence, late)
+
+
+def _unnoted(_more_bytes: int, _is_first: bool) -> None:  # noqa: FBT001  # as `Began` has it
     """Take no note of sizes."""
-
-
-def _nothing() -> None:
-    """Do nothing when a row has ended: it is waited for."""

@@ -44,6 +44,7 @@ from file_dataset._result import RunStoppedError
 from file_dataset._tally import Failed, Stored, Tally
 from file_dataset._tempdir import TempDir
 from file_dataset._turns import Ended, Turns
+from file_dataset._urls import Directory
 from file_dataset._window import Kept, Window
 
 if TYPE_CHECKING:
@@ -406,11 +407,21 @@ def _why_full(prepared: Prepared, window: Window, position: int, error: RowError
 
 def _input_bytes(prepared: Prepared, position: int) -> str:
     row = prepared.rows.row(position)
-    wanted = [_transfer.Wanted(row.id, name, at, position) for name, at in row.files.items() if at is not None]
+    sources = {name: at for name, at in row.files.items() if at is not None}
+    directories = [
+        _transfer.WantedDirectory(row.id, name, at, position)
+        for name, at in sources.items()
+        if isinstance(at, Directory)
+    ]
+    files = [
+        _transfer.Wanted(row.id, name, at, position) for name, at in sources.items() if not isinstance(at, Directory)
+    ]
     try:
-        return f" ({sum(size for _, size in _transfer.sizes(wanted, prepared.source))} bytes here)"
+        size = sum(size for _, size in _transfer.sizes(files, prepared.source))
+        size += sum(found.size_bytes for _, found in _transfer.listings(directories, prepared.source, []))
     except RowError:
         return ""
+    return f" ({size} bytes here)"
 
 
 def _output_bytes(files: Mapping[str, LocalFile | None], flight: Flight) -> int:

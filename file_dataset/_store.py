@@ -246,7 +246,7 @@ def _source_at(path: Path) -> LocalFile:
     try:
         return LocalFile.at(path)
     except IsADirectoryError:
-        raise store_error(IsADirectoryError, f"{path}: {_urls.DIRECTORY_REMEDY}") from None
+        raise store_error(IsADirectoryError, f"{path}: {_urls.ONE_FILE_REMEDY}") from None
 
 
 def _copy(file: Path | LocalFile, sink: Sink, silence: Silence) -> ObjectInfo:

@@ -8,13 +8,12 @@ from __future__ import annotations
 import dataclasses
 import os
 import threading
-from collections.abc import Callable
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Self
 
-from file_dataset import _in_order
+from file_dataset import _directories, _in_order
 from file_dataset._errors import Failure, RowError, exists_already, store_error
 from file_dataset._local_file import LocalFile
 from file_dataset._silence import Silence, awaited
@@ -22,22 +21,20 @@ from file_dataset._sink import ObjectInfo, Sink
 
 if TYPE_CHECKING:
     import mmap
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+    from file_dataset._directories import Contents
     from file_dataset._errors import RowId, Stage
     from file_dataset._plan import Transfer
-    from file_dataset._sink import Part
-    from file_dataset._store import RemoteStore
+    from file_dataset._store import Listing, RemoteStore
     from file_dataset._stores import Stores
-    from file_dataset._urls import Location, ObjectUrl
+    from file_dataset._urls import Directory, Location, ObjectUrl
 
 # For uploads that were interrupted to abort what they began; a guess.
 _GRACE_S = 5.0
 
 
-# Is called in any thread when the size of a file is known, or changes: with how many bytes more it takes than at the
-# call before, and whether this is the first call for the file.
-Began: TypeAlias = Callable[[int, bool], object]
+_LISTINGS_AHEAD = 16  # each has thousands of names; a guess
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +44,16 @@ class Wanted:
     row_id: RowId
     file: str
     at: Location
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class WantedDirectory:
+    """A directory of which it is wanted what is in it."""
+
+    row_id: RowId
+    file: str
+    at: Directory
     position: int
 
 
@@ -90,7 +97,10 @@ def abandon(rows: Sequence[Moving], cancelled: threading.Event) -> None:
 
 
 class Moving:
-    """The files of one row on their way: all begun at once, or, where they are very many, another as one ends."""
+    """The files of one row on their way to where they are stored.
+
+    All are begun at once, or, where they are very many, another as one ends.
+    """
 
     def __init__(
         self, transfers: Sequence[Transfer[Any]], stores: Stores, stage: Stage, cancelled: threading.Event
@@ -100,16 +110,6 @@ class Moving:
         self._sinks: list[Sink] = []  # where they are files that this process writes
         self._moves: _in_order.Together[ObjectInfo] | None = None
         self._is_given_up = self._only_new = False
-
-    def fill(self, began: Began, then: Callable[[], object]) -> None:
-        """Begin to copy every source into its local target, which has its name from the start, as `fill` has it.
-
-        Args:
-            began: hears of each file's size as soon as the store has said it.
-            then: called when the last of them has ended, by the thread that ends it: it must not wait for anything.
-        """
-        self._sinks = [_Announced(transfer.target, self._cancelled, began) for transfer in self._transfers]
-        self._begin(self._download, then)
 
     def store(self, extra_args: Mapping[str, Any], then: Callable[[], object], *, only_new: bool = False) -> None:
         """Begin to store every local source at its target; `only_new`: where nothing is there.
@@ -197,22 +197,6 @@ class Moving:
     def forget(self) -> None:
         """Let go of what has ended: its callbacks refer to this, which would wait for the garbage collector."""
         self._moves, self._sinks = None, []
-
-    def finish_in(self) -> list[ObjectInfo]:
-        """Return what has come.
-
-        Raises:
-            RowError: files that failed, every one of them.
-        """
-        try:
-            infos = self._infos()
-        except BaseException:
-            for sink in self._sinks:
-                sink.discard()
-            raise
-        for sink in self._sinks:
-            sink.commit()
-        return infos
 
     def finish_out(self) -> list[ObjectInfo]:
         """Give local targets their names, and return what was stored.
@@ -397,11 +381,52 @@ def infos(
     Raises:
         RowError: the store refuses these credentials, or there are none: nothing is known of any file.
     """
-    failed = _in_order.FailedFiles(_unread)
+    failed = _in_order.FailedFiles[Wanted](_unread)
     yield from _in_order.tried(wanted, _info_from(stores), _place, failed, stores, threading.Event())
     if failed.fatal:
         raise RowError(failed.fatal) from failed.worst
     missing += failed.all
+
+
+def listings(
+    wanted: Iterable[WantedDirectory], stores: Stores, failed: list[tuple[WantedDirectory, Failure]]
+) -> Iterator[tuple[WantedDirectory, Contents]]:
+    """Yield what is in every directory, in order; one LIST per 1,000 objects.
+
+    Args:
+        wanted: the directories.
+        stores: the stores that have them.
+        failed: takes those without a file, and those that cannot be listed, with the reason, when all are requested.
+
+    Raises:
+        RowError: the store refuses these credentials, or there are none: nothing is known of any directory.
+    """
+    cancelled = threading.Event()
+    unlisted = _in_order.FailedFiles[tuple[int, WantedDirectory]](lambda each, error: _unread(each[1], error))
+
+    def listing(each: tuple[int, WantedDirectory]) -> Future[Listing]:
+        at = each[1].at.at
+        return stores.of(at).list(at, cancelled=cancelled)
+
+    found = _in_order.tried(
+        enumerate(wanted),
+        listing,
+        lambda each: each[1].at.at,
+        unlisted,
+        stores,
+        cancelled,
+        lambda each, first: each[0] > first[0] + _LISTINGS_AHEAD,
+    )
+    for each, objects in found:
+        try:
+            contents = _directories.contents(each[1].at, objects)
+        except OSError as exc:
+            unlisted.add(each, exc)
+        else:
+            yield each[1], contents
+    if unlisted.fatal:
+        raise RowError(unlisted.fatal) from unlisted.worst
+    failed += [(each, failure) for (_, each), failure in unlisted.all]
 
 
 def _info_from(stores: Stores) -> Callable[[Wanted], Future[ObjectInfo]]:
@@ -412,26 +437,8 @@ def _place(file: Wanted) -> Location:
     return file.at
 
 
-def _unread(file: Wanted, error: OSError) -> Failure:
+def _unread(file: Wanted | WantedDirectory, error: OSError) -> Failure:
     return Failure.of(file.row_id, "download", error, file=file.file, url=file.at)
-
-
-class _Announced(Sink):
-    """A sink that announces how many bytes are to come before they come."""
-
-    __slots__ = ("_announced_bytes", "_began")
-
-    def __init__(self, target: str, cancelled: threading.Event, began: Began) -> None:
-        super().__init__(target, cancelled, is_alone=True)
-        self._began = began
-        self._announced_bytes: int | None = None
-
-    def begin(self, info: ObjectInfo) -> Part:
-        """Start at the first byte, and announce how many there are."""
-        part = super().begin(info)
-        before, self._announced_bytes = self._announced_bytes, info.size_bytes
-        self._began(info.size_bytes - (before or 0), before is None)
-        return part
 
 
 class _Sinks:

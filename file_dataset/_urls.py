@@ -27,6 +27,10 @@ DIRECTORY_REMEDY = (
     "or store it as one archive"
 )
 
+ONE_FILE_REMEDY = (
+    "a directory (a DICOM series, a Zarr store) is not one file: a Pipeline, into_temp_dir() and into_dir() take it"
+)
+
 _SHOWN_CHARS = 200  # a guess: fits three lines
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/")
@@ -120,7 +124,7 @@ def one_file(at: Source) -> Location:
         InvalidDatasetError: it is a directory.
     """
     if isinstance(at, Directory):
-        raise InvalidDatasetError(f"{_short(str(at))}: {DIRECTORY_REMEDY}")
+        raise InvalidDatasetError(f"{_short(str(at))}: {ONE_FILE_REMEDY}")
     return at
 
 

@@ -16,7 +16,7 @@ from file_dataset import InvalidDatasetError, RowError
 from file_dataset import _frame as frames
 from file_dataset._errors import Failure
 from file_dataset._plan import FileRow
-from file_dataset._urls import ObjectUrl, check_id
+from file_dataset._urls import Directory, ObjectUrl, check_id
 
 patient = settings(deadline=None)  # a busy machine is no failure
 
@@ -420,7 +420,7 @@ BAD_CELLS = {
     "scheme": ("gs://bucket/a", "gs:// is not read"),
     "file URL": ("file:///a", "file:// is not read"),
     "bucket": ("s3://bucket", "names a bucket, not an object"),
-    "directory": ("s3://bucket/a/", "a directory (a DICOM series, a Zarr store) is not one file"),
+    "root": ("/", "the root of the disk"),
     "number": (5, "int 5 is not a location"),
     "bytes": (b"s3://b/k", "bytes b's3://b/k' is not a location"),
     "list": ([A], "list ['s3://bucket/1.mha'] is not a location"),
@@ -436,6 +436,13 @@ def test_a_bad_cell_fails_its_row(cell, said):
     (found,) = failed.value.failures
     assert (found.id, found.stage, found.file, found.url) == (2, "download", "image.mha", str(cell))
     assert said in found.message
+
+
+def test_a_directory_is_a_source_of_its_row_and_not_one_file():
+    rows = rows_of({"id": [1], "series": ["s3://bucket/a/"]})
+    assert rows.row(0).files == {"series": Directory(ObjectUrl("bucket", "a/"))}
+    with pytest.raises(InvalidDatasetError, match="is not one file"):
+        rows.location(0, "series")
 
 
 def test_a_bad_cell_leaves_the_other_rows_alone():

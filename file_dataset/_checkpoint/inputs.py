@@ -1,4 +1,4 @@
-"""Which inputs are no longer what was read: one HEAD per file, none where the frame has its ETag."""
+"""Which inputs are no longer what was read: a HEAD per file, unless the frame has its ETag; a LIST per directory."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import itertools
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from file_dataset import _frame, _options, _transfer
+from file_dataset import _directories, _frame, _options, _plan, _transfer
 from file_dataset._errors import InvalidDatasetError
 from file_dataset._stores import Stores
+from file_dataset._urls import Directory, ObjectUrl
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -21,17 +22,21 @@ if TYPE_CHECKING:
 
     from file_dataset._checkpoint.parts import Known
     from file_dataset._checkpoint.states import States
-    from file_dataset._errors import Failure
+    from file_dataset._errors import Failure, RowId
     from file_dataset._options import Options
     from file_dataset._sink import ObjectInfo
+    from file_dataset._store import Listed
+    from file_dataset._urls import Source
+
+    _Wanted: TypeAlias = _transfer.Wanted | _transfer.WantedDirectory
 
 
 def changed(rows: _frame.Rows, states: States, known: Known, stores: Stores) -> dict[int, str]:
     """Return the rows that need not run by their fingerprint, and of which an input is another now, and why.
 
     An object is another when its checksum is, where the store has one of both; else when its ETag is. A local file is
-    when its size or the time of its last change is. One that cannot be looked at counts as changed: its row runs, and
-    its failure says why.
+    when its size or the time of its last change is. A directory is another when a file was added or removed, or is
+    another by its ETag. What cannot be looked at counts as changed: its row runs, and its failure says why.
 
     Raises:
         RowError: the store refuses these credentials, or there are none.
@@ -53,8 +58,9 @@ def changed_rows(frame: pd.DataFrame, inputs: pd.DataFrame, *, options: Options 
     """Return the rows of a frame of which a file is no longer what was read, and why: `id` and `why`, a text.
 
     A file is another when its location is, or its checksum, where the store has one of both, else its ETag; of a local
-    file its size or the time of its last change. A file that cannot be looked at is another, too. One HEAD per file,
-    none where the frame has a column `<file>.etag`. Nothing is read or run.
+    file its size or the time of its last change. A directory is another when a file was added or removed, or has
+    another ETag. What cannot be looked at is another, too. One HEAD per file, none where the frame has a column
+    `<file>.etag`; one LIST per directory (and 1,000 objects). Nothing is read or run.
 
     Args:
         frame: as it would be given to a Pipeline.
@@ -80,7 +86,8 @@ def changed_rows(frame: pd.DataFrame, inputs: pd.DataFrame, *, options: Options 
     if not isinstance(inputs, pd.DataFrame) or set(_RECORD) - set(inputs.columns):
         raise InvalidDatasetError("inputs: give result.inputs, the frame of the files that a run has read")
     found: dict[int, str] = {}
-    if names := [name for name in inputs["file"].unique().tolist() if name in frame]:
+    read = (_plan.column_of(file, frame.columns) for file in inputs["file"].unique().tolist())
+    if names := list(dict.fromkeys(name for name in read if name is not None)):
         rows = _frame.rows_of_frame(frame, names, needs_id=True)
         rows = replace(rows, local_paths=_options.takes_local_paths(options))
         stores, etags = Stores(options), _etags(rows)
@@ -112,28 +119,33 @@ def _records(rows: _frame.Rows, inputs: pd.DataFrame) -> Iterator[dict[tuple[int
 
 def _elsewhere(
     found: dict[int, str], rows: _frame.Rows, before: Mapping[tuple[int, str], Mapping[str, Any]]
-) -> Iterator[_transfer.Wanted]:
+) -> Iterator[_Wanted]:
     """Note the rows that have another file than was read, and yield the files of the others."""
-    for position in dict.fromkeys(position for position, _ in before):
+    read_of: dict[int, dict[str, str]] = {}
+    for (position, file), record in before.items():
+        name = _plan.column_of(file, rows.cells) or file
+        read_of.setdefault(position, {})[name] = record["location"].removesuffix(file.removeprefix(name)[1:])
+    for position, read in read_of.items():
         wanted = []
         for name in rows.file_columns:
-            read = before.get((position, name), {}).get("location")
             try:
-                at = rows.location(position, name)
+                at = rows.source(position, name)
+                at = None if at is None else _directories.source_of(at)
             except InvalidDatasetError as exc:
                 found.setdefault(position, f"{name}: {exc}")
                 continue
-            if read != (None if at is None else str(at)):
-                found.setdefault(position, f"{name}: it was {f'read from {read}' if read else 'not there'}")
+            if read.get(name) != (None if at is None else str(at)):
+                was = f"read from {read[name]}" if name in read else "not there"
+                found.setdefault(position, f"{name}: it was {was}")
             elif at is not None:
-                wanted.append(_transfer.Wanted(rows.id_at(position), name, at, position))
+                wanted.append(_wanted_at(rows.id_at(position), name, at, position))
         if position not in found:
             yield from wanted
 
 
 def _compare(
     found: dict[int, str],
-    wanted: Iterable[_transfer.Wanted],
+    wanted: Iterable[_Wanted],
     before: Mapping[tuple[int, str], Mapping[str, Any]],
     etags: Mapping[str, list[Any]],
     stores: Stores,
@@ -148,8 +160,13 @@ def _compare(
         stores: which have the files.
     """
     asked: list[_transfer.Wanted] = []
+    directories: list[_transfer.WantedDirectory] = []
     missing: list[tuple[_transfer.Wanted, Failure]] = []
+    unlisted: list[tuple[_transfer.WantedDirectory, Failure]] = []
     for one in wanted:
+        if isinstance(one, _transfer.WantedDirectory):
+            directories.append(one)
+            continue
         read = before.get((one.position, one.file), {})
         if isinstance(one.at, Path):
             _note(found, one, _of_local(one.at, read))
@@ -159,21 +176,44 @@ def _compare(
             asked.append(one)
     for one, info in _transfer.infos(asked, stores, missing):
         _note(found, one, _of_object(info, before.get((one.position, one.file), {})))
-    for one, failure in missing:
-        _note(found, one, f"{failure.type}: {failure.message}")
+    of_rows = _by_row(before) if directories else {}
+    for directory, contents in _transfer.listings(directories, stores, unlisted):
+        start = f"{directory.file}/"
+        read_of = {
+            file.removeprefix(start): record
+            for file, record in of_rows.get(directory.position, {}).items()
+            if file.startswith(start)
+        }
+        _note(found, directory, _of_directory(contents.files, read_of))
+    reasons: list[tuple[_Wanted, Failure]] = [*missing, *unlisted]
+    for each, failure in reasons:
+        _note(found, each, f"{failure.type}: {failure.message}")
 
 
-def _note(found: dict[int, str], one: _transfer.Wanted, why: str) -> None:
+def _by_row(before: Mapping[tuple[int, str], Mapping[str, Any]]) -> dict[int, dict[str, Mapping[str, Any]]]:
+    found: dict[int, dict[str, Mapping[str, Any]]] = {}
+    for (position, file), record in before.items():
+        found.setdefault(position, {})[file] = record
+    return found
+
+
+def _note(found: dict[int, str], one: _Wanted, why: str) -> None:
     if why:
         found.setdefault(one.position, f"{one.file}: {why}")
 
 
-def _wanted(rows: _frame.Rows, positions: Iterable[int]) -> Iterator[_transfer.Wanted]:
+def _wanted(rows: _frame.Rows, positions: Iterable[int]) -> Iterator[_Wanted]:
     for position in positions:
         row = rows.row(position)  # it was read before: its locations are some
         for name, at in row.files.items():
             if at is not None:
-                yield _transfer.Wanted(row.id, name, at, position)
+                yield _wanted_at(row.id, name, _directories.source_of(at), position)
+
+
+def _wanted_at(row_id: RowId, name: str, at: Source, position: int) -> _Wanted:
+    if isinstance(at, Directory):
+        return _transfer.WantedDirectory(row_id, name, at, position)
+    return _transfer.Wanted(row_id, name, at, position)
 
 
 def _etags(rows: _frame.Rows) -> dict[str, list[Any]]:
@@ -199,6 +239,19 @@ def _of_object(now: ObjectInfo, read: Mapping[str, Any]) -> str:
 
 def _of_etag(now: str | None, read: Mapping[str, Any]) -> str:
     return "" if now == read.get("etag") else f"its ETag was {read.get('etag')}, and is {now}"
+
+
+def _of_directory(now: Mapping[str, Listed], read: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return which file of a directory is another, and how many more are."""
+    reasons = [f"{name} was not there" for name in now if name not in read]
+    reasons += [f"{name} is there no more" for name in read if name not in now]
+    for name in now.keys() & read.keys():
+        listed, record = now[name], read[name]
+        etag = listed.etag if isinstance(listed.at, ObjectUrl) else str(listed.modified)
+        if etag != record.get("etag") or listed.size_bytes != record.get("size_bytes"):
+            reasons.append(f"{name} has changed")
+    more = f", and {len(reasons) - 1} more" if len(reasons) > 1 else ""
+    return f"{min(reasons)}{more}" if reasons else ""
 
 
 def _of_local(path: Path, read: Mapping[str, Any]) -> str:

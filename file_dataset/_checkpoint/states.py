@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from file_dataset import _plan
 from file_dataset._checkpoint import parts
 
 if TYPE_CHECKING:
@@ -116,8 +117,13 @@ def _change(line: Mapping[str, Any], now: Mapping[str, Any], files: Mapping[str,
     for name, value in now.items():
         if line[name] != value:
             return f"{name} was {line[name]!r}"
-    before = {one["file"]: one["location"] for one in line["inputs"] or ()}
+    before: dict[str, str] = {}
+    for one in line["inputs"] or ():
+        name = _plan.column_of(one["file"], files) or one["file"]
+        # of a file in a directory that of the directory
+        before[name] = one["location"].removesuffix(one["file"].removeprefix(name)[1:])
     for name in {**before, **files}:
-        if before.get(name) != files.get(name):
+        # a local directory may be written without its slash
+        if before.get(name, "").removesuffix("/") != files.get(name, "").removesuffix("/"):
             return f"{name} was {before.get(name) or 'not there'}"
     return "a value that fn takes by `row` was another"

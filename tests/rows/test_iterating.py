@@ -100,11 +100,11 @@ def test_to_leave_the_loop_cancels_what_is_under_way_and_removes_everything(six,
 
 
 def test_an_interrupted_wait_removes_everything(six, paced, tmp_path, monkeypatch):
-    def interrupt(self):
+    def interrupt(*_):
         raise KeyboardInterrupt
 
     gate = paced.hold("GetObject")
-    monkeypatch.setattr("file_dataset._transfer.Moving.wait", interrupt)
+    monkeypatch.setattr("file_dataset._row_dirs._wait", interrupt)
     rows = reader(six, options=impatient_options(paced.endpoint_url, patience_s=90)).iter_temp_dirs(dir=tmp_path)
     with pytest.raises(KeyboardInterrupt):
         next(rows)

@@ -1,0 +1,42 @@
+"""Directories as inputs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from file_dataset import Pipeline
+
+
+def tree(directory):
+    """Return what lies below a directory: the bytes of its files by name, None for a directory that is empty."""
+    found = {}
+    for path in sorted(Path(directory).rglob("*")):
+        name = path.relative_to(directory).as_posix()
+        if path.is_file():
+            found[name] = path.read_bytes()
+        elif not any(path.iterdir()):
+            found[name] = None
+    return found
+
+
+@pytest.fixture
+def trees():
+    """What fn finds in its `input_dir`, by id."""
+    return {}
+
+
+@pytest.fixture
+def run(trees, tmp_path):
+    """Run a Pipeline whose fn notes what it finds."""
+
+    def run(frame, options=None, into_path=tmp_path / "out", **given):
+        def note(input_dir, output_dir, row):
+            trees[row["id"]] = tree(input_dir)
+            (output_dir / "n.txt").write_text(str(len(trees[row["id"]])))
+            return {"n.txt": output_dir / "n.txt"}
+
+        return Pipeline(note, into_path=into_path, options=options, progress=False).run(frame, **given)
+
+    return run

@@ -1,0 +1,334 @@
+"""A cell that ends in a slash: a directory that lands in `input_dir`, in one state or not at all."""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from servers.faults import ACCESS_DENIED, Replace, Status
+
+from file_dataset import InvalidDatasetError, changed_rows, reader
+from file_dataset._directories import contents, folds, refused
+from file_dataset._store import Listed
+from file_dataset._urls import Directory, ObjectUrl
+
+
+def series(faults, *names, prefix="s3://bucket/in/series-1/"):
+    for number, name in enumerate(names):
+        faults.put(prefix + name, b"%d" % number)
+    return prefix
+
+
+def frame_of(*cells):
+    return pd.DataFrame({"id": range(1, len(cells) + 1), "series": list(cells)})
+
+
+def test_a_directory_lands_below_the_name_of_its_column(faults, fault_options, run, trees):
+    at = series(faults, "1.dcm", "b/2.dcm", "b/c/3.dcm", ".hidden", "empty")
+    faults.put(f"{at}empty", b"")
+    result = run(frame_of(at), fault_options)
+    assert trees[1] == {
+        "series/1.dcm": b"0",
+        "series/b/2.dcm": b"1",
+        "series/b/c/3.dcm": b"2",
+        "series/.hidden": b"3",
+        "series/empty": b"",
+    }
+    assert len(result.manifest) == 1
+    assert (faults.count("ListObjectsV2"), faults.count("GetObject"), faults.count("HeadObject")) == (1, 5, 0)
+    sent = [headers for headers in faults.headers if headers[""] == "GetObject"]
+    etags = {faults.store.buckets["bucket"][f"in/series-1/{name.removeprefix('series/')}"].etag for name in trees[1]}
+    assert {headers["if-match"].strip('"') for headers in sent} == {etag.strip('"') for etag in etags}
+
+
+def test_a_neighbour_whose_name_begins_alike_is_not_touched(faults, fault_options, run, trees):
+    at = series(faults, "1.dcm")
+    series(faults, "1.dcm", "2.dcm", prefix="s3://bucket/in/series-10/")
+    faults.put("s3://bucket/in/series-1", b"a file of that name")
+    run(frame_of(at), fault_options)
+    assert trees[1] == {"series/1.dcm": b"0"}
+
+
+def test_files_and_directories_of_a_row_come_together(faults, fault_options, run, trees):
+    faults.put("s3://bucket/x.json", b"{}")
+    frame = frame_of(series(faults, "1.dcm")).assign(**{"x.json": "s3://bucket/x.json", "none.txt": None})
+    result = run(frame, fault_options)
+    assert trees[1] == {"series/1.dcm": b"0", "x.json": b"{}"}
+    assert sorted(result.inputs["file"]) == ["series/1.dcm", "x.json"]
+
+
+def test_result_inputs_has_a_line_per_object(faults, fault_options, run):
+    at = series(faults, "b/2.dcm", "1.dcm")
+    inputs = run(frame_of(at), fault_options).inputs
+    assert inputs["file"].tolist() == ["series/1.dcm", "series/b/2.dcm"]
+    assert inputs["location"].tolist() == [f"{at}1.dcm", f"{at}b/2.dcm"]
+    assert inputs["size_bytes"].tolist() == [1, 1]
+    assert inputs["etag"].notna().all()
+
+
+@pytest.mark.parametrize("count", [1200, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_a_directory_of_many_objects_costs_a_list_per_1000_and_a_get_each(faults, fault_options, run, trees, count):
+    at = series(faults, *(f"{number:05}" for number in range(count)))
+    result = run(frame_of(at), fault_options)
+    assert trees[1] == {f"series/{number:05}": b"%d" % number for number in range(count)}
+    assert len(result.inputs) == count
+    assert (faults.count("ListObjectsV2"), faults.count("GetObject")) == (-(-count // 1000), count)
+
+
+def test_an_object_that_is_replaced_after_the_list_fails_its_row(faults, fault_options, run):
+    at = series(faults, "1.dcm", "2.dcm")
+    faults.fail("GetObject", Replace(b"x"), key="in/series-1/2.dcm")
+    (failure,) = run(frame_of(at), fault_options).failures.to_dict("records")
+    assert (failure["error_stage"], failure["error_file"]) == ("download", "series/2.dcm")
+    assert failure["error_url"] == f"{at}2.dcm"
+    assert failure["error_type"] != "FileNotFoundError"
+
+
+def test_an_object_that_is_gone_after_the_list_fails_its_row(faults, fault_options, run):
+    at = series(faults, "1.dcm", "2.dcm")
+    faults.fail("GetObject", Replace(None), key="in/series-1/2.dcm")
+    (failure,) = run(frame_of(at), fault_options).failures.to_dict("records")
+    assert (failure["error_file"], failure["error_code"]) == ("series/2.dcm", "NoSuchKey")
+
+
+def test_a_local_file_that_changes_after_the_list_fails_its_row(tmp_path, run, monkeypatch):
+    (tmp_path / "series").mkdir()
+    (tmp_path / "series" / "1").write_text("one")
+    was = (tmp_path / "series" / "1").stat().st_mtime_ns
+
+    def written_to(directory, listing):
+        os.utime(tmp_path / "series" / "1", ns=(was + 10**9, was + 10**9))
+        return contents(directory, listing)
+
+    monkeypatch.setattr("file_dataset._directories.contents", written_to)
+    (failure,) = run(frame_of(f"{tmp_path}/series/")).failures.to_dict("records")
+    assert failure["error_file"] == "series/1"
+    assert "it was written to" in failure["error_message"]
+
+
+def test_a_directory_without_any_object_fails_its_row(faults, fault_options, run):
+    faults.put("s3://bucket/marker/", b"")
+    faults.put("s3://bucket/markers/", b"")
+    faults.put("s3://bucket/markers/sub/", b"")
+    result = run(frame_of("s3://bucket/none/", "s3://bucket/marker/", "s3://bucket/markers/"), fault_options)
+    assert result.failures["error_type"].tolist() == ["FileNotFoundError"] * 3
+    assert result.failures["error_file"].tolist() == ["series"] * 3
+    assert result.failures["error_url"].tolist() == [f"s3://bucket/{n}/" for n in ("none", "marker", "markers")]
+    assert faults.count("GetObject") == 0
+
+
+def test_markers_make_directories_and_are_no_files(faults, fault_options, run, trees):
+    at = series(faults, "1.dcm", "b/2.dcm")
+    for marker in ("", "b/", "c/", "d/e/"):
+        faults.put(at + marker, b"")
+    result = run(frame_of(at), fault_options)
+    assert trees[1] == {"series/1.dcm": b"0", "series/b/2.dcm": b"1", "series/c": None, "series/d/e": None}
+    assert len(result.inputs) == 2
+
+
+ODD = {
+    "a marker with content": ("c/", b"x", "a marker of a directory has no content"),
+    "its own marker with content": ("", b"x", "a marker of a directory has no content"),
+    "a step up": ("../x", b"x", "has the segment '..'"),
+    "a dot": ("./x", b"x", "has the segment '.'"),
+    "two slashes": ("a//x", b"x", "has an empty segment"),
+    "a slash first": ("/x", b"x", "is absolute"),
+    "a control character": ("a\x07", b"x", "holds a control character"),
+    "a backslash": ("a\\b", b"x", "holds a backslash"),
+    "a long name": ("a" * 256, b"x", "over the 255 of a file system"),
+    "a marker that steps up": ("../", b"", "has the segment '..'"),
+    "a file that is a directory too": ("b", b"x", "other objects lie below this name"),
+}
+
+
+@pytest.mark.parametrize(("name", "body", "why"), ODD.values(), ids=ODD)
+def test_an_object_that_can_be_no_file_fails_its_row_by_name(faults, fault_options, run, tmp_path, name, body, why):
+    at = series(faults, "1.dcm", "b/2.dcm")
+    faults.put(at + name, body)
+    (failure,) = run(frame_of(at), fault_options).failures.to_dict("records")
+    assert why in failure["error_message"]
+    assert failure["error_file"] == f"series/{name}"
+    assert failure["error_type"] == "ValueError"
+    assert faults.count("GetObject") == 0
+
+
+def listed(*names):
+    at = Directory(ObjectUrl("b", "d/"))
+    return contents(at, [Listed(ObjectUrl("b", f"d/{name}"), 1) for name in names])
+
+
+COLLISIONS = {
+    "case": ("a", "A"),
+    "accents": ("caf\u00e9", unicodedata.normalize("NFD", "caf\u00e9")),
+    "case of directories": ("t/1", "T/2"),
+}
+
+
+@pytest.mark.parametrize("names", COLLISIONS.values(), ids=COLLISIONS)
+def test_names_that_are_one_on_this_disk_are_refused_and_elsewhere_kept(names):
+    (failure,) = refused(7, "series", listed(*names), lambda: True)
+    assert failure.file == f"series/{names[1]}"
+    assert "are one name" in failure.message
+    assert refused(7, "series", listed(*names), lambda: False) == []
+
+
+def test_the_disk_is_asked_whether_it_folds_names(tmp_path):
+    (tmp_path / "a").touch()
+    assert folds(str(tmp_path)) == (tmp_path / "A").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+SEGMENTS = st.sampled_from(["a", "b", "A", "x.dcm", "..", ".", "", "caf\u00e9", ".z"])
+NAMES = st.lists(SEGMENTS, min_size=1, max_size=4).map("/".join)
+
+
+@given(st.dictionaries(NAMES, st.integers(0, 1), max_size=12))
+def test_what_lands_is_what_a_plain_reading_of_the_keys_says(sizes):
+    """The reference: a dict of a tree, filled key after key."""
+    listing = [Listed(ObjectUrl("b", f"d/{name}"), size) for name, size in sizes.items()]
+    directory = Directory(ObjectUrl("b", "d/"))
+    files = {name for name, size in sizes.items() if size or not (name == "" or name.endswith("/"))}
+    if not files:
+        with pytest.raises(FileNotFoundError):
+            contents(directory, listing)
+        return
+    is_odd = any(
+        (name in files and (name == "" or name.endswith("/")))
+        or (name and {"", ".", ".."} & set(name.removesuffix("/").split("/")))
+        for name in sizes
+    )
+    tree = {}
+    is_both = False
+    for name in sorted(sizes):
+        *parents, last = name.removesuffix("/").split("/") if name else [""]
+        at = tree
+        for parent in parents:
+            at = at.setdefault(parent, {})
+            if at is None:
+                is_both, at = True, {}
+        if name in files:
+            is_both |= last in at
+            at[last] = None
+        elif name:
+            is_both |= at.setdefault(last, {}) is None
+    found = contents(directory, listing)
+    assert set(found.files) == files
+    assert bool(refused(1, "series", found, lambda: False)) == (is_odd or is_both)
+
+
+def test_a_list_that_is_refused_fails_the_row_and_names_the_directory(faults, fault_options, run):
+    at = series(faults, "1.dcm")
+    faults.fail("ListObjectsV2", ACCESS_DENIED, times=None)
+    (failure,) = run(frame_of(at), fault_options).failures.to_dict("records")
+    assert (failure["error_stage"], failure["error_file"], failure["error_url"]) == ("download", "series", at)
+    assert failure["error_code"] == "AccessDenied"
+
+
+def test_after_an_object_has_failed_no_more_of_a_directory_is_begun(faults, fault_options, run):
+    at = series(faults, *(f"{number:05}" for number in range(3000)))
+    faults.fail("GetObject", Status(404, "NoSuchKey"), key="in/series-1/00000", times=None)
+    assert run(frame_of(at), fault_options).failures["error_file"].tolist() == ["series/00000"]
+    assert faults.count("GetObject") < 3000
+
+
+def test_a_local_directory_is_read_likewise_with_and_without_its_slash(tmp_path, run, trees):
+    source = tmp_path / "series"
+    (source / "b").mkdir(parents=True)
+    (source / "1").write_bytes(b"one")
+    (source / "b" / "2").write_bytes(b"")
+    (source / "link").symlink_to(source / "1")
+    (source / "elsewhere").symlink_to(tmp_path)
+    result = run(frame_of(f"{source}/", str(source), source, f"{tmp_path}/none/"))
+    assert trees[1] == {"series/1": b"one", "series/b/2": b"", "series/link": b"one"}
+    assert trees == dict.fromkeys((1, 2, 3), trees[1])
+    assert result.failures["id"].tolist() == [4]
+    assert "there is no such directory" in result.failures["error_message"][0]
+
+
+def test_a_relative_local_directory_needs_no_extension_in_its_name(tmp_path, run, trees, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("d").mkdir()
+    Path("d/1").write_text("1")
+    run(pd.DataFrame({"id": [1], "series": ["d/"], "portal": ["https://example.com/"]}))
+    assert trees[1] == {"series/1": b"1"}
+
+
+def test_outputs_never_lie_in_a_directory_among_the_inputs(faults, fault_options, run, tmp_path):
+    at = series(faults, "1.dcm", prefix="s3://bucket/in/1/")
+    result = run(frame_of(at), fault_options, into_path="s3://bucket/in")
+    assert "lie in a directory among them" in result.failures["error_message"][0]
+    assert faults.count("PutObject") == 0
+    result = run(frame_of("s3://bucket/in/"), fault_options, into_path="s3://bucket/in/out")
+    assert "lie in a directory among them" in result.failures["error_message"][0]
+    (tmp_path / "in" / "1").mkdir(parents=True)
+    (tmp_path / "in" / "1" / "x").touch()
+    for cell in (f"{tmp_path}/in/1/", tmp_path / "in" / "1"):
+        result = run(frame_of(cell), into_path=tmp_path / "in")
+        assert "lie in a directory among them" in result.failures["error_message"][0]
+    run(frame_of(at), fault_options, into_path="s3://bucket/in-2")
+    assert faults.count("PutObject") == 1
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda it: it.into_blob_table(),
+        lambda it: it.iter_blob_tables(1),
+    ],
+    ids=["into_blob_table", "iter_blob_tables"],
+)
+def test_blobs_refuse_directories_by_name_before_a_byte_moves(faults, fault_options, read):
+    at = series(faults, "1.dcm")
+    with pytest.raises(InvalidDatasetError, match=f"series .{at}.*a directory .* is not one file: a Pipeline"):
+        read(reader(frame_of(at), options=fault_options))
+    assert sum(faults.requests.values()) == 0
+
+
+def test_rows_of_directories_are_iterated(faults, fault_options):
+    at = series(faults, "1.dcm", "b/2.dcm")
+    found = [
+        sorted(path.name for path in temp.path.rglob("*.dcm"))
+        for temp in reader(frame_of(at, at), options=fault_options).iter_temp_dirs()
+    ]
+    assert found == [["1.dcm", "2.dcm"]] * 2
+
+
+CHANGES = {
+    "nothing": (lambda faults, at: None, None),
+    "added": (lambda faults, at: faults.put(f"{at}0.dcm", b"x"), "series: 0.dcm was not there"),
+    "removed": (
+        lambda faults, at: faults.store.buckets["bucket"].pop("in/series-1/2.dcm"),
+        "series: 2.dcm is there no more",
+    ),
+    "changed": (lambda faults, at: faults.put(f"{at}2.dcm", b"x"), "series: 2.dcm has changed"),
+    "many": (
+        lambda faults, at: series(faults, "3.dcm", "4.dcm", "5.dcm"),
+        "series: 3.dcm was not there, and 2 more",
+    ),
+    "gone": (
+        lambda faults, at: faults.store.buckets["bucket"].clear(),
+        "series: FileNotFoundError: s3://bucket/in/series-1/: no object's key begins so",
+    ),
+}
+
+
+@pytest.mark.parametrize(("change", "why"), CHANGES.values(), ids=CHANGES)
+def test_a_directory_that_is_another_runs_again(faults, fault_options, run, tmp_path, change, why):
+    at = series(faults, "1.dcm", "2.dcm")
+    frame = frame_of(at)
+    result = run(frame, fault_options, checkpoint=tmp_path / "done")
+    change(faults, at)
+    faults.requests.clear()
+    changes = changed_rows(frame, result.inputs, options=fault_options)
+    assert changes["why"].tolist() == ([] if why is None else [why])
+    assert dict(faults.requests) == {("ListObjectsV2", ""): 1}
+    again = run(frame, fault_options, checkpoint=tmp_path / "done")
+    assert len(again.manifest) == 1  # it was not looked at
+    assert faults.count("GetObject") == 0
+    run(frame, fault_options, checkpoint=tmp_path / "done", check_inputs=True)
+    assert (faults.count("GetObject") > 0) == (why not in {None, CHANGES["gone"][1]})
