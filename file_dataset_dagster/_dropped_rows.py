@@ -9,6 +9,7 @@ import dagster as dg
 import pandas as pd
 
 import file_dataset
+from file_dataset_dagster._checks_by_partition import by_partition, declared
 from file_dataset_dagster._frame_metadata import table
 
 if TYPE_CHECKING:
@@ -169,14 +170,18 @@ class DroppedRows:
         return table(self.result.failures[columns])
 
 
-def check_spec(asset_key: dg.AssetKey, policy: DropPolicy) -> dg.AssetCheckSpec:
+def check_spec(
+    asset_key: dg.AssetKey, policy: DropPolicy, partitions_def: dg.PartitionsDefinition[Any] | None
+) -> dg.AssetCheckSpec:
     """Return the declaration of `no_dropped_rows`; with `on_exceeded="block"` its ERROR stops what is downstream."""
-    return dg.AssetCheckSpec(
-        CHECK_NAME,
-        asset=asset_key,
-        blocking=policy.on_exceeded == "block",
-        description="Every row of the input is in the manifest.",
-    )
+    with declared():
+        return dg.AssetCheckSpec(
+            CHECK_NAME,
+            asset=asset_key,
+            blocking=policy.on_exceeded == "block",
+            description="Every row of the input is in the manifest.",
+            **by_partition(partitions_def),
+        )
 
 
 def check_of_failed_partition(asset_key: dg.AssetKey, partition_key: str, why: str) -> dg.AssetCheckResult:

@@ -3,13 +3,14 @@
 # no `from __future__ import annotations` here: Dagster reads the annotations of a check's function
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import dagster as dg
 import pandas as pd
 
 import file_dataset
+from file_dataset_dagster._checks_by_partition import by_partition, declared, evaluation
 from file_dataset_dagster._frame_metadata import table
 from file_dataset_dagster._io_manager import ManifestIOManager
 from file_dataset_dagster._resource import FileDatasetResource
@@ -30,18 +31,22 @@ _Found: TypeAlias = Mapping[str, Any]
 _Judge: TypeAlias = Callable[[Mapping[str, Any], _Found], _Fault | None]
 
 
-def build_manifest_checks(
+def build_manifest_checks(  # noqa: PLR0913 (each is a choice of the user's)
     asset: Any,  # noqa: ANN401 (whatever names an asset)
     *,
     files_exist: bool = True,
     content_unchanged: bool = False,
     resource_key: str = "file_dataset",
     io_manager_key: str = "io_manager",
+    partitions_def: dg.PartitionsDefinition[Any] | None = None,
 ) -> list[dg.AssetChecksDefinition]:
     """Return checks of the files that a pipeline's manifest names, which run by themselves or with the asset.
 
-    They read the asset's `.files.parquet`, of the run's partition or else of every one that is materialized, and send
+    They read the asset's `.files.parquet`, of the run's partitions or else of every one that is materialized, and send
     one HEAD per file, as `file_dataset.reader(...).into_info_table()` does.
+
+    From Dagster 1.13 on they have a result for each partition of an asset that has some; a partition whose list of
+    files cannot be read is an error of its own. Before, one result is that of all partitions of the run.
 
     A file that is missing or changed fails the check as ERROR. One that cannot be looked at (access denied, throttled,
     no answer) is not known to be wrong: where there are only such files, the check fails as WARN. Both have a table of
@@ -50,6 +55,7 @@ def build_manifest_checks(
 
     Args:
         asset: a `pipeline_asset`, or its key.
+        partitions_def: of an asset that is named by its key: without it the checks have one result for all partitions.
         files_exist: a check `files_exist`: every file is there, with the size it was stored with.
         content_unchanged: a check `content_unchanged`: every file has the checksum, or else the ETag, that it was
             stored with. Files on local disk have neither, and are compared by size.
@@ -68,43 +74,60 @@ def build_manifest_checks(
     if content_unchanged:
         wanted["content_unchanged"] = ("Every file of the manifest has the content it was stored with.", _changed)
     asset_key = asset.key if hasattr(asset, "key") else dg.AssetKey.from_coercible(asset)
+    partitions = by_partition(partitions_def or getattr(asset, "partitions_def", None))
+    resources = {resource_key: FileDatasetResource, io_manager_key: ManifestIOManager}
     return [
-        _check(
-            asset_key, name, description, judge, {resource_key: FileDatasetResource, io_manager_key: ManifestIOManager}
-        )
-        for name, (description, judge) in wanted.items()
+        _check(asset_key, name, description=text, judge=judge, resources=resources, partitions=partitions)
+        for name, (text, judge) in wanted.items()
     ]
 
 
-def _check(
+def _check(  # noqa: PLR0913 (what the decorator takes, and what the function needs)
     asset_key: dg.AssetKey,
     name: str,
+    *,
     description: str,
     judge: _Judge,
     resources: Mapping[str, type],
+    partitions: Mapping[str, Any],
 ) -> dg.AssetChecksDefinition:
     resource_key, io_manager_key = resources
 
-    @dg.asset_check(asset=asset_key, name=name, description=description, required_resource_keys=set(resources))
-    def check(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
+    def check(context: dg.AssetCheckExecutionContext) -> Iterator[Any]:
         store, manifests = (getattr(context.resources, key) for key in (resource_key, io_manager_key))
         for key, kind in resources.items():
             if not isinstance(getattr(context.resources, key), kind):
                 raise file_dataset.InvalidDatasetError(f"resource {key!r} is no {kind.__name__}, which {name} needs")
-        partitions = _partitions(context, asset_key)
-        frames = [
-            manifests.load(manifests.uri(asset_key, partition, of="files")).assign(partition=partition or "")
-            for partition in partitions
-        ]
-        files = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame({"location": []})
-        faults = [
-            (file, fault)
-            for file, found in zip(files.to_dict("records"), _look(files, store.get_options()), strict=True)
-            if (fault := judge(file, found)) is not None
-        ]
-        return _result(files, faults, None if partitions == [None] else len(partitions))
 
-    return check
+        def result(keys: Sequence[str | None]) -> dg.AssetCheckResult:
+            frames = [
+                manifests.load(manifests.uri(asset_key, key, of="files")).assign(partition=key or "") for key in keys
+            ]
+            files = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame({"location": []})
+            faults = [
+                (file, fault)
+                for file, found in zip(files.to_dict("records"), _look(files, store.get_options()), strict=True)
+                if (fault := judge(file, found)) is not None
+            ]
+            return _result(asset_key, files, faults, None if list(keys) == [None] else len(keys))
+
+        keys = _partitions(context, asset_key)
+        if not partitions or context.op_execution_context.has_partition_key:
+            yield result(keys)
+            return
+        for key in filter(None, keys):
+            try:
+                of_one = result([key])
+            except file_dataset.FileDatasetError as exc:  # it failed in this very run, say; the others are looked at
+                of_one = dg.AssetCheckResult(passed=False, asset_key=asset_key, description=str(exc))
+            yield evaluation(of_one, name, key, context.instance)
+        yield dg.Output(None)
+
+    evaluates: Any = check  # Dagster takes generators, its types do not say so
+    with declared():
+        return dg.asset_check(
+            asset=asset_key, name=name, description=description, required_resource_keys=set(resources), **partitions
+        )(evaluates)
 
 
 def _partitions(context: dg.AssetCheckExecutionContext, asset_key: dg.AssetKey) -> list[str | None]:
@@ -117,7 +140,7 @@ def _partitions(context: dg.AssetCheckExecutionContext, asset_key: dg.AssetKey) 
 
 
 def _result(
-    files: pd.DataFrame, faults: list[tuple[dict[Any, Any], _Fault]], partitions: int | None
+    asset_key: dg.AssetKey, files: pd.DataFrame, faults: list[tuple[dict[Any, Any], _Fault]], partitions: int | None
 ) -> dg.AssetCheckResult:
     counts = Counter(fault.kind for _, fault in faults)
     unknown = counts["not readable"]
@@ -140,6 +163,7 @@ def _result(
         description += f"; {unknown} could not be checked, the first: {first}"
     return dg.AssetCheckResult(
         passed=not faults,
+        asset_key=asset_key,
         severity=dg.AssetCheckSeverity.ERROR if wrong else dg.AssetCheckSeverity.WARN,
         description=description,
         metadata=metadata,

@@ -12,6 +12,7 @@ import dagster as dg
 import pandas as pd
 
 import file_dataset
+from file_dataset_dagster._checks_by_partition import HAS_PARTITIONS, evaluation, no_value
 from file_dataset_dagster._dropped_rows import (
     CHECK_NAME,
     check_of_failed_partition,
@@ -64,7 +65,7 @@ def _one_by_one(run: AssetRun, given: Any) -> Iterator[Any]:  # noqa: ANN401, C9
     """Run each partition of a range; store and report each as it finishes, and at the end which failed.
 
     Dagster has one event for an output, for all partitions and with one data version, and none when the step
-    fails: so each has an event of its own, and after the output once more, because the last one counts.
+    fails: so each has an event of its own, and the output has none.
     """
     keys = [str(key) for key in run.context.partition_keys]
     provenance = provenance_tags(run.context)
@@ -81,7 +82,7 @@ def _one_by_one(run: AssetRun, given: Any) -> Iterator[Any]:  # noqa: ANN401, C9
             failed[key] = exc
             run.context.log.error("partition %s: %s", key, exc.description)  # noqa: TRY400 (no bug: a sentence)
             checks[key] = exc.check or check_of_failed_partition(run.asset_key, str(key), exc.description)
-            yield _evaluation(run, checks[key])
+            yield _evaluation(run, key, checks[key])
             if exc.stops:
                 break
             continue
@@ -93,41 +94,41 @@ def _one_by_one(run: AssetRun, given: Any) -> Iterator[Any]:  # noqa: ANN401, C9
             metadata={**done.metadata, **stored},
             tags={**provenance, **version_tags(key, done.version), **done.tags},
         )
-        yield _evaluation(run, done.check)
         if run.manifests is not None:
             yield events[key]
-    yield check_of_range(checks, run.asset_key, len(keys), list(failed))
+            yield _evaluation(run, key, done.check)
     is_stopped = any(one.stops for one in failed.values())
-    if failed and (not run.settings.goes_on or is_stopped or not events):
+    ends_well = bool(events) and not is_stopped and (run.settings.goes_on or not failed)
+    if run.manifests is None and not ends_well:  # nothing is stored; what was found is reported all the same
+        yield from (_evaluation(run, key, checks[key]) for key in events)
+    yield from _check_of_run(run, check_of_range(checks, run.asset_key, len(keys), list(failed)))
+    if not ends_well:
         raise _failure(failed, keys, done=len(events))
     if failed:
         run.context.log.error("%s", _failure(failed, keys, done=len(events)).description)
-        if run.manifests is not None:
-            run.manifests.expect(run.asset_key, manifests, None)
-        # with this Dagster makes no materialization by itself, which would be of failed partitions too
-        yield dg.MaterializeResult(asset_key=run.asset_key, value=manifests, metadata={_NO_MATERIALIZATION: True})
-        if run.manifests is None:
-            yield from events.values()
-        return
-    for key, event in events.items():
-        run.context.add_asset_metadata(event.metadata, run.asset_key, key)
     if run.manifests is not None:
         run.manifests.expect(run.asset_key, manifests, None)
-    yield dg.MaterializeResult(asset_key=run.asset_key, value=manifests)
-    yield from events.values()
+    # with this Dagster makes no materialization by itself: one of the same data version for each partition, of those
+    # that failed as well
+    yield dg.MaterializeResult(asset_key=run.asset_key, value=manifests, metadata={_NO_MATERIALIZATION: True})
+    if run.manifests is None:
+        for key, event in events.items():
+            yield event
+            yield _evaluation(run, key, checks[key])
 
 
-def _evaluation(run: AssetRun, check: dg.AssetCheckResult) -> dg.AssetCheckEvaluation:
-    """The check of one partition; `check_of_range` is that of the run."""
-    return dg.AssetCheckEvaluation(
-        asset_key=run.asset_key,
-        check_name=CHECK_NAME,
-        passed=check.passed,
-        metadata=check.metadata,
-        severity=check.severity,
-        description=check.description,
-        blocking=run.settings.policy.on_exceeded == "block",
-    )
+def _evaluation(run: AssetRun, partition_key: str, check: dg.AssetCheckResult) -> dg.AssetCheckEvaluation:
+    is_blocking = run.settings.policy.on_exceeded == "block"
+    return evaluation(check, CHECK_NAME, partition_key, run.context.instance, is_blocking=is_blocking)
+
+
+def _check_of_run(run: AssetRun, check: dg.AssetCheckResult) -> Iterator[Any]:
+    """The check of a run over many partitions: where each has its own, that is all, and this is a line of the log."""
+    if not HAS_PARTITIONS:
+        yield check
+        return
+    run.context.log.info("%s", check.description)
+    yield from no_value(run.context.assets_def, CHECK_NAME)
 
 
 def _failure(failed: Mapping[str, NotStoredError], keys: Sequence[str], *, done: int) -> dg.Failure:

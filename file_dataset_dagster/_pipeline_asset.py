@@ -13,6 +13,7 @@ from typing import Any, Literal, TypedDict, Unpack, cast, overload
 import dagster as dg
 
 import file_dataset
+from file_dataset_dagster._checks_by_partition import declared
 from file_dataset_dagster._dropped_rows import DropPolicy, OnExceeded, check_spec
 from file_dataset_dagster._inputs import INPUT, asset_key_of, input_of
 from file_dataset_dagster._materialize import materialize
@@ -126,7 +127,7 @@ def pipeline_asset(  # noqa: PLR0913 (each is a choice of the user's)
 
     A decorator, or a factory: `resampled = pipeline_asset(resample, name="resampled", input=raw_scans)`, which leaves
     `resample` a plain function. The asset's value is its manifest; its check `no_dropped_rows` lists which rows are
-    missing from it and why.
+    missing from it and why; from Dagster 1.13 on by partition.
 
     Args:
         fn: as `file_dataset.Pipeline` takes it.
@@ -275,10 +276,11 @@ def pipeline_asset(  # noqa: PLR0913 (each is a choice of the user's)
             "key": asset_key,
             "ins": {INPUT: asset_input},
             "config_schema": PartialRun.config_field(),
-            "check_specs": [check_spec(asset_key, policy)],
+            "check_specs": [check_spec(asset_key, policy, asset_args.get("partitions_def"))],
             "required_resource_keys": keys | set(asset_args.get("required_resource_keys") or ()),
         }
-        return cast("dg.AssetsDefinition", dg.asset(**arguments)(compute))
+        with declared():
+            return cast("dg.AssetsDefinition", dg.asset(**arguments)(compute))
 
     return define if fn is None else define(fn)
 

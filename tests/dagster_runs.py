@@ -2,6 +2,8 @@
 
 import dagster as dg
 
+from file_dataset_dagster._checks_by_partition import HAS_PARTITIONS
+
 ONE_RUN = dg.BackfillPolicy.single_run()
 
 
@@ -24,6 +26,19 @@ def check_of(result):
     """The one evaluation of a check."""
     (check,) = result.get_asset_check_evaluations()
     return check
+
+
+def checks_of_range(result, instance, name="copied"):
+    """The checks of each partition of a run over a range, and what was said of all of them.
+
+    That is a check of its own before Dagster 1.13, where an asset's check has a result for each partition; since then
+    it is a line of the run's log.
+    """
+    checks = [check for check in result.get_asset_check_evaluations() if check.asset_key == dg.AssetKey(name)]
+    if not HAS_PARTITIONS:
+        return checks[:-1], checks[-1].description
+    lines = [entry.user_message for entry in instance.all_logs(result.run_id) if entry.step_key == name]
+    return checks, next(line for line in reversed(lines) if "rows dropped, in " in line)
 
 
 def metadata_of(result):

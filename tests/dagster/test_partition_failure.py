@@ -4,7 +4,7 @@ import dagster as dg
 import numpy as np
 import pandas as pd
 import pytest
-from dagster_runs import ONE_RUN, copy_scan, range_tags
+from dagster_runs import ONE_RUN, checks_of_range, copy_scan, range_tags
 
 import file_dataset
 from file_dataset_dagster import FileDatasetResource, ManifestIOManager, pipeline_asset
@@ -46,10 +46,6 @@ def materialized(instance, result, name):
     return [event.step_materialization_data.materialization.partition for event in found]
 
 
-def checks_of(result, name):
-    return [check for check in result.get_asset_check_evaluations() if check.asset_key == dg.AssetKey(name)]
-
-
 def uri(resource, name, partition):
     return ManifestIOManager(resource=resource).uri(dg.AssetKey(name), partition)
 
@@ -64,16 +60,15 @@ def test_the_other_days_go_through_the_whole_chain(run, local, chain, instance, 
     others = [key for key in KEYS if key != BROKEN]
     for name in ("first", "second", "third"):
         assert materialized(instance, result, name) == others
-        *each, last = checks_of(result, name)
+        each, of_all = checks_of_range(result, instance, name)
         bad = [check for check in each if not check.passed]
         assert [check.metadata["partition"].value for check in bad] == [BROKEN]
-        assert bad[0].severity is last.severity is dg.AssetCheckSeverity.ERROR
+        assert bad[0].severity is dg.AssetCheckSeverity.ERROR
         assert BROKEN in bad[0].description
-        assert last.description.endswith(f"1 partitions failed: {BROKEN}")
-        assert last.metadata["failed_partitions"].value == [BROKEN]
+        assert of_all.endswith(f"1 partitions failed: {BROKEN}")
         assert list(result.asset_value(name)) == others
     assert f"partition '{BROKEN}' of asset first, which it reads, failed in this run" in (
-        next(check.description for check in checks_of(result, "second") if not check.passed)
+        next(check.description for check in checks_of_range(result, instance, "second")[0] if not check.passed)
     )
     if before:
         for name, frame in old.items():
@@ -122,9 +117,9 @@ def test_a_manifest_that_is_damaged_fails_its_partition_alone(run, local, chain,
     result = run(chain(second=goes_on), local, tags=RANGE, selection=["second"])
     assert result.success is (goes_on == "continue")
     assert materialized(instance, result, "second") == [key for key in KEYS if key != BROKEN]
-    *_, last = checks_of(result, "second")
-    assert last.metadata["failed_partitions"].value == [BROKEN]
-    assert at in next(check.description for check in checks_of(result, "second") if not check.passed)
+    each, of_all = checks_of_range(result, instance, "second")
+    assert of_all.endswith(f"1 partitions failed: {BROKEN}")
+    assert at in next(check.description for check in each if not check.passed)
 
 
 def test_a_store_that_is_down_in_the_middle_stops_the_run_all_the_same(run, tmp_path, scans, instance):
@@ -161,8 +156,8 @@ def test_too_few_rows_cost_the_partition_alone(run, local, scans, instance):
     result = run([raw_scans, first], local, tags=RANGE)
     assert result.success
     assert materialized(instance, result, "first") == [key for key in KEYS if key != BROKEN]
-    *_, last = checks_of(result, "first")
-    assert (last.passed, last.severity) == (False, dg.AssetCheckSeverity.ERROR)
+    (failed,) = [check for check in checks_of_range(result, instance, "first")[0] if not check.passed]
+    assert (failed.metadata["partition"].value, failed.severity) == (BROKEN, dg.AssetCheckSeverity.ERROR)
 
 
 @pytest.mark.parametrize("allowed", [True, False])
