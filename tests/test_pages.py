@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 import SimpleITK
+from botocore.exceptions import NoCredentialsError
 
 ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"^( *)```python\n(.*?)^\1```$|^<!--python\n(.*?)^-->$", re.DOTALL | re.MULTILINE)
@@ -141,3 +142,33 @@ def test_a_page_runs_and_prints_what_it_says(page, bucket, directory):
     assert done.returncode == 0, done.stderr[-3000:]
     printed = json.loads((directory / "printed.json").read_text())
     assert [words(text) for text in printed] == [words(text) for text in promised(script)]
+
+
+def test_a_promise_names_a_test_that_is_there():
+    """Each line of the tables of promises ends in `file::test`."""
+    lines = [
+        line
+        for page in ("docs/guarantees.md", "docs/security.md")
+        for table in re.findall(r"^\| promise \| test \|\n.*?\n((?:\|.*\n)+)", PAGES[page], re.MULTILINE)
+        for line in table.splitlines()
+    ]
+    assert len(lines) >= 30
+    for line in lines:
+        file, test = re.search(r"`(tests/[\w/]+\.py)::(\w+)` \|$", line).groups()
+        assert f"def {test}(" in (ROOT / file).read_text(), line
+
+
+def test_an_error_is_found_by_the_words_that_it_has():
+    """What the first column of a table in Troubleshooting quotes is said by the code, ours or botocore's."""
+    code = "".join(
+        path.read_text() for name in ("file_dataset", "file_dataset_dagster") for path in (ROOT / name).rglob("*.py")
+    )
+    said = re.sub(r'"\n\s*f?"', "", code) + NoCredentialsError.fmt
+    quoted = re.findall(r"^\| `([^|]*)` ", PAGES["docs/troubleshooting.md"], re.MULTILINE)
+    assert len(quoted) >= 30
+    assert [words for text in quoted for words in text.split("` and `") if words not in said] == []
+
+
+def test_the_page_for_machines_names_every_page():
+    named = set(re.findall(r"\]\((\S+\.md)\)", (ROOT / "docs/llms.txt").read_text()))
+    assert named == {Path(page).name for page in PAGES if page.startswith("docs/")} - {"index.md"}
