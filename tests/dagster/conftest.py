@@ -1,5 +1,6 @@
 """A real S3 endpoint on loopback, a resource that reaches it, and runs on a Dagster instance of their own."""
 
+import tomllib
 from pathlib import Path
 
 import boto3
@@ -28,6 +29,23 @@ def aws_environment(monkeypatch, tmp_path):
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "from-environment")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+
+
+@pytest.fixture(scope="session")
+def entry_points(tmp_path_factory):
+    """A directory with the entry points of pyproject.toml, as an installer puts them beside a package."""
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    place = tmp_path_factory.mktemp("entry_points")
+    metadata = place / "entry_points_of_file_dataset-0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: entry-points-of-file-dataset\nVersion: 0\n")
+    lines = [
+        line
+        for group, points in project["entry-points"].items()
+        for line in (f"[{group}]", *(f"{name} = {value}" for name, value in points.items()))
+    ]
+    (metadata / "entry_points.txt").write_text("\n".join(lines))
+    return place
 
 
 @pytest.fixture

@@ -1,12 +1,10 @@
 """Components: what YAML says is what Python says, and what `dg scaffold` writes runs."""
 
 import importlib
-import importlib.metadata
 import inspect
 import re
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 
 import dagster as dg
@@ -99,7 +97,8 @@ def test_the_attributes_of_the_resource_are_its_fields():
 
 
 def test_the_checks_of_a_pipeline_are_the_arguments_of_build_manifest_checks():
-    arguments = set(inspect.signature(build_manifest_checks).parameters) - {"asset"}
+    # the asset, and so its partitions, are the component's own
+    arguments = set(inspect.signature(build_manifest_checks).parameters) - {"asset", "partitions_def"}
     assert set(ManifestChecks.model_fields) == arguments
 
 
@@ -119,19 +118,8 @@ def test_the_docs_of_an_attribute_are_those_of_the_argument():
     assert properties["temp_dir"]["description"].endswith("a directory of every node.")
 
 
-def test_dagster_finds_the_components_where_the_package_is_installed(tmp_path, monkeypatch):
-    """By the entry point of pyproject.toml, which an installer copies into the metadata."""
-    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
-    metadata = tmp_path / "entry_points_of_file_dataset-0.dist-info"
-    metadata.mkdir()
-    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: entry-points-of-file-dataset\nVersion: 0\n")
-    lines = [
-        line
-        for group, points in project["entry-points"].items()
-        for line in (f"[{group}]", *(f"{name} = {value}" for name, value in points.items()))
-    ]
-    (metadata / "entry_points.txt").write_text("\n".join(lines))
-    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+def test_dagster_finds_the_components_where_the_package_is_installed(entry_points, monkeypatch):
+    monkeypatch.setattr(sys, "path", [str(entry_points), *sys.path])
     found = {key.to_typename(): value for key, value in discover_entry_point_package_objects().items()}
     ours = {name: value for name, value in found.items() if name.startswith("file_dataset_dagster.")}
     assert ours == {f"file_dataset_dagster.{name}": value for name, value in COMPONENTS.items()}
