@@ -104,7 +104,7 @@ class Plan:
         )
         lines.append(f"inputs: {len(self.files):,} files, {_shown_bytes(self.input_bytes or 0)}{largest}")
         requests = ", ".join(f"{count:,} {kind}" for kind, count in self.requests.items() if count)
-        lines.append(f"requests: {requests or 'none'}{', at least' if requests else ''}")
+        lines.append(f"requests, where no row fails: {f'at least {requests}' if requests else 'none'}")
         lines.append(f"peak disk: {_shown_bytes(self.peak_disk_bytes or 0)} of inputs, and what fn writes beside them")
         missing = self.missing_files
         lines.append(f"missing files: {len(missing):,}")

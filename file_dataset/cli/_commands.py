@@ -117,14 +117,15 @@ class _Log(logging.StreamHandler[Any]):
 
 
 class _Lines(logging.Formatter):
-    """A traceback has the lines of fn, and not those of the library that called it."""
+    """Under a failure are the lines of fn: not those of the library that called it, and not its message again."""
 
     def formatException(self, ei: Any) -> str:  # noqa: ANN401, N802  # as logging has it
         """Return the traceback as text."""
         found = traceback.TracebackException(*ei)
         own = [frame for frame in found.stack if not frame.filename.startswith(_PACKAGE)]
         found.stack = traceback.StackSummary.from_list(own)
-        return "".join(found.format()).rstrip()
+        is_alone = own and found.__cause__ is None and (found.__context__ is None or found.__suppress_context__)
+        return "".join(found.stack.format() if is_alone else found.format()).rstrip()
 
 
 def _log_to_stderr() -> None:

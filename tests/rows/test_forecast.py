@@ -95,7 +95,7 @@ def test_the_report_is_for_a_person(frame, fault_options):
     assert planned(frame, fault_options).report().splitlines() == [
         "5 of 5 rows to run: 5 new",
         "inputs: 5 files, 100 bytes; the largest row: 3, 40 bytes",
-        "requests: 5 GET, 4 PUT, at least",
+        "requests, where no row fails: at least 5 GET, 4 PUT",
         "peak disk: 100 bytes of inputs, and what fn writes beside them",
         "missing files: 1",
         "  row 4: a.txt: s3://bucket/4: FileNotFoundError (404)",
