@@ -11,6 +11,7 @@ import pandas as pd
 import file_dataset
 from file_dataset_dagster._checks_by_partition import by_partition, declared
 from file_dataset_dagster._frame_metadata import table
+from file_dataset_dagster._losses import Losses
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -83,6 +84,7 @@ class DroppedRows:
     changed_rows: int = 0  # have other inputs now, and did not run
     is_unclear: bool = False  # which rows of the input changed
     compared: Comparison | None = None  # the input with what was there, where a run did that
+    upstream: Losses | None = None  # rows that did not come this far; None: not known
 
     @property
     def not_run(self) -> int:
@@ -128,7 +130,8 @@ class DroppedRows:
         few = f"; {rows} input rows are fewer than min_rows={self.policy.min_rows}" if self.is_too_few else ""
         dropped = self.result.summary(allowed_fraction=self.policy.max_dropped_fraction)
         compared = "" if self.compared is None else f"; {self.compared}"
-        return f"{where}{dropped}{compared}{not_run}{self._behind()}{few}"
+        upstream = "" if self.upstream is None else self.upstream
+        return f"{where}{dropped}{upstream}{compared}{not_run}{self._behind()}{few}"
 
     def _behind(self) -> str:
         if self.changed_rows:
@@ -144,6 +147,8 @@ class DroppedRows:
             "dropped_rows": self.result.dropped_rows,
             "dropped_fraction": round(self.fraction, 4),
         }
+        if self.upstream is not None:
+            metadata["dropped_upstream"] = self.upstream.dropped
         if self.partition_key is not None:
             metadata["partition"] = self.partition_key
         if self.not_run:

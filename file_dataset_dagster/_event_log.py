@@ -10,21 +10,22 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
-def data_version(instance: dg.DagsterInstance, asset_key: dg.AssetKey, partition_key: str | None) -> str | None:
-    """The data version of the last materialization; one query."""
-    tags = last_tags(instance, asset_key, partition_key)
-    return None if tags is None else tags.get("dagster/data_version")
+def last_materialization(
+    instance: dg.DagsterInstance, asset_key: dg.AssetKey, partition_key: str | None
+) -> dg.AssetMaterialization | None:
+    """The last one; None: there was none. One query."""
+    partitions = None if partition_key is None else [partition_key]
+    wanted = dg.AssetRecordsFilter(asset_key, asset_partitions=partitions)
+    records = instance.fetch_materializations(wanted, limit=1).records
+    return records[0].asset_materialization if records else None
 
 
 def last_tags(
     instance: dg.DagsterInstance, asset_key: dg.AssetKey, partition_key: str | None
 ) -> Mapping[str, str] | None:
     """The tags of the last materialization; None: there was none. One query."""
-    partitions = None if partition_key is None else [partition_key]
-    wanted = dg.AssetRecordsFilter(asset_key, asset_partitions=partitions)
-    records = instance.fetch_materializations(wanted, limit=1).records
-    materialization = records[0].asset_materialization if records else None
-    return None if materialization is None else materialization.tags or {}
+    found = last_materialization(instance, asset_key, partition_key)
+    return None if found is None else found.tags or {}
 
 
 def provenance_tags(context: dg.AssetExecutionContext) -> dict[str, str]:

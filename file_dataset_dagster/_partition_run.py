@@ -21,9 +21,10 @@ from file_dataset_dagster._dropped_rows import (
     DroppedRows,
     check_of_failed_partition,
 )
-from file_dataset_dagster._event_log import data_version, failed_in_run, last_tags
+from file_dataset_dagster._event_log import failed_in_run, last_materialization, last_tags
 from file_dataset_dagster._inputs import INPUT, frame_of, keys_of_input
 from file_dataset_dagster._io_manager import ManifestIOManager
+from file_dataset_dagster._losses import losses_of
 from file_dataset_dagster._partial_runs import PartialRun, Stored, check_outputs
 from file_dataset_dagster._paths import fitting, segment
 from file_dataset_dagster._previews import previews
@@ -138,6 +139,8 @@ class AssetRun:
         started = time.monotonic()
         policy = self.settings.policy
         into_path, writes_down = self.root, False
+        read = self._read(keys)
+        upstream = None if read is None else losses_of(self._upstream_name(), read.values())
         try:
             if partition_key is not None:
                 into_path = fitting(f"{self.root}/{segment(partition_key)}", f"partition {partition_key!r}")
@@ -152,7 +155,7 @@ class AssetRun:
                 stored = self._stored(frame, partition_key, into_path, rows)
                 if stored is not None and not self.wanted.is_partial:
                     rows = replace(rows, wanted=PartialRun(only_changed=True))
-                done = rows.run(frame, self._origins(frame, keys), stored)
+                done = rows.run(frame, self._origins(frame, keys, read), stored)
         except file_dataset.FileDatasetError as exc:
             stopped = exc.result if isinstance(exc, file_dataset.RunStoppedError) else None
             message, cause = self._visible(exc)
@@ -168,7 +171,9 @@ class AssetRun:
             ) from exc
         result, after = done.result, done.after
         compared = done.compared if self.wanted.only_changed else None
-        dropped = DroppedRows(result, policy, partition_key, is_unclear=after.is_unclear, compared=compared)
+        dropped = DroppedRows(
+            result, policy, partition_key, is_unclear=after.is_unclear, compared=compared, upstream=upstream
+        )
         dropped = replace(dropped, changed_rows=max(0, len(after.changed) - dropped.not_run))
         self.context.log.info("%s; %.1f s", dropped, time.monotonic() - started)
         if dropped.fails_the_run:
@@ -195,6 +200,7 @@ class AssetRun:
         metadata = {
             "input_rows": result.input_rows,
             "dropped_rows": result.dropped_rows,
+            **({} if upstream is None else upstream.metadata()),
             "stored_bytes": int(result.files["size_bytes"].sum()),
             "files_without_digest": result.files_without_digest,
             "seconds": round(time.monotonic() - started, 1),
@@ -246,18 +252,29 @@ class AssetRun:
             check_outputs(stored.manifest, self._nothing(frame, into_path).manifest, "fn promises the outputs")
         return stored
 
-    def _origins(self, frame: pd.DataFrame, keys: list[Any]) -> Origins:
+    def _read(self, keys: list[Any]) -> dict[str, dg.AssetMaterialization] | None:
+        """The last materialization of each partition that is read; None where that is not known."""
+        upstream = self._upstream()
+        if upstream is None or len(keys) > _MOST_KEYS:
+            return None
+        found = {str(key or ""): last_materialization(self.context.instance, upstream, key) for key in keys}
+        return {key: event for key, event in found.items() if event is not None}
+
+    def _upstream_name(self) -> str:
+        name: str = self.context.asset_key_for_input(INPUT).to_user_string()
+        return name
+
+    def _origins(
+        self, frame: pd.DataFrame, keys: list[Any], read: Mapping[str, dg.AssetMaterialization] | None
+    ) -> Origins:
         """What the rows of the input are: their values, and the content of files that a pipeline upstream stored."""
         if self.manifests is None or "id" not in frame:
             return Origins()
         upstream = self._upstream()
-        if upstream is None or len(keys) > _MOST_KEYS:
+        if upstream is None or read is None:
             return origins_of(frame, {}, None, is_content_known=False)
-        versions = {
-            str(key or ""): version
-            for key in keys
-            if (version := data_version(self.context.instance, upstream, key)) is not None
-        }
+        tags = {key: (event.tags or {}).get("dagster/data_version") for key, event in read.items()}
+        versions = {key: version for key, version in tags.items() if version is not None}
         contents: dict[str, str] = {}
         is_known = False
         try:
@@ -329,7 +346,7 @@ class AssetRun:
 
 
 _FAILED_UPSTREAM = "this partition of the input failed in this run"
-_MOST_KEYS = 100  # partitions of one input whose data versions are looked up, one query each; a guess
+_MOST_KEYS = 100  # partitions of one input whose materializations are looked up, one query each; a guess
 
 
 def _is_all_at_fn(result: file_dataset.PipelineResult) -> bool:
