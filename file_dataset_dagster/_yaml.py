@@ -109,10 +109,37 @@ _PARTITIONS: Mapping[str, Callable[..., dg.PartitionsDefinition[Any]]] = {
 }
 
 
+class _Env:
+    """`env` of a template: a variable that is not set is false, and an error where its text is asked for.
+
+    Dagster's is None, and `s3://{{ env.BUCKET }}/scans` would be the bucket `None`.
+    """
+
+    def __init__(self, given: Any) -> None:  # noqa: ANN401 (Dagster exports no name for it)
+        self._given = given
+
+    def __call__(self, *arguments: Any) -> Any:  # noqa: ANN401
+        return self._given(*arguments)
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401
+        from jinja2 import Undefined, UndefinedError  # as late as Dagster loads it
+
+        said = f"the environment variable {name} is not set"
+
+        class Unset(Undefined):
+            def __str__(self) -> str:
+                raise UndefinedError(said)
+
+        value = getattr(self._given, name)
+        return Unset(said) if value is None else value
+
+
 def _rendered(context: dg.ResolutionContext, value: Any) -> Any:  # noqa: ANN401 (what YAML holds)
     """The value with each `{{ }}` in it rendered, and every other text as it is."""
     if isinstance(value, str):
-        return context.resolve_value(value, as_type=object) if _TEMPLATE.search(value) else value
+        if not _TEMPLATE.search(value):
+            return value
+        return context.with_scope(env=_Env(context.scope["env"])).resolve_value(value, as_type=object)
     if isinstance(value, Mapping):
         return {name: _rendered(context.at_path(name), one) for name, one in value.items()}
     if isinstance(value, list | tuple):

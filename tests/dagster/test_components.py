@@ -315,6 +315,24 @@ def context_of_tests():
     assert getattr(component, name) == in_python
 
 
+@pytest.mark.parametrize(
+    ("template", "text"),
+    [
+        ("{{ env.COMPONENTS_BUCKET }}", "raw"),
+        ("s3://{{ env.COMPONENTS_BUCKET }}/scans", "s3://raw/scans"),
+        ("s3://{{ env('COMPONENTS_BUCKET') }}/scans", "s3://raw/scans"),
+    ],
+)
+def test_a_variable_of_the_environment_is_in_the_text_or_an_error(load, monkeypatch, template, text):
+    with pytest.raises(Exception, match="Error while loading component one") as raised:
+        load({"into_path": template})
+    assert re.search(r"(environment variable|Environment variable) COMPONENTS_BUCKET is not set", why(raised.value))
+    assert "attributes.into_path" in why(raised.value) or "env(" in template
+    assert load({"into_path": "s3://{{ env.COMPONENTS_BUCKET or 'test' }}/a"}).into_path == "s3://test/a"
+    monkeypatch.setenv("COMPONENTS_BUCKET", "raw")
+    assert load({"into_path": template}).into_path == text
+
+
 def test_a_pipeline_in_yaml_is_the_asset_of_python(load):
     shared = {
         "group_name": "cohort",
@@ -437,6 +455,21 @@ def test_a_wrong_attribute_of_the_resource_shows_no_secret(load):
         load({"aws_secret_access_key": SECRET, "max_concurrency": "many"}, "FileDatasetComponent")
     assert "max_concurrency" in why(raised.value)
     assert SECRET not in why(raised.value)
+
+
+def test_an_s3_resource_that_is_there_is_a_template(load):
+    code = """
+import dagster as dg
+from dagster_aws.s3 import S3Resource
+
+@dg.template_var
+def ours():
+    return S3Resource(endpoint_url="http://127.0.0.1:9000", aws_secret_access_key=dg.EnvVar("COMPONENTS_SECRET"))
+"""
+    component = load({"s3_resource": "{{ ours }}"}, "FileDatasetComponent", code, template_vars_module=".code")
+    store = dg.build_defs_for_component(component).resources["file_dataset"]
+    assert store.s3_resource.endpoint_url == "http://127.0.0.1:9000"
+    assert "COMPONENTS_SECRET" not in repr(component)
 
 
 def test_the_resource_comes_with_its_io_manager_unless_it_shall_not(load):
