@@ -8,7 +8,7 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from file_dataset import _existing, _frame, _outputs, _overwrites, _plan, _transfer, _urls, _verdict
+from file_dataset import _existing, _frame, _outputs, _overwrites, _plan, _storing, _urls, _verdict
 from file_dataset._arrival import Arrival
 from file_dataset._errors import Failure, InvalidDatasetError, RowError
 from file_dataset._local_file import LocalFile
@@ -17,7 +17,7 @@ from file_dataset._tempdir import TempDir
 from file_dataset._turns import Ended
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping
     from concurrent.futures import Future
     from pathlib import Path
 
@@ -54,8 +54,8 @@ class Flight:
         "_files",
         "_has_begun",
         "_looking",
-        "_moving",
         "_new_in",
+        "_storing",
         "_taking_back",
         "_uploads",
         "_work",
@@ -82,15 +82,15 @@ class Flight:
         self.task: Future[None] | None = None
         self._work: TempDir | None = None
         self._arriving: Arrival | None = None
-        self._moving: _transfer.Moving | None = None
         self._beginning = threading.Lock()  # held while its downloads are begun after its outputs were looked for
         self._looking: _existing.Asked[ObjectInfo] | None = None
         self._has_begun = False
         self._new_in: Stores | None = None  # where what it stores replaces nothing, so that it can be taken back
         self._ended: Callable[[], object] = _nothing
         self._taking_back: _existing.TakingBack | None = None
-        self._files: Mapping[str, LocalFile | None] = {}
-        self._uploads: Sequence[_plan.Transfer[_urls.Location]] = ()
+        self._storing: _storing.Storing | None = None
+        self._files: Mapping[str, _outputs.Output] = {}
+        self._uploads = _plan.Uploads(())
 
     def _make_dirs(self, row: _plan.FileRow, where: Path | None) -> None:
         if self.cancelled.is_set():
@@ -208,8 +208,8 @@ class Flight:
     def store(
         self,
         prepared: Prepared,
-        files: Mapping[str, LocalFile | None],
-        uploads: Sequence[_plan.Transfer[_urls.Location]],
+        files: Mapping[str, _outputs.Output],
+        uploads: _plan.Uploads,
         then: Callable[[], object],
     ) -> None:
         """Begin to upload what fn returned; `finish` when `then` was called, which is as in `fetch`.
@@ -220,8 +220,8 @@ class Flight:
         self._files, self._uploads = files, uploads
         if only_new := prepared.settings.if_exists == "error":
             self._new_in, self._ended = prepared.target, then
-        self._moving = moving = _transfer.Moving(uploads, prepared.target, "upload", self.cancelled)
-        moving.store(prepared.extra_args, then, only_new=only_new)
+        self._storing = storing = _storing.Storing(uploads, prepared.target, self.cancelled)
+        storing.store(prepared.extra_args, then, only_new=only_new)
         self._has_begun = True  # all of them, which an interrupt can prevent
 
     def finish(self) -> bool:
@@ -231,9 +231,9 @@ class Flight:
         """
         if self.outcome is None and self._taking_back is not None:
             self.outcome = self._taking_back.outcome()
-        elif self.outcome is None and self._moving is not None and self.fetched is not None:
-            outcome, stored = self._stored_or_not(), self._moving.stored()
-            self._moving.forget()
+        elif self.outcome is None and (storing := self._storing) is not None and self.fetched is not None:
+            outcome, stored = self._stored_or_not(storing, self.fetched), storing.stored()
+            storing.forget()
             ended, self._ended = self._ended, _nothing  # which refers to this
             if isinstance(outcome, Failed) and stored and self._new_in is not None:
                 self._taking_back = _existing.TakingBack(outcome, stored, self._new_in)
@@ -242,50 +242,48 @@ class Flight:
             self.outcome = outcome
         return True
 
-    def _stored_or_not(self) -> Stored | Failed | Ended:
-        assert self._moving is not None  # noqa: S101  # for mypy
-        assert self.fetched is not None  # noqa: S101
+    def _stored_or_not(self, storing: _storing.Storing, fetched: Fetched) -> Stored | Failed | Ended:
         try:
-            infos = self._moving.finish_out()
+            infos = storing.finish_out()
         except RowError as exc:
-            is_refused = _verdict.is_refusal(exc, len(self._uploads))
-            return Failed(exc, is_refused=is_refused, inputs=self.fetched.inputs)
+            is_refused = not storing.stored() and _verdict.is_refusal(exc, storing.begun)
+            return Failed(exc, is_refused=is_refused, inputs=fetched.inputs)
         except Exception as exc:  # noqa: BLE001  # a fault of ours ends the run
             return Ended(exc)
-        read = zip(self._uploads, infos, strict=True)
+        read = zip(self._uploads.files, infos, strict=True)
         return Stored(
-            dict.fromkeys(self._files) | {up.file: str(up.target) for up in self._uploads},
+            dict.fromkeys(self._files) | self._uploads.locations,
             tuple(stored_file(self.position, up.file, up.target, info) for up, info in read),
-            self.fetched.without_digest,
-            self.fetched.inputs,
+            fetched.without_digest,
+            fetched.inputs,
         )
 
     def silent(self) -> Iterator[tuple[Silence, str]]:
         """Yield what it waits for, and who knows for how long no byte has moved."""
-        waiting = self._taking_back or self._moving or self._arriving or self._looking
+        waiting = self._taking_back or self._storing or self._arriving or self._looking
         return iter(()) if waiting is None else waiting.silent()
 
     @property
     def is_uploading(self) -> bool:
         """Whether fn is done with it, and its uploads are not."""
-        return self._has_begun and any(self.silent())
+        is_storing = self._storing is not None and not self._storing.is_over
+        return self._has_begun and (is_storing or any(self.silent()))
 
     def give_up(self) -> list[Future[Any]]:
         """Leave no file behind outside its directory; return what is to be waited for: it has been cancelled."""
         if self.task is not None and not self.task.cancel():
             return [self.task]  # which finishes it
         with self._beginning:  # its downloads may be about to begin
-            moving, arriving = self._moving, self._arriving
+            arriving = self._arriving
         if arriving is not None:
             arriving.give_up()
-        return [] if moving is None else [*moving.give_up()]
+        return [] if self._storing is None else self._storing.give_up()
 
     def stored_meanwhile(self) -> Stored | None:
         """Return the outcome of a row that was stored before it could be cancelled: then it counts."""
-        if self.fetched is not None and (self.task is None or self.task.cancelled()):
-            moving = self._moving
-            if moving is not None and moving.is_whole:
-                self.finish()
+        storing = self._storing
+        if storing is not None and storing.is_whole and (self.task is None or self.task.cancelled()):
+            self.finish()
         return self.outcome if isinstance(self.outcome, Stored) else None
 
     def take_back(self) -> list[Future[Any]]:
@@ -293,8 +291,9 @@ class Flight:
 
         Returns what is to be waited for.
         """
-        if self._taking_back is None and self.outcome is None and self._new_in is not None and self._moving is not None:
-            self._taking_back = _existing.TakingBack(None, self._moving.stored(), self._new_in)
+        stores, storing = self._new_in, self._storing
+        if self._taking_back is None and self.outcome is None and stores is not None and storing is not None:
+            self._taking_back = _existing.TakingBack(None, storing.stored(), stores)
             return [*self._taking_back.begin(_nothing)]
         return [] if self._taking_back is None else [*self._taking_back.running]
 
@@ -308,9 +307,7 @@ def _nothing() -> None:
     pass
 
 
-def uploads_of(
-    prepared: Prepared, row: _plan.FileRow, files: Mapping[str, LocalFile | None]
-) -> list[_plan.Transfer[_urls.Location]]:
+def uploads_of(prepared: Prepared, row: _plan.FileRow, files: Mapping[str, _outputs.Output]) -> _plan.Uploads:
     """Return what is to be uploaded of a row.
 
     Raises:
@@ -320,7 +317,7 @@ def uploads_of(
         uploads = _plan.uploads(row.id, files, prepared.prefix)
     except InvalidDatasetError as exc:  # a key that is too long
         raise RowError([Failure.of(row.id, "upload", exc)]) from exc
-    if on_top := _overwrites.failures(uploads, prepared.inputs):
+    if on_top := _overwrites.failures(uploads.files, prepared.inputs):
         raise RowError(on_top)
     return uploads
 

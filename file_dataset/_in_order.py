@@ -69,7 +69,6 @@ class Together(Generic[T]):
     __slots__ = (
         "_cancelled",
         "_count",
-        "_end",
         "_failed",
         "_first",
         "_is_over",
@@ -102,7 +101,6 @@ class Together(Generic[T]):
         self._next = self._first = self._turns = 0
         self._is_over = False
         self._then: Callable[[], object] = _nothing
-        self._end: Future[None] | None = None  # where somebody waits
 
     def begin(self, then: Callable[[], object]) -> None:
         """Begin; `then` is called when the last has ended, by the thread that ends it: it must not wait."""
@@ -150,18 +148,6 @@ class Together(Generic[T]):
             running = list(self._running.values())
         return [future for future in running if not future.cancel()]
 
-    def wait(self, silence: Callable[[], Silence], late: Callable[[], str]) -> None:
-        """Wait until all have ended.
-
-        Raises:
-            InterruptedError: cancelled.
-        """
-        with self._lock:
-            if self._is_over:
-                return
-            self._end = Future()
-        wait_for(self._end, self._cancelled, silence, late)
-
     def _go_on(self) -> None:
         with self._lock:
             self._turns += 1
@@ -174,14 +160,11 @@ class Together(Generic[T]):
                     self._turns = 0
                     is_last = not (self._running or self._is_over or self._may_begin())
                     self._is_over |= is_last
-                    end = self._end
                     break
                 self._turns = 1
         if is_last:
             then, self._then = self._then, _nothing  # which may refer to what holds this
             self._start = _never
-            if end is not None:
-                end.set_result(None)
             then()
 
     def _begin_some(self) -> None:
@@ -198,9 +181,9 @@ class Together(Generic[T]):
             future.add_done_callback(functools.partial(self._one_ended, at))
 
     def _may_begin(self) -> bool:
-        if self._next < self._first:
-            return True
-        return self._next < self._count and not self._failed and not self._cancelled.is_set()
+        if self._cancelled.is_set():
+            return False
+        return self._next < self._first or (self._next < self._count and not self._failed)
 
     def _one_ended(self, at: int, future: Future[T]) -> None:
         with self._lock:

@@ -212,17 +212,8 @@ class Journal:
             for one in outcome.inputs
         ]
         if isinstance(outcome, Stored):
-            files = {
-                one.file: {
-                    "file": one.file,
-                    "size_bytes": one.size_bytes,
-                    "etag": one.etag,
-                    "checksum": one.checksum,
-                }
-                for one in outcome.files
-            }
             line["state"], line["without_digest"] = parts.STORED, outcome.without_digest
-            line["outputs"] = [files.get(name) or {"file": name} for name in outcome.outputs]
+            line["outputs"] = parts.outputs_of(outcome.outputs, outcome.files)
         else:
             line["state"] = parts.FAILED
             line["failures"] = [

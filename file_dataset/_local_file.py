@@ -65,14 +65,6 @@ class LocalFile:
         """When its bytes were last changed, in nanoseconds since 1970."""
         return self.identity[3]
 
-    def is_at(self, path: str) -> bool:
-        """Return whether `path` is a name of this file."""
-        try:
-            found = os.lstat(path)
-        except OSError:
-            return False
-        return (found.st_dev, found.st_ino) == self.identity[:2]
-
     def open(self) -> int:
         """Return a descriptor of the file.
 

@@ -1,27 +1,33 @@
 """fn's return value: the output files that fn promises, and the check of those that it returned.
 
 fn promises them by `outputs=[...]` or by a `TypedDict` as its return annotation. What it returns is a mapping of file
-names to files in the row's own directories, or to None where there is no such file.
+names to files or directories in the row's own directories, or to None where there is no such file.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
+import itertools
 import logging
 import os
 import types
 import typing
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from file_dataset import _frame, _plan, _urls
 from file_dataset._errors import Failure, InvalidDatasetError, RowError, RowId
+from file_dataset._local_directory import LocalDirectory
 from file_dataset._local_file import LocalFile
 
 logger = logging.getLogger(__name__)
+
+Output: TypeAlias = LocalFile | LocalDirectory | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +99,8 @@ def _annotated(fn: Any) -> Contract | None:  # noqa: ANN401  # any callable
 
 def checked_outputs(
     result: object, *, row_id: RowId, contract: Contract | None, carried: Sequence[str], dirs: RowDirs
-) -> dict[str, LocalFile | None]:
-    """Return fn's result when it maps legal names to files in the row's directories or None, contract names first.
+) -> dict[str, Output]:
+    """Return fn's result when it maps legal names to what lies in the row's directories or None, contract names first.
 
     Raises:
         RowError: every output that is not as it should be.
@@ -104,10 +110,11 @@ def checked_outputs(
         message = f"fn returned {got}: return a mapping of file name to path, such as {{'output.mha': path}}"
         raise RowError([_failure(row_id, None, "TypeError", message)])
     failures: list[Failure] = []
-    files: dict[str, LocalFile | None] = {}
+    files: dict[str, Output] = {}
+    names_of = _Names(dirs)
     for name, path in result.items():
         try:
-            files[_urls.check_file_name(name)] = _output(name, path, dirs)
+            files[_urls.check_file_name(name)] = _output(name, path, dirs, names_of)
         except (InvalidDatasetError, OSError, TypeError) as exc:
             kind = "ValueError" if isinstance(exc, InvalidDatasetError) else type(exc).__name__
             failures.append(_failure(row_id, str(name), kind, f"output {name!r}: {exc.args[-1]}"))
@@ -133,17 +140,37 @@ def checked_outputs(
     return {name: files[name] for name in (contract.names if contract else ()) if name in files} | files
 
 
-def _output(name: str, path: Any, dirs: RowDirs) -> LocalFile | None:  # noqa: ANN401  # whatever fn returned
+def _output(name: str, path: Any, dirs: RowDirs, names_of: _Names) -> Output:  # noqa: ANN401  # whatever fn returned
     if path is None:
         return None
     try:
         given = Path(path)
     except TypeError:
         raise TypeError(f"{_kind_of(path)} is no path") from None
-    at = os.path.join(dirs.output, given)  # noqa: PTH118  # an absolute path stays what it is
+    real, source = _found(path, given, os.path.join(dirs.output, given))  # noqa: PTH118  # an absolute path stays
+    if not f"{real}/".startswith((f"{dirs.output}/", f"{dirs.input}/")):
+        at = os.path.join(dirs.output, given)  # noqa: PTH118  # the same
+        where = f"{given} is" if real == at else f"{given} leads to {real}, which is"
+        why = _why_own(name, real, is_directory=source is None)
+        raise InvalidDatasetError(f"{where} in neither output_dir nor input_dir of this row: {why}")
+    if source is not None:
+        _check_own(name, source, given, names_of)
+        return source
+    directory = LocalDirectory.at(real)
+    for below, file in directory.files.items():
+        _check_own(f"{name}/{below}", file, given / below, names_of)
+    return directory
+
+
+def _found(path: Any, given: Path, at: str) -> tuple[str, LocalFile | None]:  # noqa: ANN401  # the same
+    """Return where a path leads to, and the file that is there; None: it is a directory.
+
+    Raises:
+        OSError: neither is there.
+    """
     try:
         real = os.path.realpath(at)
-        source = LocalFile.at(real)
+        return real, LocalFile.at(real)
     except (FileNotFoundError, ValueError):
         if os.path.islink(at):  # noqa: PTH114  # the path is text
             raise FileNotFoundError(f"{given} is no file (a link to nothing)") from None
@@ -152,31 +179,49 @@ def _output(name: str, path: Any, dirs: RowDirs) -> LocalFile | None:  # noqa: A
             why += " in output_dir, which relative paths are relative to"
         raise FileNotFoundError(why) from None
     except IsADirectoryError:
-        raise IsADirectoryError(f"{given} is a directory; {_urls.DIRECTORY_REMEDY}") from None
-    if not real.startswith((f"{dirs.output}/", f"{dirs.input}/")):
-        where = f"{given} is" if real == at else f"{given} leads to {real}, which is"
-        raise InvalidDatasetError(f"{where} in neither output_dir nor input_dir of this row: {_why_own(name, real)}")
-    if source.links > 1 and not _has_all_names(source, dirs):
+        if not os.fspath(path):
+            raise IsADirectoryError("'' is no path: output_dir itself is one") from None
+        return real, None
+
+
+def _check_own(name: str, source: LocalFile, given: Path, names_of: _Names) -> None:
+    """Refuse a file that has a name elsewhere too.
+
+    Raises:
+        InvalidDatasetError: it has.
+    """
+    if source.links > 1 and names_of.count(source) < source.links:
+        why = _why_own(name, source.path)
         raise InvalidDatasetError(
-            f"{given} is a hard link to a file that has a name outside this row's directories: {_why_own(name, real)}"
+            f"{given} is a hard link to a file that has a name outside this row's directories: {why}"
         )
-    return source
 
 
-def _why_own(name: str, path: str) -> str:
+def _why_own(name: str, path: str, *, is_directory: bool = False) -> str:
+    copy = "copytree" if is_directory else "copy"
     return (
         "another row's fn may be writing there at the same time, and it may not be yours to upload. "
-        f"Write to output_dir / {name!r}, or copy it there: shutil.copy({path!r}, output_dir / {name!r})"
+        f"Write to output_dir / {name!r}, or copy it there: shutil.{copy}({path!r}, output_dir / {name!r})"
     )
 
 
-def _has_all_names(source: LocalFile, dirs: RowDirs) -> bool:
-    """Return whether all hard links to a file lie in the row's directories."""
-    found = 0
-    for top in (dirs.output, dirs.input):
-        for directory, _, names in os.walk(top):
-            found += sum(source.is_at(os.path.join(directory, name)) for name in names)  # noqa: PTH118  # text
-    return found >= source.links
+class _Names:
+    """How many names files have in a row's directories, which are looked through once."""
+
+    def __init__(self, dirs: RowDirs) -> None:
+        self._tops = dirs.output, dirs.input
+        self._counts: Counter[tuple[int, int]] | None = None
+
+    def count(self, source: LocalFile) -> int:
+        """Return how many of a file's names lie there."""
+        if self._counts is None:
+            self._counts = Counter()
+            for directory, _, names in itertools.chain.from_iterable(map(os.walk, self._tops)):
+                for name in names:
+                    with contextlib.suppress(OSError):  # it is gone since
+                        found = os.lstat(f"{directory}/{name}")
+                        self._counts[found.st_dev, found.st_ino] += 1
+        return self._counts[source.identity[:2]]
 
 
 def _failure(row_id: RowId, file: str | None, kind: str, message: str) -> Failure:

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from file_dataset import _urls
 from file_dataset._errors import InvalidDatasetError
+from file_dataset._local_directory import LocalDirectory
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from file_dataset._errors import RowId
     from file_dataset._local_file import LocalFile
@@ -49,15 +50,56 @@ def downloads(row: FileRow, into: str) -> list[Transfer[str]]:
     return [Transfer(row.id, name, at, f"{into}/{name}") for name, at in there.items()]
 
 
-def uploads(row_id: RowId, files: Mapping[str, LocalFile | None], into: Location) -> list[Transfer[Location]]:
-    """Return one transfer per file that is there, into `<into>/<id>/<file name>`.
+@dataclass(frozen=True, slots=True)
+class DirectoryUpload:
+    """An output that is a directory: whose it is, what is stored, and below which location."""
+
+    row_id: RowId
+    name: str
+    source: LocalDirectory
+    target: Location
+
+    @property
+    def url(self) -> str:
+        """Where it lies, as a manifest has it."""
+        return f"{self.target}/"
+
+
+@dataclass(frozen=True, slots=True)
+class Uploads:
+    """What is to be stored of a row: its files, and those of its directories; and which directories they are."""
+
+    files: Sequence[Transfer[Location]]
+    directories: Sequence[DirectoryUpload] = ()
+
+    @property
+    def locations(self) -> dict[str, str]:
+        """Where each output lies, as a manifest has it."""
+        below = tuple(f"{each.name}/" for each in self.directories)
+        single = {up.file: str(up.target) for up in self.files if not up.file.startswith(below)}
+        return single | {each.name: each.url for each in self.directories}
+
+
+def uploads(row_id: RowId, files: Mapping[str, LocalFile | LocalDirectory | None], into: Location) -> Uploads:
+    """Return one transfer per file that is there, into `<into>/<id>/<file name>`; those of a directory below that.
 
     Raises:
         InvalidDatasetError: an id or name is not safe, or a key is too long.
     """
     there = {name: source for name, source in files.items() if source is not None}
     places = targets(row_id, there, into)
-    return [Transfer(row_id, name, source, places[name]) for name, source in there.items()]
+    transfers: list[Transfer[Location]] = []
+    directories: list[DirectoryUpload] = []
+    for name, source in there.items():
+        if not isinstance(source, LocalDirectory):
+            transfers.append(Transfer(row_id, name, source, places[name]))
+            continue
+        directories.append(DirectoryUpload(row_id, name, source, places[name]))
+        transfers += (
+            Transfer(row_id, f"{name}/{below}", file, _urls.join(places[name], *below.split("/")))
+            for below, file in source.files.items()
+        )
+    return Uploads(transfers, directories)
 
 
 def targets(row_id: RowId, names: Iterable[str], into: Location) -> dict[str, Location]:

@@ -52,7 +52,6 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from file_dataset._errors import Failure
-    from file_dataset._local_file import LocalFile
     from file_dataset._plan import FileRow
     from file_dataset._prepared import Prepared
     from file_dataset._result import PipelineResult
@@ -424,7 +423,7 @@ def _input_bytes(prepared: Prepared, position: int) -> str:
     return f" ({size} bytes here)"
 
 
-def _output_bytes(files: Mapping[str, LocalFile | None], flight: Flight) -> int:
+def _output_bytes(files: Mapping[str, _outputs.Output], flight: Flight) -> int:
     """Return how many bytes fn returned that are not of its inputs."""
     inputs = f"{flight.dirs.input}/"
     return sum(file.size_bytes for file in files.values() if file is not None and not file.path.startswith(inputs))

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from file_dataset import _options, _plan, _stores, _transfer, _urls, parquet
+from file_dataset import _options, _plan, _stores, _storing, _transfer, _urls, parquet
 from file_dataset._errors import Failure, InvalidDatasetError, RowError
 from file_dataset._local_file import LocalFile
 from file_dataset._secrets import masked, without_userinfo
@@ -84,7 +84,7 @@ def save(result: Saved, place: str | os.PathLike[str], options: Options | None) 
         groups = [transfers] if isinstance(at, Path) else [transfers[:-1], transfers[-1:]]
         try:
             for group in groups:
-                _transfer.copy_out(group, stores, {})
+                _storing.copy_out(_plan.Uploads(group), stores, {})
         except RowError as exc:
             raise RowError(exc.failures, f"the result could not be saved at {at}: {exc.message}") from exc
 

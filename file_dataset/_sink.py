@@ -30,7 +30,7 @@ from file_dataset._local_file import CHUNK_BYTES
 if TYPE_CHECKING:
     from file_dataset._digest import Digest, Hasher
 
-# names of files that are not whole yet; a forked child has its own number of process
+# names of what is not whole yet; a forked child has its own number of process
 _TOKEN = secrets.token_hex(8)
 _numbers = itertools.count()
 
@@ -61,6 +61,11 @@ class ObjectInfo:
     def pin(self) -> str | None:
         """What `If-Match` sends: the ETag as it came, for some stores compare it with an ETag without quotes."""
         return self.etag and (self.sent_etag or f'"{self.etag}"')
+
+
+def part_name() -> str:
+    """Return a name that no reader takes for what is whole."""
+    return f".{_TOKEN}-{os.getpid()}-{next(_numbers)}.part"
 
 
 class Sink:
@@ -201,8 +206,7 @@ class Sink:
                 self._path = target
                 self._fd = _new_file_below(directory, target, is_first=self._is_first)
                 return
-            # a name that no reader takes for a whole file, in the same directory, so that replace() is atomic
-            self._path = f"{directory}{slash}.{_TOKEN}-{os.getpid()}-{next(_numbers)}.part"
+            self._path = f"{directory}{slash}{part_name()}"  # in the same directory, so that replace() is atomic
             self._fd = _new_file(self._path)
 
     def cut(self, part: Part, count: int) -> Part:

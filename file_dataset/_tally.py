@@ -14,7 +14,7 @@ from itertools import compress
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
-from file_dataset import _frame, _verdict
+from file_dataset import _frame, _urls, _verdict
 from file_dataset._columns import Records
 from file_dataset._errors import Failure, RowError, is_disk_full, is_unanswered
 from file_dataset._result import Cause, PipelineResult, RunStoppedError
@@ -109,16 +109,22 @@ class StoredRows(_Rows[Stored]):
 
     def put(self, position: int, row: Stored) -> bool:
         """Take a row; return False where it was put before, and stays as it is."""
-        files = {file.file: file for file in row.files}
-        is_new = self.records.put(position, (_record(name, files.get(name)) for name in row.outputs))
+        is_new = self.records.put(position, _records(row))
         if is_new:
             self._without_digest[position] = row.without_digest
         return is_new
 
     def __getitem__(self, position: int) -> Stored:
-        records = self.records.of(position)
-        files = tuple(_frame.StoredFile(position, *record) for record in records if record[1] is not None)
-        return Stored({record[0]: record[1] for record in records}, files, self._without_digest[position])
+        outputs: dict[str, str | None] = {}
+        files: list[_frame.StoredFile] = []
+        directory = _InDirectory()
+        for record in self.records.of(position):
+            name, location = record[:2]
+            if not directory.has(position, location):
+                outputs[name] = location
+            if location is not None and not _urls.is_directory(location):
+                files.append(_frame.StoredFile(position, *record))
+        return Stored(outputs, tuple(files), self._without_digest[position])
 
     @property
     def without_digest(self) -> int:
@@ -130,7 +136,10 @@ class StoredRows(_Rows[Stored]):
         total = len(self._without_digest)
         found: dict[str, list[str | None]] = {name: [None] * total for name in promised}
         positions, columns = self.records.in_order()
+        directory = _InDirectory()
         for position, name, location in zip(positions, columns["file"], columns["location"], strict=True):
+            if directory.has(position, location):
+                continue
             if name not in found:
                 found[name] = [None] * total
             found[name][position] = location
@@ -139,15 +148,48 @@ class StoredRows(_Rows[Stored]):
     def files(self) -> tuple[Positions, dict[str, Iterable[Any]]]:
         """Return the row of each stored file, and the columns of the frame of files."""
         positions, columns = self.records.in_order()
-        is_there = [location is not None for location in columns["location"]]
+        is_there = [not (at is None or _urls.is_directory(at)) for at in columns["location"]]
         if all(is_there):
             return positions, dict(columns)
         return positions[is_there], {name: list(compress(column, is_there)) for name, column in columns.items()}
 
 
-def _record(name: str, file: _frame.StoredFile | None) -> tuple[str, str | None, int, str | None, str | None]:
-    """Return the record of an output, which is null where there is no file."""
-    return (name, file.location, file.size_bytes, file.etag, file.checksum) if file else (name, None, 0, None, None)
+def _records(row: Stored) -> Iterator[tuple[str, str | None, int, str | None, str | None]]:
+    """Yield a record for each output and its file, null where there is none; one for a directory, then its files."""
+    files = {file.file: file for file in row.files}
+    below: dict[str, list[_frame.StoredFile]] = {}
+    directories = tuple(at for at in row.outputs.values() if at is not None and _urls.is_directory(at))
+    for file in row.files if directories else ():
+        if at := next((at for at in directories if file.location.startswith(at)), None):
+            below.setdefault(at, []).append(file)
+    for name, location in row.outputs.items():
+        if (single := files.get(name)) is not None:
+            yield _record(single)
+        else:
+            yield name, location, 0, None, None
+            yield from map(_record, below.get(location or "", ()))
+
+
+def _record(file: _frame.StoredFile) -> tuple[str, str | None, int, str | None, str | None]:
+    return file.file, file.location, file.size_bytes, file.etag, file.checksum
+
+
+class _InDirectory:
+    """Whether a record is of an object of a directory, whose own record comes before it."""
+
+    __slots__ = ("_location", "_position")
+
+    def __init__(self) -> None:
+        self._location, self._position = "", -1
+
+    def has(self, position: int, location: str | None) -> bool:
+        """Take the next record."""
+        if location is None:
+            return False
+        if self._location and position == self._position and location.startswith(self._location):
+            return True
+        self._location, self._position = (location if _urls.is_directory(location) else ""), position
+        return False
 
 
 class FailedRows(_Rows[tuple[Failure, ...]]):

@@ -90,6 +90,11 @@ def is_null(value: object) -> bool:
     return isinstance(value, float) and value != value  # noqa: PLR0124  # NaN is the one number unequal to itself
 
 
+def is_directory(location: str) -> bool:
+    """Return whether the text of a location is that of a directory."""
+    return location.endswith("/")
+
+
 def parse(value: object, *, base: Path, local_paths: bool = True) -> Source:
     """Return where one file is, or a directory: text that ends in a slash.
 

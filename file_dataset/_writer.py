@@ -1,20 +1,31 @@
-"""`write_files(...)`: local files under an id, in S3 or on disk; those of one row, or of every row of a frame."""
+"""`write_files(...)`: local files and directories under an id, in S3 or on disk; of one row, or of a frame's rows."""
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
-from file_dataset import _errors, _frame, _local_file, _options, _plan, _stores, _transfer, _urls
+from file_dataset import (
+    _errors,
+    _frame,
+    _local_directory,
+    _local_file,
+    _options,
+    _plan,
+    _stores,
+    _storing,
+    _urls,
+)
 from file_dataset._errors import Failure, InvalidDatasetError, RowError
+from file_dataset._local_directory import LocalDirectory
 from file_dataset._local_file import LocalFile
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Iterable, Sequence
 
     import pandas as pd
@@ -22,6 +33,8 @@ if TYPE_CHECKING:
     from file_dataset._errors import RowId
     from file_dataset._options import Options
     from file_dataset._urls import Location
+
+_Source: TypeAlias = LocalFile | LocalDirectory
 
 
 @overload
@@ -55,14 +68,18 @@ def write_files(  # noqa: PLR0913  # two ways to say what is stored, and where a
     options: Options | None = None,
     extra_args: Mapping[str, Any] | None = None,
 ) -> dict[str, str | Path | None] | pd.DataFrame:
-    """Store local files at `<into_path>/<id>/<file name>`, now, replacing what is there.
+    """Store local files and directories at `<into_path>/<id>/<name>`, now, replacing what is there.
 
     One PUT per file up to 32 MiB, above it a multipart upload that is aborted when it fails. A local file appears under
     its name when it is whole, those of a row all together or not at all. Many rows of a frame are on their way at once.
 
+    A directory is stored as its files, below `<into_path>/<id>/<name>/`; sub-directories are kept, empty ones are not.
+    When all of the row is stored, what lies there of an earlier time is removed: one LIST per 1,000 objects, one DELETE
+    for each. On disk the directory takes the place of the one that is there as one, by a rename.
+
     Args:
-        files: file name -> local path; None: no such file, nothing is written. Or a frame with such columns and `id`.
-            Each segment of a name has at most 255 bytes on disk; in S3 the whole key 1,024.
+        files: name -> local file or directory; None: there is none, nothing is written. Or a frame with such columns
+            and `id`. Each segment of a name has at most 255 bytes on disk; in S3 the whole key 1,024.
         into_path: `s3://bucket/prefix` or a local directory; a trailing slash makes no difference.
         id: names the outputs of one row; its text is one segment of the path. A frame has its own.
         file_columns: decides alone which columns of a frame name files, as in `reader`.
@@ -70,13 +87,14 @@ def write_files(  # noqa: PLR0913  # two ways to say what is stored, and where a
         extra_args: boto3's `ExtraArgs` of uploads, such as `{"ContentType": "image/png"}`; local targets ignore them.
 
     Returns:
-        Of a row: file name -> where it is now, an `s3://` URL as text, or, for a local `into_path`, a `Path` below it
-        as given; None stays None. Of a frame: its manifest, in the frame's order, which feeds a Pipeline: file columns
-        (URLs or absolute paths as text; null stays null), `id` and carried columns, with their dtypes.
+        Of a row: name -> where it is now, an `s3://` URL as text (of a directory, with a slash at its end), or, for a
+        local `into_path`, a `Path` below it as given; None stays None. Of a frame: its manifest, in the frame's order,
+        which feeds a Pipeline: file columns (URLs or absolute paths as text, those of directories with a slash at their
+        end; null stays null), `id` and carried columns, with their dtypes.
 
     Raises:
-        InvalidDatasetError: a name or id is unsafe, or sources are missing or no files: nothing was written. Of a frame
-            every such source is among the `failures` of its cause.
+        InvalidDatasetError: a name or id is unsafe, or sources are missing, or neither files nor directories of files
+            alone: nothing was written. Of a frame every such source is among the `failures` of its cause.
         RowError: files that could not be stored, every one of them. All other rows of a frame are stored; only when
             later rows would fail alike (expired credentials, a full disk) no more are begun.
 
@@ -109,11 +127,14 @@ def _write_row(
 ) -> dict[str, str | Path | None]:
     _check_names(list(files), prefix)
     sources = {name: None if _urls.is_null(path) else _source(name, path) for name, path in files.items()}
-    transfers = _plan.uploads(row_id, sources, prefix)
+    uploads = _plan.uploads(row_id, sources, prefix)
+    _check_apart([uploads], prefix)
     _check_extra_args(extra_args, prefix)
-    _transfer.copy_out(transfers, _stores.Stores(options), extra_args)
-    stored = {transfer.file: transfer.target for transfer in transfers}
-    return {name: _shown(stored.get(name)) for name in files}
+    _storing.copy_out(uploads, _stores.Stores(options), extra_args)
+    stored = uploads.locations
+    if isinstance(prefix, Path):
+        return {name: Path(stored[name]) if name in stored else None for name in files}
+    return {name: stored.get(name) for name in files}
 
 
 def _check_names(names: list[Any], prefix: Location) -> None:
@@ -154,20 +175,49 @@ def _write_frame(
         ]
         if lost := _local_file.sources_replaced(pairs):
             raise InvalidDatasetError(f"files of this frame would be replaced before they are read: {lost[:5]}")
+        if any(isinstance(source, LocalDirectory) for files in sources for source in files.values()):
+            _check_apart((_plan.uploads(rows.id_at(at), files, into) for at, files in enumerate(sources)), into)
     _check_extra_args(extra_args, into)
     uploads = (_plan.uploads(rows.id_at(at), files, into) for at, files in enumerate(sources))
     _store_rows(uploads, _stores.Stores(options), extra_args, shown=f"{len(rows)} rows are stored, below {into}")
-    outputs = {name: [str(row[name]) if name in row else None for row in planned] for name in rows.cells}
+    outputs = {
+        name: [_located(files.get(name), row.get(name)) for files, row in zip(sources, planned, strict=True)]
+        for name in rows.cells
+    }
     return _frame.manifest(rows, outputs, keep=list(range(len(rows))))
 
 
-def _sources(rows: _frame.Rows) -> list[dict[str, LocalFile]]:
+def _located(source: _Source | None, at: Location | None) -> str | None:
+    return None if at is None else f"{at}/" if isinstance(source, LocalDirectory) else str(at)
+
+
+def _check_apart(rows: Iterable[_plan.Uploads], into: Location) -> None:
+    """Refuse a local directory that would lie in its source, or replace one.
+
+    Raises:
+        InvalidDatasetError: naming some of the targets.
+    """
+    if not isinstance(into, Path):
+        return
+    copies: list[tuple[str, str, bool]] = []
+    for uploads in rows:
+        copies += ((each.source.path, str(each.target), True) for each in uploads.directories)
+        below = tuple(f"{each.name}/" for each in uploads.directories)
+        single = (each for each in uploads.files if not each.file.startswith(below))
+        copies += ((each.source.path, str(each.target), False) for each in single if isinstance(each.source, LocalFile))
+    if lost := _local_directory.nested(copies):
+        raise InvalidDatasetError(
+            f"directories would be stored in, or over, what is copied: {lost[:5]}; choose another into_path"
+        )
+
+
+def _sources(rows: _frame.Rows) -> list[dict[str, _Source]]:
     """Look at every source of a frame.
 
     Raises:
         InvalidDatasetError: some are no files, or not there; its cause has them all.
     """
-    found: list[dict[str, LocalFile]] = [{} for _ in range(len(rows))]
+    found: list[dict[str, _Source]] = [{} for _ in range(len(rows))]
     failures: list[Failure] = []
     for position, files in enumerate(found):
         for name, cells in rows.cells.items():
@@ -184,7 +234,7 @@ def _sources(rows: _frame.Rows) -> list[dict[str, LocalFile]]:
 
 
 def _store_rows(
-    rows: Iterable[Sequence[_plan.Transfer[Location]]],
+    rows: Iterable[_plan.Uploads],
     stores: _stores.Stores,
     extra_args: Mapping[str, Any],
     shown: str,
@@ -195,23 +245,24 @@ def _store_rows(
         RowError: files that failed, every one of them, and how many rows of all, as `shown` has it, are stored.
     """
     cancelled = threading.Event()
-    running: deque[tuple[int, _transfer.Moving]] = deque()  # with the number of its files
+    running: deque[tuple[int, _storing.Storing]] = deque()  # with the number of its files
     ended = _Ended()
     count = 0
     try:
-        for transfers in rows:
-            while running and count + len(transfers) > stores.ahead:
+        for uploads in rows:
+            files = len(uploads.files)
+            while running and count + files > stores.ahead:
                 count -= ended.end_first(running)
             if ended.is_fatal:
                 break
-            moving = _transfer.Moving(transfers, stores, "upload", cancelled)
-            running.append((len(transfers), moving))
-            count += len(transfers)
-            ended.begin(moving, extra_args)
+            storing = _storing.Storing(uploads, stores, cancelled)
+            running.append((files, storing))
+            count += files
+            ended.begin(storing, extra_args)
         while running:
             ended.end_first(running)
     except BaseException:
-        _transfer.abandon([moving for _, moving in running], cancelled)
+        _storing.abandon([storing for _, storing in running], cancelled)
         raise
     if ended.failures:
         message = f"{RowError(ended.failures)}\n{ended.stored} of {shown}."
@@ -228,27 +279,27 @@ class _Ended:
     is_fatal: bool = False
     _unbegun: set[int] = field(default_factory=set)
 
-    def begin(self, moving: _transfer.Moving, extra_args: Mapping[str, Any]) -> None:
+    def begin(self, storing: _storing.Storing, extra_args: Mapping[str, Any]) -> None:
         """Begin to store a row; one whose directory cannot be made has failed."""
         try:
-            moving.store(extra_args, lambda: None)
+            storing.store(extra_args, lambda: None)
         except RowError as exc:
-            self._unbegun.add(id(moving))
+            self._unbegun.add(id(storing))
             self._fail(exc)
 
-    def end_first(self, running: deque[tuple[int, _transfer.Moving]]) -> int:
+    def end_first(self, running: deque[tuple[int, _storing.Storing]]) -> int:
         """Wait for the first row, and take it out; return how many files it has."""
-        count, moving = running[0]
-        if id(moving) not in self._unbegun:
+        count, storing = running[0]
+        if id(storing) not in self._unbegun:
             try:
-                moving.wait()
-                moving.finish_out()
+                storing.wait()
+                storing.finish_out()
                 self.stored += 1
             except RowError as exc:
                 self._fail(exc)
-            moving.forget()
+            storing.forget()
         running.popleft()  # not before: what is interrupted abandons it
-        self._unbegun.discard(id(moving))
+        self._unbegun.discard(id(storing))
         return count
 
     def _fail(self, error: RowError) -> None:
@@ -259,14 +310,14 @@ class _Ended:
         self.is_fatal |= is_fatal
 
 
-def _source(name: str, path: Any) -> LocalFile:  # noqa: ANN401  # whatever the caller gave
+def _source(name: str, path: Any) -> _Source:  # noqa: ANN401  # whatever the caller gave
     try:
         return _looked_at(path, Path())
     except InvalidDatasetError as exc:
         raise InvalidDatasetError(f"{name!r}: {exc}; nothing was written") from None
 
 
-def _looked_at(path: Any, base: Path) -> LocalFile:  # noqa: ANN401  # the same
+def _looked_at(path: Any, base: Path) -> _Source:  # noqa: ANN401  # the same
     try:
         source = base / path
     except TypeError:
@@ -274,13 +325,12 @@ def _looked_at(path: Any, base: Path) -> LocalFile:  # noqa: ANN401  # the same
     try:
         return LocalFile.at(source)
     except IsADirectoryError:
-        why = f"{source} is a directory; {_urls.DIRECTORY_REMEDY}"
+        try:
+            return LocalDirectory.at(os.path.realpath(source))
+        except (InvalidDatasetError, OSError) as exc:
+            why = f"{source}: {exc}"
     except FileNotFoundError:
         why = _urls.why_no_file(path)
     except OSError as exc:
         why = exc.strerror or str(exc)
     raise InvalidDatasetError(why)
-
-
-def _shown(at: _urls.Location | None) -> str | Path | None:
-    return at if at is None or isinstance(at, Path) else str(at)

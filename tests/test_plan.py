@@ -56,23 +56,23 @@ def test_a_row_without_an_id_can_be_downloaded():
 
 
 def test_an_output_is_stored_below_the_prefix_and_the_id():
-    assert uploads("1", {"out.mha": MASK}, ObjectUrl("bucket", "out")) == [
+    assert uploads("1", {"out.mha": MASK}, ObjectUrl("bucket", "out")).files == [
         Transfer("1", "out.mha", MASK, ObjectUrl("bucket", "out/1/out.mha"))
     ]
 
 
 def test_an_output_can_go_to_a_local_directory():
-    (transfer,) = uploads("1", {"sub/out.mha": MASK}, Path("/out"))
+    (transfer,) = uploads("1", {"sub/out.mha": MASK}, Path("/out")).files
     assert transfer.target == Path("/out/1/sub/out.mha")
 
 
 def test_an_integer_id_names_the_directory_and_stays_an_integer():
-    (transfer,) = uploads(7, {"out.mha": MASK}, ObjectUrl("bucket", "out"))
+    (transfer,) = uploads(7, {"out.mha": MASK}, ObjectUrl("bucket", "out")).files
     assert (transfer.row_id, str(transfer.target)) == (7, "s3://bucket/out/7/out.mha")
 
 
 def test_an_output_that_is_none_is_not_stored():
-    assert uploads("1", {"a": None, "b": MASK}, Path("/out")) == [Transfer("1", "b", MASK, Path("/out/1/b"))]
+    assert uploads("1", {"a": None, "b": MASK}, Path("/out")).files == [Transfer("1", "b", MASK, Path("/out/1/b"))]
 
 
 UNSAFE = {

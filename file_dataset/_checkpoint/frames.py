@@ -39,7 +39,7 @@ def frames_at(
     outputs = _Lists(known, places, "outputs")
     locations = _locations(known, places)
     files = {name: _text(outputs.values(name)) for name in _FILE_TEXTS}
-    files["location"] = _text(pc.drop_null(locations))
+    files["location"] = _text(outputs.of_files(locations))
     manifest = _manifest(outputs, locations, files["location"], promised)
     stored_at, sizes = outputs.sizes()
     frames = {
@@ -94,7 +94,11 @@ class _Lists:
         """Return a field of all values, or of those that are files."""
         reads = self._known.read(self._places, [field_of(self._of, name)])
         values = pa.chunked_array([self._flat(lines)[1] for _, lines in reads], pa.string())
-        return values.filter(pc.is_valid(self._sizes)) if is_file and self._sizes.null_count else values
+        return self.of_files(values) if is_file else values
+
+    def of_files(self, values: Any) -> Any:  # noqa: ANN401  # of pyarrow
+        """Return those that are of files, of one for each value."""
+        return values.filter(pc.is_valid(self._sizes)) if self._sizes.null_count else values
 
     def _flat(self, lines: pa.Table) -> tuple[Any, Any]:
         lists = column(lines, self._of)
@@ -103,7 +107,7 @@ class _Lists:
 
 
 def _locations(known: Known, places: Positions) -> Any:  # noqa: ANN401  # of pyarrow
-    """Return where each output lies; null: fn gave None for it."""
+    """Return where each output lies, and each object of a directory; null: fn gave None for it."""
     pieces = []
     for _, lines in known.read(
         places, ["id", "into_path", field_of("outputs", "file"), field_of("outputs", "size_bytes")]
@@ -111,8 +115,9 @@ def _locations(known: Known, places: Positions) -> Any:  # noqa: ANN401  # of py
         lists = column(lines, "outputs")
         at, values = pc.list_parent_indices(lists), pc.list_flatten(lists)
         into = pc.utf8_rtrim(column(lines, "into_path"), "/").take(at)  # a bucket's root is s3://bucket/
-        has_file = pc.is_valid(pc.struct_field(values, "size_bytes"))
-        files = pc.if_else(has_file, pc.struct_field(values, "file"), pa.scalar(None, pa.string()))
+        names = pc.struct_field(values, "file")
+        is_there = pc.or_(pc.is_valid(pc.struct_field(values, "size_bytes")), pc.ends_with(names, "/"))
+        files = pc.if_else(is_there, names, pa.scalar(None, pa.string()))
         pieces.append(pc.binary_join_element_wise(into, column(lines, "id").take(at), files, "/"))
     return pa.chunked_array(pieces, pa.string())
 
@@ -126,19 +131,43 @@ def _manifest(outputs: _Lists, locations: Any, located: Any, promised: Iterable[
         located: the same as pandas keeps it, without nulls.
         promised: output columns that there are in any case.
     """
-    files = outputs.values("file", is_file=False)
+    files = outputs.values("file", is_file=False).combine_chunks()
+    own, files = _own(outputs, files)
     names = list(dict.fromkeys([*promised, *files.unique().to_pylist()]))
-    count = len(outputs.order)
-    if len(names) == 1 and len(outputs.lines) == count and not locations.null_count:
+    count, whole = len(outputs.order), locations.combine_chunks()
+    if own is None and len(names) == 1 and len(outputs.lines) == count and not locations.null_count:
         return {names[0]: located}
-    whole = locations.combine_chunks()
+    lines = outputs.lines
+    if own is not None:
+        whole, lines = whole.take(pa.array(own)), lines[own]
     columns = {}
     for name in names:
         is_it = np.flatnonzero(pc.equal(files, name).to_numpy(zero_copy_only=False))
         at = np.full(count, -1, np.int64)
-        at[outputs.lines[is_it]] = is_it
+        at[lines[is_it]] = is_it
         columns[name] = _text(pa.chunked_array([whole.take(pa.array(at, mask=at < 0))]))
     return columns
+
+
+def _own(outputs: _Lists, files: Any) -> tuple[Any, Any]:  # noqa: ANN401  # of numpy, pyarrow
+    """Return which of the values are outputs, and no objects of directories, and their names; None: all of them.
+
+    Args:
+        outputs: the values.
+        files: the names that they have.
+    """
+    directories = [name for name in files.unique().to_pylist() if name.endswith("/")]
+    if not directories:
+        return None, files
+    is_object = np.zeros(len(files), bool)
+    for name in directories:
+        # another row may have a file where this one has a directory
+        has_it = np.zeros(len(outputs.order), bool)
+        has_it[outputs.lines[pc.equal(files, name).to_numpy(zero_copy_only=False)]] = True
+        begins = pc.starts_with(files, name).to_numpy(zero_copy_only=False)
+        is_object |= begins & has_it[outputs.lines] & pc.not_equal(files, name).to_numpy(zero_copy_only=False)
+    own = np.flatnonzero(~is_object)
+    return own, pc.utf8_rtrim(files.take(pa.array(own)), "/")
 
 
 def _inputs(known: Known, places: Positions, rows: _frame.Rows, at: Any) -> pd.DataFrame:  # noqa: ANN401  # of numpy

@@ -1,7 +1,8 @@
 """Parts of a checkpoint: finished rows as Parquet, and back. Pure: bytes in, bytes out; nothing is unpickled.
 
 A part is a table with one line per row, in the columns of `COLUMNS`. What a location follows from is kept, and not the
-location of an output itself: an output lies at `<into_path>/<id>/<file>`, so no part can point elsewhere.
+location of an output itself: an output lies at `<into_path>/<id>/<file>`, so no part can point elsewhere. An output
+that is a directory has a record `series/` without a size, and after it one for each of its objects, `series/0001.dcm`.
 
 A million rows are 70 MB in parts, and 280 MB as tables. So a part stays as it is; the columns that decide are read of
 all its lines, the others only of those that are asked for, 65,536 lines at a time.
@@ -21,7 +22,7 @@ from file_dataset import _frame, _plan, _seal, _urls
 from file_dataset._errors import InvalidDatasetError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     import numpy.typing as npt
 
@@ -46,7 +47,7 @@ COLUMNS = pa.schema(
         "generation": pa.int32(),  # of two lines of a row the later generation counts, then the later time
         "finished_at": pa.timestamp("us", "UTC"),
         "without_digest": pa.int32(),
-        # no size: fn gave None for this output
+        # no size: fn gave None for this output, or it is a directory
         "outputs": pa.list_(pa.struct([*_FILE, ("checksum", _TEXT)])),
         "inputs": pa.list_(
             pa.struct([*_FILE, ("location", _TEXT), ("version_id", _TEXT), ("checksum", _TEXT)]),
@@ -161,6 +162,29 @@ class Known:
         return pa.concat_tables([COLUMNS.empty_table(), *tables])
 
 
+def outputs_of(outputs: Mapping[str, str | None], files: Sequence[_frame.StoredFile]) -> list[dict[str, Any]]:
+    """Return the records of a row's outputs.
+
+    Args:
+        outputs: where each lies; None: fn gave None for it.
+        files: what is stored, those of a directory one after the other.
+    """
+    single = {one.file: one for one in files}
+    found: list[dict[str, Any]] = []
+    for name, location in outputs.items():
+        if location is None or not _urls.is_directory(location):
+            found.append(_record(single[name]) if name in single else {"file": name})
+            continue
+        below = f"{name}/"
+        found.append({"file": below})
+        found += [_record(one) for one in files if one.file.startswith(below)]
+    return found
+
+
+def _record(file: _frame.StoredFile) -> dict[str, Any]:
+    return {name: getattr(file, name) for name in ("file", "size_bytes", "etag", "checksum")}
+
+
 def column(table: pa.Table, name: str) -> Any:  # noqa: ANN401  # pyarrow has no types
     """Return a column in one piece, words as text."""
     found = table[name]
@@ -240,7 +264,7 @@ def _check(file: pq.ParquetFile, lines: pa.Table) -> None:
         _frame.id_texts(lines["id"].to_pylist())
     names = pc.struct_field(pc.list_flatten(few["outputs"].combine_chunks()), "file") if len(few) else pa.array([])
     for name in names.unique().to_pylist():
-        _plan.check_file_names([name], local=False, segment_bytes=_urls.KEY_BYTES)
+        _plan.check_file_names([name.removesuffix("/")], local=False, segment_bytes=_urls.KEY_BYTES)
 
 
 def known_of(parts: Sequence[Part]) -> Known:

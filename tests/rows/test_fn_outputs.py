@@ -435,7 +435,7 @@ def test_a_result_that_is_no_mapping_is_a_failure(result, said):
 
 BAD_FILES = {
     "missing": ("x.txt", "gone.txt", "FileNotFoundError", "gone.txt is no file"),
-    "directory": ("x.txt", "directory", "IsADirectoryError", "is a directory; a directory (a DICOM series"),
+    "empty directory": ("x.txt", "directory", "ValueError", "the directory holds no file"),
     "dangling link": ("x.txt", "dangling", "FileNotFoundError", "dangling is no file (a link to nothing)"),
     "a name too long": ("x.txt", "x" * 300, "OSError", "too long"),
     "null byte": ("x.txt", "a\0b", "FileNotFoundError", "is no file"),

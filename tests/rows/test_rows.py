@@ -259,7 +259,7 @@ BAD = {
     "returns a list": (lambda i, o: [i / "a.bin"], "fn returned a list"),
     "returns nothing in a mapping": (lambda i, o: {}, "fn returned an empty mapping"),
     "names a file that is missing": (lambda i, o: {"a.bin": o / "none"}, "is no file"),
-    "names a directory": (lambda i, o: {"a.bin": o}, "is a directory"),
+    "names an empty directory": (lambda i, o: {"a.bin": o}, "the directory holds no file"),
     "names a link to nothing": (_dangles, "a link to nothing"),
     "names an output by number": (lambda i, o: {1: i / "a.bin"}, "a file name is text"),
     "climbs": (lambda i, o: {"../x": i / "a.bin"}, "'..'"),

@@ -14,10 +14,10 @@ import pytest
 from helpers import options_for
 
 import file_dataset
-from file_dataset import Options, RowError, _in_order, _stores, _transfer
+from file_dataset import Options, RowError, _in_order, _stores, _storing
 from file_dataset._errors import Failure
 from file_dataset._local_file import LocalFile
-from file_dataset._plan import Transfer
+from file_dataset._plan import Transfer, Uploads
 from file_dataset._s3.store import S3Store
 from file_dataset._urls import ObjectUrl
 
@@ -156,7 +156,7 @@ def test_an_output_that_is_gone_by_then_is_told_beside_those_that_are_stored(tmp
     faults.put("s3://bucket/there", b"")
     transfers = [Transfer("1", name, source, ObjectUrl("bucket", name)) for name, source in sources.items()]
     with pytest.raises(RowError, match="it was removed") as caught:
-        _transfer.copy_out(transfers, _stores.Stores(options_for(faults.endpoint_url)), {})
+        _storing.copy_out(Uploads(transfers), _stores.Stores(options_for(faults.endpoint_url)), {})
     assert [failure.file for failure in caught.value.failures] == ["gone.bin"]
     assert faults.body("s3://bucket/a.bin") == b"x"
 

@@ -82,16 +82,17 @@ def test_columns_are_named_where_they_do_not_show_it(tmp_path, frame):
 
 
 def test_missing_sources_are_all_named_before_the_first_byte(faults, fault_options, frame, tmp_path):
-    frame["a.txt"] = [tmp_path / "none", tmp_path, "s3://bucket/x"]
+    (tmp_path / "empty").mkdir()
+    frame["a.txt"] = [tmp_path / "none", tmp_path / "empty", "s3://bucket/x"]
     with pytest.raises(InvalidDatasetError, match=r"3 failures:(.|\n)*Nothing was written") as caught:
         write_files(frame, into_path="s3://bucket/out", options=fault_options)
     failures = caught.value.__cause__.failures
     assert [(failure.id, failure.file, failure.url) for failure in failures] == [
         (3, "a.txt", str(tmp_path / "none")),
-        (1, "a.txt", str(tmp_path)),
+        (1, "a.txt", str(tmp_path / "empty")),
         (2, "a.txt", "s3://bucket/x"),
     ]
-    assert [text in str(caught.value) for text in ("is no file", "is a directory", "into_temp_dir")] == [True] * 3
+    assert [text in str(caught.value) for text in ("is no file", "holds no file", "into_temp_dir")] == [True] * 3
     assert nothing_requested(faults)
 
 
@@ -224,7 +225,7 @@ def test_what_is_stored_reads_as_it_was(bucket, options, frame):
 
 def test_a_call_that_is_interrupted_leaves_no_part_of_a_file(tmp_path, frame, monkeypatch):
     """As Ctrl-C does while the first row is waited for."""
-    monkeypatch.setattr("file_dataset._transfer.Moving.wait", interrupt)
+    monkeypatch.setattr("file_dataset._storing.Storing.wait", interrupt)
     with pytest.raises(KeyboardInterrupt):
         write_files(frame, into_path=tmp_path / "out")
     assert [path for path in (tmp_path / "out").rglob("*") if path.is_file()] == []
@@ -233,8 +234,8 @@ def test_a_call_that_is_interrupted_leaves_no_part_of_a_file(tmp_path, frame, mo
 def test_an_interrupted_upload_begins_nothing_more(frame, tmp_path, monkeypatch):
     (tmp_path / "a").write_text("a")
     many = pd.DataFrame({"id": range(50), "a.txt": [tmp_path / "a"] * 50})
-    monkeypatch.setattr("file_dataset._transfer.Moving.wait", interrupt)
-    monkeypatch.setattr("file_dataset._transfer._GRACE_S", 0)
+    monkeypatch.setattr("file_dataset._storing.Storing.wait", interrupt)
+    monkeypatch.setattr("file_dataset._storing._GRACE_S", 0)
     with PacedServer() as server:
         server.put("s3://bucket/other", b"")
         gate = server.hold("PutObject")

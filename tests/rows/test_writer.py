@@ -61,9 +61,10 @@ def test_unsafe_names_and_ids_are_refused_before_the_first_request(
     assert not faults.requests
 
 
-@pytest.mark.parametrize("kind", ["missing", "directory", "number"])
+@pytest.mark.parametrize("kind", ["missing", "empty directory", "number"])
 def test_every_source_is_checked_before_the_first_byte(faults, fault_options, source, tmp_path, kind):
-    bad = {"missing": tmp_path / "none", "directory": tmp_path, "number": 5}[kind]
+    (tmp_path / "empty").mkdir()
+    bad = {"missing": tmp_path / "none", "empty directory": tmp_path / "empty", "number": 5}[kind]
     with pytest.raises(InvalidDatasetError, match=r"b\.txt"):
         write_files({"a.txt": source, "b.txt": bad}, into_path="s3://bucket/out", id="1", options=fault_options)
     assert not faults.requests
