@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from operator import methodcaller
 from pathlib import Path, PurePath, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,7 @@ ID = "id"
 ERROR_COLUMNS = ("error_stage", "error_file", "error_url", "error_type", "error_code", "error_message")
 FAILURE_COLUMNS = (ID, *ERROR_COLUMNS)
 FILES_COLUMNS = (ID, "file", "location", "size_bytes", "etag", "checksum")
+VERSION = "version_id"  # of a file that is read, as `<file>.version_id`
 DETAILS = ("size_bytes", "etag", "last_modified")  # of a file, as `<file>.<detail>`
 INPUTS_COLUMNS = (ID, "file", "location", "size_bytes", "etag", "version_id", "checksum")
 
@@ -41,7 +42,8 @@ _SHOWN = 5
 class Rows:
     """A checked frame, or one checked row: rows are made from it one at a time.
 
-    `cells` has one list per file column, None where the cell is null. `failed` has, per position, the failure that an
+    `cells` has one list per file column, None where the cell is null; `versions` has the same for those with a column
+    `<file>.version_id` beside them, None where the newest is meant. `failed` has, per position, the failure that an
     earlier Pipeline recorded for the row.
     """
 
@@ -53,6 +55,7 @@ class Rows:
     base: Path
     count: int
     local_paths: bool = True  # False: a local location costs its row
+    versions: Mapping[str, list[Any]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -71,19 +74,31 @@ class Rows:
         """Return where a file or a directory of a row is, None for a null cell.
 
         Raises:
-            InvalidDatasetError: the cell is neither.
+            InvalidDatasetError: the cell is neither; or its version is none.
         """
         cell = self.cells[name][position]
-        return None if cell is None else _urls.parse(cell, base=self.base, local_paths=self.local_paths)
+        if cell is None:
+            return None
+        at = _urls.parse(cell, base=self.base, local_paths=self.local_paths)
+        return _urls.pinned(at, self.version_at(position, name))
 
     def location(self, position: int, name: str) -> _urls.Location | None:
         """Return where a file of a row is, None for a null cell.
 
         Raises:
-            InvalidDatasetError: the cell is no location, or a directory.
+            InvalidDatasetError: the cell is no location, or a directory; or its version is none.
         """
         at = self.source(position, name)
         return None if at is None else _urls.one_file(at)
+
+    def version_at(self, position: int, name: str) -> Any:  # noqa: ANN401  # as the frame has it
+        """Return the version of a file that is read, None for the newest."""
+        return self.versions[name][position] if name in self.versions else None
+
+    @property
+    def version_columns(self) -> list[str]:
+        """The columns that pin versions."""
+        return list(map(version_column, self.versions))
 
     def text_at(self, position: int, name: str, at: _urls.Location) -> str:
         """Return a file's location as manifests have it; where the cell is that text, the cell: it takes no memory."""
@@ -101,8 +116,12 @@ class Rows:
         places = [int(position) for position in positions]
         failed = {at: self.failed[place] for at, place in enumerate(places) if place in self.failed}
         ids = None if self.ids is None else [self.ids[place] for place in places]
-        cells = {name: [column[place] for place in places] for name, column in self.cells.items()}
-        return replace(self, frame=self.frame.iloc[places], ids=ids, cells=cells, failed=failed, count=len(places))
+        cells, versions = (
+            {name: [column[place] for place in places] for name, column in columns.items()}
+            for columns in (self.cells, self.versions)
+        )
+        frame, count = self.frame.iloc[places], len(places)
+        return replace(self, frame=frame, ids=ids, cells=cells, failed=failed, count=count, versions=versions)
 
     def row(self, position: int) -> _plan.FileRow:
         """Return the row with its sources parsed.
@@ -167,7 +186,8 @@ def rows_of_mapping(row: Mapping[str, object], file_columns: Sequence[str] | Non
     if row_id is not None:
         _urls.check_id(row_id)
     cells = {name: columns[name] for name in names}
-    return Rows(None, [row_id], cells, (), {}, _working_dir(), 1)
+    versions = _versions(columns, names)
+    return Rows(None, [row_id], cells, (), {}, _working_dir(), 1, versions=versions)
 
 
 def rows_of_frame(frame: object, file_columns: Sequence[str] | None, *, needs_id: bool, local: bool = False) -> Rows:
@@ -200,9 +220,24 @@ def rows_of_frame(frame: object, file_columns: Sequence[str] | None, *, needs_id
         if name != ID and name not in ERROR_COLUMNS and (file_columns is not None or _may_hold_text(frame[name]))
     }
     chosen = _file_columns(texts, file_columns, count=len(frame), what="frame")
-    carried = tuple(name for name in names if name not in chosen and name not in FAILURE_COLUMNS)
-    cells = {name: texts[name] for name in chosen}
-    return Rows(frame, ids, cells, carried, _recorded_failures(frame), _working_dir(), len(frame))
+    pinned = {column: _values(frame[column]) for column in map(version_column, chosen) if column in names}
+    versions = _versions(pinned, chosen)
+    # a version is that of an input: beside an output of the same name it would pin another object
+    others = {*chosen, *map(version_column, versions), *FAILURE_COLUMNS}
+    carried = tuple(name for name in names if name not in others)
+    cells, failed = {name: texts[name] for name in chosen}, _recorded_failures(frame)
+    return Rows(frame, ids, cells, carried, failed, _working_dir(), len(frame), versions=versions)
+
+
+def version_column(file: str) -> str:
+    """Return the name of the column that pins the versions of a file."""
+    return f"{file}.{VERSION}"
+
+
+def _versions(columns: Mapping[str, list[Any]], files: Sequence[str]) -> dict[str, list[Any]]:
+    """Return the versions of each file that has a column of them, unless that is a file column itself."""
+    names = {file: version_column(file) for file in files}
+    return {file: columns[name] for file, name in names.items() if name in columns and name not in files}
 
 
 def with_absolute_paths(rows: Rows) -> pd.DataFrame:
@@ -303,7 +338,7 @@ def _file_columns(
 def _is_detail(name: str, columns: Mapping[str, list[Any]]) -> bool:
     """Return whether a column says something of another one's files: `a.mha.etag`, which may hold slashes, or nulls."""
     file, _, detail = name.rpartition(".")
-    return detail in DETAILS and file in columns
+    return detail in (*DETAILS, VERSION) and file in columns
 
 
 def _names_files(name: str, values: list[Any]) -> bool:

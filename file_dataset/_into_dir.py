@@ -96,7 +96,7 @@ def _answer(rows: Rows, into: str) -> pd.DataFrame | dict[str, Path | None]:
         for name, cells in rows.cells.items()
     }
     texts = {name: pd.Series(column, rows.frame.index, _frame.TEXT) for name, column in columns.items()}
-    return rows.frame.assign(**texts)
+    return rows.frame.assign(**texts).drop(columns=rows.version_columns)
 
 
 @dataclass(frozen=True, slots=True)

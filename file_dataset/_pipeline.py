@@ -244,13 +244,15 @@ class Pipeline:
 
         With a checkpoint, finished rows are written down as the run goes on, and a later run with the same checkpoint
         does not do them again, however the first one ended (SIGKILL and a lost machine, too). Rows run that are new,
-        that failed, or that have other input locations, another `into_path`, another `code_version`, or, where fn takes
-        `row`, other carried values. It makes no difference how many workers or which machine, script or notebook runs
-        them. The result is that of all rows of the frame; carried columns are today's. A checkpoint does not know fn's
-        code, nor what fn does beside its outputs, nor whether these are still there.
+        that failed, or that have other input locations or versions, another `into_path`, another `code_version`, or,
+        where fn takes `row`, other carried values. It makes no difference how many workers or which machine, script or
+        notebook runs them. The result is that of all rows of the frame; carried columns are today's. A checkpoint does
+        not know fn's code, nor what fn does beside its outputs, nor whether these are still there.
 
         Args:
-            frame: a DataFrame with `id`, file columns and others, which are carried along. It is not changed.
+            frame: a DataFrame with `id`, file columns and others, which are carried along. It is not changed. A column
+                `<file>.version_id` beside a file column (text) has that version read, null the newest; it is not
+                carried, for the manifest's files are others.
             checkpoint: a prefix (`s3://bucket/runs/x/`) or a directory, for the runs of one pipeline; None: no row is
                 written down. Costs one PUT per 500 finished rows or 5 seconds and one before the first row; a LIST and
                 a GET per part (65 at most, mostly) at the beginning. `remove_checkpoint` removes it.
@@ -258,7 +260,7 @@ class Pipeline:
                 code alone does not, so that a bug can be mended and the run goes on.
             check_inputs: also run rows of which an input is another file now than was read: by its checksum where the
                 store has one, else by its ETag; of a local file by size and time of change. One HEAD per file of a row
-                that would not run otherwise; none where the frame has a column `<file>.etag`.
+                that would not run otherwise; none where the frame has a column `<file>.etag`, and pins no version.
             checkpoint_options: how the checkpoint's store is reached; None: as the target is.
 
         Raises:

@@ -36,6 +36,7 @@ def reader(
     Args:
         data: a row or a frame, by position.
         row: file name -> location (`s3://bucket/key`, or a local path as text or `Path`); None: no such file.
+            `<file name>.version_id` -> the version of that file that is read (text); None, or none given: the newest.
         dataframe: a pandas DataFrame with such columns; `id`, where it has one, names its rows.
         file_columns: decides alone which columns name files. Without it: columns of text whose values are `s3://` URLs
             or `Path`s, or that are named like files and hold paths.

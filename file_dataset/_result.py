@@ -198,6 +198,21 @@ class PipelineResult:
         done = {*_texts(self.manifest), *_texts(self.failures)}
         return _rows(frame, without=done)
 
+    def pinned(self) -> pd.DataFrame:
+        """Return the input with the versions that were read: a later run reads the same bytes, or fails by name.
+
+        A column `<file>.version_id` (text) is behind each file column of which something was read. Where the bucket
+        keeps no versions, or the row was not read, it is what it was in the input: null mostly, the newest. No request.
+
+        Example:
+            >>> def copy(input_dir, output_dir):
+            ...     return {"copy.txt": input_dir / "scan.txt"}
+            >>> frame = pd.DataFrame({"id": [1], "scan.txt": "s3://my-bucket/scan.txt"})
+            >>> list(Pipeline(copy, into_path="s3://my-bucket/copies/").run(frame).pinned())
+            ['id', 'scan.txt', 'scan.txt.version_id']
+        """
+        return _pinned(self._known_input(), self.inputs)
+
     def merge(self, later: PipelineResult) -> PipelineResult:
         """Return this result with the rows of a later run in the place of those with the same id, in input order.
 
@@ -307,15 +322,10 @@ class PipelineResult:
         rest = f", {count} not processed" if count else ""
         return f"{replace(self, hint=None).summary()}{rest}, {len(self.files)} files stored"
 
-    def _shown_failures(self) -> tuple[list[Failure], int]:
-        """Return the first failure of each of the first failed rows, and how many more rows failed."""
-        failures = _frame.failures_of(self._first_failures.iloc[:_SHOWN_FAILURES])
-        return failures, self.dropped_rows - len(failures)
-
     def __repr__(self) -> str:
         """Show the counts, by stage and cause, and the first failures; at most some 20 lines, however many failed."""
         causes = [f"  {cause}" for cause in causes_of(self._causes)]
-        failures, more = self._shown_failures()
+        failures, more = _shown_failures(self)
         lines = [f"  row {_cut(repr(one.id))}: {_cut(_one_line(str(one)))}" for one in failures]
         rest = [f"  ... and {more} more"] if more else []
         first = ["first failures:", *lines, *rest] if failures else []
@@ -324,7 +334,7 @@ class PipelineResult:
 
     def _repr_html_(self) -> str:
         """Show the same in a notebook, as a table; everything that came from outside is escaped."""
-        return _html_of(self._headline(), self._causes, self.hint, *self._shown_failures())
+        return _html_of(self._headline(), self._causes, self.hint, *_shown_failures(self))
 
 
 class RunStoppedError(FileDatasetError):
@@ -380,6 +390,12 @@ class Cause(NamedTuple):
     def __str__(self) -> str:
         """Return `FileNotFoundError (NoSuchKey)`."""
         return f"{self.type} ({self.code})" if self.code else self.type
+
+
+def _shown_failures(result: PipelineResult) -> tuple[list[Failure], int]:
+    """Return the first failure of each of the first failed rows, and how many more rows failed."""
+    failures = _frame.failures_of(result._first_failures.iloc[:_SHOWN_FAILURES])  # noqa: SLF001
+    return failures, result.dropped_rows - len(failures)
 
 
 def causes_of(counts: Mapping[Cause, int]) -> list[str]:
@@ -474,6 +490,21 @@ def joined(earlier: PipelineResult, later: PipelineResult) -> PipelineResult:
 def _rows(frame: pd.DataFrame, *, without: set[str]) -> pd.DataFrame:
     """Return the rows whose ids are not among these texts."""
     return frame.iloc[[position for position, text in enumerate(_texts(frame)) if text not in without]]
+
+
+def _pinned(frame: pd.DataFrame, inputs: pd.DataFrame) -> pd.DataFrame:
+    """Return a frame with the versions that were read of its files; the caller's own stays as it is."""
+    import pandas as pd
+
+    frame, ids = frame.copy(deep=False), _texts(frame)
+    for name in [name for name in inputs["file"].unique().tolist() if name in frame]:
+        read = inputs[inputs["file"] == name]
+        found = dict(zip(_texts(read), _frame._values(read["version_id"]), strict=True))  # noqa: SLF001
+        column = _frame.version_column(name)
+        before = _frame._values(frame.pop(column)) if column in frame else [None] * len(frame)  # noqa: SLF001
+        versions = [found.get(text) or old for text, old in zip(ids, before, strict=True)]
+        frame.insert(list(frame).index(name) + 1, column, pd.Series(versions, frame.index, _frame.TEXT))
+    return frame
 
 
 def _concat(earlier: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Integral
 from pathlib import Path
 from typing import TypeAlias
@@ -131,6 +131,25 @@ def one_file(at: Source) -> Location:
     if isinstance(at, Directory):
         raise InvalidDatasetError(f"{_short(str(at))}: {ONE_FILE_REMEDY}")
     return at
+
+
+def pinned(at: Source, version_id: object) -> Source:
+    """Return a location held to one version of its object; `version_id` None: as it is, the newest.
+
+    Raises:
+        InvalidDatasetError: it is no version, or not of an object.
+    """
+    if version_id is None:
+        return at
+    if not isinstance(version_id, str) or not version_id:
+        raise InvalidDatasetError(f"version_id {_short(version_id)} is no version: give text, or null for the newest")
+    if not isinstance(at, ObjectUrl):
+        raise InvalidDatasetError(f"{at} is no object in S3, and has no versions: leave its version_id null")
+    try:
+        version_id.encode()
+    except UnicodeEncodeError:
+        raise InvalidDatasetError(f"version_id {_short(version_id)} is not valid Unicode") from None
+    return replace(at, version_id=version_id)
 
 
 def parse_prefix(value: object, *, local_paths: bool = True, what: str = "into_path") -> Location:

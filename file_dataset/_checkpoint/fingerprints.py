@@ -1,7 +1,7 @@
 """What a row's outputs depend on, as 16 bytes: a row of another fingerprint runs again. Pure.
 
-That is its id, its input locations, `into_path`, the `code_version`, and the carried values where fn takes `row`. Never
-fn's code, nor anything of how a run goes: workers, prefetch, batches, the machine.
+That is its id, its input locations and the versions that they pin, `into_path`, the `code_version`, and the carried
+values where fn takes `row`. Never fn's code, nor anything of how a run goes: workers, prefetch, batches, the machine.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from file_dataset import _frame, _pickling
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     import numpy.typing as npt
 
@@ -40,7 +40,10 @@ def fingerprints(
         code_version: the caller's word for what fn does.
         carried: the carried values that fn gets.
     """
-    files = {name: _texts(cells) for name, cells in sorted(_frame.absolute_cells(rows).items())}
+    files = {
+        name: _pinned(_texts(cells), rows.versions.get(name))
+        for name, cells in sorted(_frame.absolute_cells(rows).items())
+    }
     values = {name: list(map(_text, column)) for name, column in sorted(carried.items())}
     start = hashlib.blake2b(repr((into_path, code_version, list(values))).encode(), digest_size=BYTES)
     ids = map(str, rows.ids or ())
@@ -58,7 +61,15 @@ def fingerprints(
     return np.frombuffer(bytes(digests), DTYPE)
 
 
-def _of_rows(files: Mapping[str, list[str | None]], count: int) -> Iterator[tuple[Any, ...]]:
+def _pinned(texts: list[Any], versions: Sequence[Any] | None) -> list[Any]:
+    """Return the locations, each with its version where it has one: without any they are as they always were."""
+    if versions is None:
+        return texts
+    both = zip(texts, versions, strict=True)
+    return [text if text is None or version is None else (text, str(version)) for text, version in both]
+
+
+def _of_rows(files: Mapping[str, list[Any]], count: int) -> Iterator[tuple[Any, ...]]:
     """Yield each row's names and locations, without the files that it does not have: those do not matter to fn."""
     if not files:
         return iter([()] * count)

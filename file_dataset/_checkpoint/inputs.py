@@ -60,7 +60,7 @@ def changed_rows(frame: pd.DataFrame, inputs: pd.DataFrame, *, options: Options 
     A file is another when its location is, or its checksum, where the store has one of both, else its ETag; of a local
     file its size or the time of its last change. A directory is another when a file was added or removed, or has
     another ETag. What cannot be looked at is another, too. One HEAD per file, none where the frame has a column
-    `<file>.etag`; one LIST per directory (and 1,000 objects). Nothing is read or run.
+    `<file>.etag` and pins no version; one LIST per directory (and 1,000 objects). Nothing is read or run.
 
     Args:
         frame: as it would be given to a Pipeline.
@@ -170,7 +170,7 @@ def _compare(
         read = before.get((one.position, one.file), {})
         if isinstance(one.at, Path):
             _note(found, one, _of_local(one.at, read))
-        elif one.file in etags:
+        elif one.file in etags and one.at.version_id is None:  # the frame's ETag may be of another version
             _note(found, one, _of_etag(etags[one.file][one.position], read))
         else:
             asked.append(one)

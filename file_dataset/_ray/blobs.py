@@ -72,6 +72,7 @@ def blob_reader(  # noqa: PLR0913  # each is a choice of the user's
 
     Args:
         frame: columns of `s3://` URLs (or paths that every node can read); `id`, where it has one, comes along. A
+            column `<file>.version_id` has that version read, null the newest; it does not come along. A
             Dataset with such columns is executed now, and all of its columns come to this process.
         batch_size: rows per task. None: as many as make 32 MiB by the mean, at most 1,024. They are fewer, but not
             under 8, where slots (as in `run_pipeline`) would get fewer than four tasks each, and under 8 where a slot
@@ -173,6 +174,7 @@ class _Part:
     """The rows of one task: no frame, which costs milliseconds to look at."""
 
     cells: Mapping[str, list[Any]]
+    versions: Mapping[str, list[Any]]
     plain: bytes  # a stream of Arrow's: `id` and carried columns
     count: int
 
@@ -188,10 +190,14 @@ def _parts(frame: pd.DataFrame, rows: Rows, schema: pa.Schema, batch_size: int) 
         with pa.BufferOutputStream() as stream:  # a pickle of a slice has the whole in it
             with pa.ipc.new_stream(stream, known) as writer:
                 writer.write_table(part)
-            cells = {name: column[start : start + batch_size] for name, column in absolute.items()}
+            cells, versions = _taken((absolute, rows.versions), slice(start, start + batch_size))
             count = max(0, min(batch_size, len(rows) - start))
-            parts.append(_Part(cells, stream.getvalue().to_pybytes(), count))
+            parts.append(_Part(cells, versions, stream.getvalue().to_pybytes(), count))
     return parts
+
+
+def _taken(groups: Sequence[Mapping[str, list[Any]]], which: slice) -> list[dict[str, list[Any]]]:
+    return [{name: column[which] for name, column in columns.items()} for columns in groups]
 
 
 def _schema(frame: pd.DataFrame, rows: Rows, *, carry: bool, large: bool, on_failure: OnFailure) -> pa.Schema:
@@ -215,9 +221,12 @@ def _sample(rows: Rows, most: int) -> Rows:
     """Return so many rows, at equal distances from the first to the last: a frame may be sorted by size, or joined."""
     count = min(most, _SAMPLED_ROWS, max(1, _SAMPLED_FILES // max(1, len(rows.cells))), len(rows))
     positions = [at * (len(rows) - 1) // max(1, count - 1) for at in range(count)]
-    cells = {name: [column[at] for at in positions] for name, column in rows.cells.items()}
+    cells, versions = (
+        {name: [column[at] for at in positions] for name, column in columns.items()}
+        for columns in (rows.cells, rows.versions)
+    )
     ids = None if rows.ids is None else [rows.ids[at] for at in positions]
-    return dataclasses.replace(rows, frame=None, ids=ids, cells=cells, failed={}, count=count)
+    return dataclasses.replace(rows, frame=None, ids=ids, cells=cells, failed={}, count=count, versions=versions)
 
 
 def _bytes_per_row(sample: Rows, options: Options, on_failure: OnFailure) -> float:
@@ -265,8 +274,8 @@ def read_blobs(part: _Part, settings: _ReadSettings) -> Iterator[pa.Table]:
     end, read_bytes, count = 0, 0, min(settings.rows_at_once, _FIRST_ROWS)
     while end < part.count:
         start, end = end, min(end + count, part.count)
-        cells = {name: column[start:end] for name, column in part.cells.items()}
-        tables = [_table(cells, plain.slice(start, end - start), end - start, settings)]
+        cells, versions = _taken((part.cells, part.versions), slice(start, end))
+        tables = [_table(cells, versions, plain.slice(start, end - start), settings)]
         read_bytes += tables[0].nbytes
         # at most four times as many as before: rows that were small, or not there, say little of those to come
         more = max(1, int(_HELD_BYTES * end // read_bytes)) if read_bytes else part.count
@@ -274,15 +283,20 @@ def read_blobs(part: _Part, settings: _ReadSettings) -> Iterator[pa.Table]:
         yield tables.pop()  # what has been handed over has no name here
 
 
-def _table(cells: dict[str, list[Any]], plain: pa.Table, count: int, settings: _ReadSettings) -> pa.Table:
+def _table(
+    cells: dict[str, list[Any]], versions: dict[str, list[Any]], plain: pa.Table, settings: _ReadSettings
+) -> pa.Table:
     """Read these rows; where files fail, their rows are dropped or recorded, and the others read again without them."""
+    count = len(next(iter(cells.values()), ()))
     ids = plain[_frame.ID].to_pylist() if _frame.ID in plain.column_names else [None] * count
     failed: dict[int, Failure] = {}
     remaining = list(range(count))
     blobs = None
     while blobs is None:
         # positions name the rows, which may have no ids
-        rows = _rows(remaining, cells, settings.options)
+        rows = _frame.Rows(
+            None, remaining, cells, (), {}, Path("/"), len(remaining), settings.options.local_paths, versions
+        )
         failures: Sequence[Failure] = [] if settings.on_failure == "raise" else _failures_of_cells(rows)
         if not failures:
             try:
@@ -298,7 +312,10 @@ def _table(cells: dict[str, list[Any]], plain: pa.Table, count: int, settings: _
                 failed.setdefault(_position(one), one)
             if settings.on_failure == "drop":
                 keeps = [position not in failed for position in remaining]
-                cells = {name: list(itertools.compress(column, keeps)) for name, column in cells.items()}
+                cells, versions = (
+                    {name: list(itertools.compress(column, keeps)) for name, column in columns.items()}
+                    for columns in (cells, versions)
+                )
                 remaining = list(itertools.compress(remaining, keeps))
             else:
                 cells = {
@@ -313,10 +330,6 @@ def _table(cells: dict[str, list[Any]], plain: pa.Table, count: int, settings: _
             field = name.removeprefix("error_")
             columns[name] = pa.array([getattr(failed.get(at), field, None) for at in range(count)], pa.string())
     return pa.Table.from_arrays([columns[name] for name in settings.schema.names], schema=settings.schema)
-
-
-def _rows(ids: list[Any], cells: Mapping[str, list[Any]], options: Options) -> Rows:
-    return _frame.Rows(None, ids, cells, (), {}, Path("/"), len(ids), options.local_paths)
 
 
 def _position(failure: Failure) -> int:

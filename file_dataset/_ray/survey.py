@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from file_dataset._ray.options import BatchOptions
     from file_dataset._settings import Wish
 
-_CELL = "cell "  # before the names of file columns, where inputs are to be looked at
+# before the names of file columns, where inputs are to be looked at
+_CELL, _VERSION = "cell ", "version "
 
 
 class Survey:
@@ -78,6 +79,9 @@ class Survey:
             for name, cells in _frame.absolute_cells(rows).items():
                 texts = [None if cell is None else str(cell) for cell in cells]
                 table = table.append_column(_CELL + name, pa.array(texts, pa.string()))
+            for name, versions in rows.versions.items():
+                texts = [None if version is None else str(version) for version in versions]
+                table = table.append_column(_VERSION + name, pa.array(texts, pa.string()))
         return table
 
 
@@ -173,8 +177,11 @@ def _prepared(options: BatchOptions, dataset: ray.data.Dataset, surveyed: Survey
     settings, ids = options.settings, surveyed.ids
     given = {name.removeprefix(GIVEN): table[name] for name in table.column_names if name.startswith(GIVEN)}
     rows = rows_of([pa.table(given)] if given else [], ids, surveyed.columns, dataset)
-    cells = {name: table[_CELL + name].to_pylist() for name in surveyed.columns if _CELL + name in table.column_names}
-    rows = replace(rows, ids=ids, cells=cells)
+    cells, versions = (
+        {name: table[kind + name].to_pylist() for name in surveyed.columns if kind + name in table.column_names}
+        for kind in (_CELL, _VERSION)
+    )
+    rows = replace(rows, ids=ids, cells=cells, versions=versions)
     into = _urls.parse_prefix(settings.write_options["into_path"])
     into = into.absolute() if isinstance(into, Path) else into
     style = options.pipeline._style  # noqa: SLF001  # one package

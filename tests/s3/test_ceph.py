@@ -11,7 +11,14 @@ import pytest
 from servers import radosgw
 
 # Ceph 16.2 gives no checksums; the tests that compare them know (`tells_checksums`)
-MODULES = ("s3/test_stores.py", "s3/test_pins.py", "rows/test_reader.py", "rows/test_writer.py", "s3/test_options.py")
+MODULES = (
+    "s3/test_stores.py",
+    "s3/test_pins.py",
+    "rows/test_reader.py",
+    "rows/test_versions.py",
+    "rows/test_writer.py",
+    "s3/test_options.py",
+)
 
 
 @pytest.mark.slow
