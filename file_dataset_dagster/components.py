@@ -23,8 +23,8 @@ from file_dataset_dagster._scaffolds import PipelineScaffolder, ResourceScaffold
 __all__ = ["FileDatasetComponent", "PipelineComponent"]
 
 
-class _Documented(dg.Component, dg.Resolvable, dg.Model):
-    """A component whose attributes have the docs of the arguments that they are."""
+class _Documented(dg.Resolvable, dg.Model):
+    """Attributes that have the docs of the arguments that they are."""
 
     # an attribute that was not resolved as it should be is no input to show: it may be a secret
     model_config = ConfigDict(hide_input_in_errors=True)
@@ -47,10 +47,6 @@ class _Documented(dg.Component, dg.Resolvable, dg.Model):
         values = {name: getattr(self, name) for name in fields if name not in but}
         return {name: value for name, value in values.items() if value is not None and value != fields[name].default}
 
-    def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
-        """As each component has it."""
-        raise NotImplementedError
-
 
 def _docs_of_resource() -> dict[str, str]:
     fields = FileDatasetResource.model_fields
@@ -63,7 +59,7 @@ def _docs_of_resource() -> dict[str, str]:
 
 
 @dg.scaffold_with(ResourceScaffolder)
-class FileDatasetComponent(_Documented):
+class FileDatasetComponent(dg.Component, _Documented):
     """How S3 is reached, and where manifests lie: a FileDatasetResource and its ManifestIOManager.
 
     Attributes are the fields of FileDatasetResource. Write keys as `{{ env.NAME }}`: such a text becomes an EnvVar,
@@ -109,88 +105,25 @@ class FileDatasetComponent(_Documented):
         return dg.Definitions(resources=resources)
 
 
-class ManifestChecks(dg.Resolvable, dg.Model):
-    """The arguments of `build_manifest_checks`."""
-
-    files_exist: bool = True
-    content_unchanged: bool = False
-    resource_key: str | None = None
-    io_manager_key: str | None = None
-
-
-def _docs_of_pipeline() -> dict[str, str]:
-    return {
-        # dg.asset's docstring has no words for these
-        "description": "Human-readable description of the asset; fn's docstring unless given.",
-        "freshness_policy": "The freshness policy of the asset: a template.",
-        "is_virtual": "Whether the asset is a view, which Dagster never runs (Dagster 1.13).",
-        "compute_kind": "A kind of the asset, in Dagster's older word; give kinds.",
-        **argument_docs(dg.asset),
-        **argument_docs(pipeline_asset),
-        "fn": "The function: package.module.function, or .module.function for a module beside this YAML file.",
-        "input": "The asset whose manifest is read: its key, as text such as `raw/scans`; or a mapping of key, "
-        "partition_mapping, metadata and input_manager_key, as dg.AssetIn takes them.",
-        "preview": "A function, named as `fn` is: preview(output_dir) returns the bytes of a PNG, 1 MiB at most; shown "
-        "with the materialization for the first three rows, whose outputs are downloaded for it.",
-        "key": "The key of the asset, as text such as `scans/resampled`; then without name and key_prefix.",
-        "deps": "Keys of further assets that are upstream and not read, as text such as `raw/scans`.",
-        "partitions_def": "Partitions: a mapping with `type` hourly, daily, weekly, monthly, time_window, static, "
-        "dynamic or multi and the arguments of Dagster's class (start_date, partition_keys, name, dimensions, ...); "
-        "or a template.",
-        "backfill_policy": "`type: single_run`, or `type: multi_run` with max_partitions_per_run.",
-        "retry_policy": "max_retries, delay (seconds), backoff (linear, exponential), jitter (full, plus_minus).",
-        "automation_condition": 'When it runs by itself: a template such as "{{ dg.AutomationCondition.eager() }}".',
-        "manifest_checks": "Adds the checks of build_manifest_checks, whose arguments they are: files_exist and "
-        "content_unchanged, true or false; {} for its defaults.",
-    }
+_DOCS_OF_ASSETS = {
+    "description": "Human-readable description of the asset.",
+    # dg.asset's docstring has no words for these
+    "freshness_policy": "The freshness policy of the asset: a template.",
+    "is_virtual": "Whether the asset is a view, which Dagster never runs (Dagster 1.13).",
+    "compute_kind": "A kind of the asset, in Dagster's older word; give kinds.",
+    # in YAML they are written otherwise
+    "key": "The key of the asset, as text such as `scans/resampled`; then without name and key_prefix.",
+    "deps": "Keys of further assets that are upstream and not read, as text such as `raw/scans`.",
+    "partitions_def": "Partitions: a mapping with `type` hourly, daily, weekly, monthly, time_window, static, dynamic "
+    "or multi and the arguments of Dagster's class (start_date, partition_keys, name, dimensions, ...); or a template.",
+    "backfill_policy": "`type: single_run`, or `type: multi_run` with max_partitions_per_run.",
+    "retry_policy": "max_retries, delay (seconds), backoff (linear, exponential), jitter (full, plus_minus).",
+    "automation_condition": 'When it runs by itself: a template such as "{{ dg.AutomationCondition.eager() }}".',
+}
 
 
-@dg.scaffold_with(PipelineScaffolder)
-class PipelineComponent(_Documented):
-    """A function of local files becomes an asset: it runs on each row of another asset's manifest.
-
-    Attributes are the arguments of `pipeline_asset`, those of `dg.asset` among them, and `manifest_checks`. What YAML
-    cannot say is a template: `"{{ dg.AutomationCondition.eager() }}"`, or a variable of your `template_vars_module`.
-
-    Example:
-        >>> def shout(input_dir, output_dir):
-        ...     text = (input_dir / "scan.txt").read_text()
-        ...     (output_dir / "loud.txt").write_text(text.upper())
-        ...     return {"loud.txt": output_dir / "loud.txt"}
-        >>> component = PipelineComponent(fn=shout, input="raw_scans", group_name="speech", manifest_checks={})
-        >>> [asset.key.to_user_string() for asset in dg.build_defs_for_component(component).assets]
-        ['shout']
-    """
-
-    _docs = staticmethod(_docs_of_pipeline)
-
-    fn: _yaml.Function
-    input: _yaml.Input
-    into_path: _yaml.Text = None
-    write_options: _yaml.ValuesByName = None
-    runner: Literal["local", "ray"] | None = None
-    resource_key: str = "file_dataset"
-    write_resource_key: str | None = None
-    ray_resource_key: str | None = None
-    max_dropped_fraction: float | None = None
-    on_exceeded: Literal["fail", "block", "check"] = "fail"
-    min_rows: int = 0
-    on_partition_failure: Literal["fail", "continue"] = "fail"
-    preview: _yaml.OptionalFunction = None
-    show_ids: bool = True
-    batch_size: int | None = None
-    concurrency: int | None = None
-    num_cpus: float | None = None
-    num_gpus: float | None = None
-    file_columns: _yaml.Texts = None
-    outputs: _yaml.Texts = None
-    prefetch: int | None = None
-    workers: int | None = None
-    fn_timeout_s: float | None = None
-    max_failures: int | None = None
-    max_failed_fraction: float | None = None
-    worker_env: _yaml.TextsByName = None
-    temp_dir: _yaml.Text = None
+class _AssetAttributes(_Documented):
+    """The arguments of `dg.asset` that are passed on."""
 
     name: _yaml.Text = None
     key: _yaml.Key = None
@@ -219,19 +152,100 @@ class PipelineComponent(_Documented):
     is_virtual: bool = False
     compute_kind: _yaml.Text = None
 
+    def asset_arguments(self, *but: str) -> dict[str, Any]:
+        """What is given, as `dg.asset` takes it."""
+        arguments = self.given(*but)
+        return arguments | {
+            name: set(arguments[name]) for name in ("kinds", "required_resource_keys") if name in arguments
+        }
+
+
+class ManifestChecks(_Documented):
+    """The arguments of `build_manifest_checks`."""
+
+    _docs = staticmethod(lambda: argument_docs(build_manifest_checks))
+
+    files_exist: bool = True
+    content_unchanged: bool = False
+    resource_key: str | None = None
+    io_manager_key: str | None = None
+
+
+def _docs_of_pipeline() -> dict[str, str]:
+    return {
+        **argument_docs(dg.asset),
+        **_DOCS_OF_ASSETS,
+        **argument_docs(pipeline_asset),
+        "description": "Human-readable description of the asset; fn's docstring unless given.",
+        "fn": "The function: package.module.function, or .module.function for a module beside this YAML file.",
+        "input": "The asset whose manifest is read: its key, as text such as `raw/scans`; or a mapping of key, "
+        "partition_mapping, metadata and input_manager_key, as dg.AssetIn takes them.",
+        "preview": "A function, named as `fn` is: preview(output_dir) returns the bytes of a PNG, 1 MiB at most; shown "
+        "with the materialization for the first three rows, whose outputs are downloaded for it.",
+        "manifest_checks": "Adds the checks of build_manifest_checks, whose arguments they are: files_exist and "
+        "content_unchanged, true or false; {} for its defaults.",
+    }
+
+
+class _PipelineAttributes(_Documented):
+    fn: _yaml.Function
+    input: _yaml.Input
+    into_path: _yaml.Text = None
+    write_options: _yaml.ValuesByName = None
+    runner: Literal["local", "ray"] | None = None
+    resource_key: str = "file_dataset"
+    write_resource_key: str | None = None
+    ray_resource_key: str | None = None
+    max_dropped_fraction: float | None = None
+    on_exceeded: Literal["fail", "block", "check"] = "fail"
+    min_rows: int = 0
+    on_partition_failure: Literal["fail", "continue"] = "fail"
+    preview: _yaml.OptionalFunction = None
+    show_ids: bool = True
+    batch_size: int | None = None
+    concurrency: int | None = None
+    num_cpus: float | None = None
+    num_gpus: float | None = None
+    file_columns: _yaml.Texts = None
+    outputs: _yaml.Texts = None
+    prefetch: int | None = None
+    workers: int | None = None
+    fn_timeout_s: float | None = None
+    max_failures: int | None = None
+    max_failed_fraction: float | None = None
+    worker_env: _yaml.TextsByName = None
+    temp_dir: _yaml.Text = None
+
+
+@dg.scaffold_with(PipelineScaffolder)
+class PipelineComponent(dg.Component, _AssetAttributes, _PipelineAttributes):  # the last one's are shown first
+    """A function of local files becomes an asset: it runs on each row of another asset's manifest.
+
+    Attributes are the arguments of `pipeline_asset`, those of `dg.asset` among them, and `manifest_checks`. What YAML
+    cannot say is a template: `"{{ dg.AutomationCondition.eager() }}"`, or a variable of your `template_vars_module`.
+
+    Example:
+        >>> def shout(input_dir, output_dir):
+        ...     text = (input_dir / "scan.txt").read_text()
+        ...     (output_dir / "loud.txt").write_text(text.upper())
+        ...     return {"loud.txt": output_dir / "loud.txt"}
+        >>> component = PipelineComponent(fn=shout, input="raw_scans", group_name="speech", manifest_checks={})
+        >>> [asset.key.to_user_string() for asset in dg.build_defs_for_component(component).assets]
+        ['shout']
+    """
+
+    _docs = staticmethod(_docs_of_pipeline)
+
     manifest_checks: ManifestChecks | None = None
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:  # noqa: ARG002 (Dagster's signature)
         """The asset, and the checks of its manifest where `manifest_checks` asks for them."""
-        arguments = self.given("fn", "manifest_checks")
-        for name in {"kinds", "required_resource_keys"} & set(arguments):
-            arguments[name] = set(arguments[name])
-        asset = pipeline_asset(self.fn, **arguments)
+        asset = pipeline_asset(self.fn, **self.asset_arguments("fn", "manifest_checks"))
         checks: list[dg.AssetChecksDefinition] = []
         if self.manifest_checks is not None:
             keys = {
                 "resource_key": self.write_resource_key or self.resource_key,
                 "io_manager_key": self.io_manager_key or "io_manager",
             }
-            checks = build_manifest_checks(asset, **keys | self.manifest_checks.model_dump(exclude_none=True))
+            checks = build_manifest_checks(asset, **keys | self.manifest_checks.given())
         return dg.Definitions(assets=[asset], asset_checks=checks)
