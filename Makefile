@@ -14,10 +14,11 @@ venv     = $(if $(UV),uv venv --quiet --allow-existing --python "$(or $(PYTHON),
 install  = $(if $(UV),VIRTUAL_ENV=$(1) uv pip install --quiet,$(1)/bin/python -m pip install --quiet)
 newest   = --upgrade $(if $(UV),$(if $(PRE),--prerelease=allow),--upgrade-strategy eager $(if $(PRE),--pre))
 outdated = $(if $(UV),VIRTUAL_ENV=$(1) uv pip,$(1)/bin/python -m pip) list --outdated
+SAMPLES  = simpleitk  # what the samples of the pages import, beside the library
 has_python = test -n "$(UV)$(PYTHON)" || { echo "Python 3.11 or newer is needed: install it, or make PYTHON=..."; exit 1; }
 
 .PHONY: help demo demo-ray ui test lint docs docs-serve bench bench-quick bench-rows bench-million bench-ray \
-        bench-dagster test-all test-lowest test-newest soak screenshots format clean
+        bench-dagster test-all test-lowest test-newest test-pythons dist audit soak screenshots format clean
 
 help:            ## what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -107,8 +108,33 @@ test-newest:     ## the tests on the newest versions of everything (PRE=1: relea
 	@$(call outdated,.venv-newest)
 	.venv-newest/bin/python -m pytest -n auto --dist loadgroup -m "not slow" -p no:cacheprovider
 
+test-pythons:    ## the tests on Python 3.11 to 3.14: those that uv brings, or that are here
+	@for v in 3.11 3.12 3.13 3.14; do \
+	  if test -n "$(UV)" || python$$v -c '' 2>/dev/null; \
+	  then $(MAKE) --no-print-directory test VENV=.venv-$$v PYTHON=python$$v || exit 1; \
+	  else echo "skipped: Python $$v is not here, and there is no uv to bring it"; fi; done
+
+dist: $(READY)   ## wheel and sdist, checked, installed with each extra into an empty environment; the pages' samples run there
+	$(call install,$(VENV)) --group release
+	rm -rf dist build/dist-*
+	$(RUN)/python -m build
+	$(RUN)/twine check --strict dist/*
+	@for extra in none ray dagster all; do $(MAKE) --no-print-directory dist-$$extra || exit 1; done
+
+dist-%:
+	@echo "the wheel with the extra: $*"
+	@$(call venv,build/dist-$*)
+	@$(call install,build/dist-$*) "$$(echo dist/*.whl)$(if $(filter none,$*),,[$*])" $(SAMPLES)
+	FILE_DATASET_PAGES_PYTHON=$(abspath build/dist-$*)/bin/python $(RUN)/python -m pytest -q -n0 -k a_page_runs tests/test_pages.py
+
+audit: $(READY)  ## known weaknesses of what is installed, as pypi.org lists them
+	$(call install,$(VENV)) --group release
+	@if $(RUN)/python -c 'import urllib.request as r; r.urlopen("https://pypi.org/pypi/pip/25.1/json", timeout=10)' 2>/dev/null; \
+	then $(RUN)/python -m pip_audit --skip-editable --progress-spinner off; \
+	else echo "skipped: pypi.org, which lists known weaknesses, does not answer from here"; fi
+
 soak: $(READY)   ## mixed work beside a store that breaks, and runs that are killed (MINUTES=15)
 	@$(RUN)/python tests/soak.py --minutes $(or $(MINUTES),15)
 
 clean:           ## remove what make made
-	rm -rf .venv .venv-bench .venv-lowest .venv-newest .demo build dist
+	rm -rf .venv .venv-* .demo build dist
