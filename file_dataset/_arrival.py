@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from file_dataset._plan import FileRow
     from file_dataset._silence import Silence
     from file_dataset._sink import Part
-    from file_dataset._store import Listed, Listing
+    from file_dataset._store import Listing
     from file_dataset._stores import Stores
 
 # Is called in any thread when the size of a file is known, or changes: with how many bytes more it takes than at the
@@ -35,10 +34,9 @@ _THREADS = 2  # that begin what follows; a guess: each does so for half of what 
 
 @dataclass(slots=True, eq=False)
 class _Coming:
-    """A file that is to come, or is coming; `listed` is what its directory's listing said of it."""
+    """A file that is to come, or is coming."""
 
     transfer: Transfer[str]
-    listed: Listed | None
     sink: Sink | None = None
     future: Future[ObjectInfo] | None = None
 
@@ -115,7 +113,7 @@ class Arrival:
                 else:
                     self._asked[name] = source, future
             else:
-                self._files.append(_Coming(Transfer(self._row.id, name, source, f"{self._into}/{name}"), None))
+                self._files.append(_Coming(Transfer(self._row.id, name, source, f"{self._into}/{name}")))
         if self._asked:
             _in_order.AllEnd([future for _, future in self._asked.values()], self._listed)
         else:
@@ -146,13 +144,9 @@ class Arrival:
             if refused:
                 self._refused += refused
                 return
-            for below in found.without_files:
-                os.makedirs(f"{self._into}/{name}/{below}", exist_ok=True)  # noqa: PTH103  # the path is text
+            _directories.make(found, f"{self._into}/{name}")
         self._began(found.size_bytes, True)  # noqa: FBT003  # as `Began` has it
-        for below, listed in found.files.items():
-            file = f"{name}/{below}"
-            source = _directories.pinned(listed)
-            self._files.append(_Coming(Transfer(self._row.id, file, source, f"{self._into}/{file}"), listed))
+        self._files += map(_Coming, _directories.members(self._row.id, name, found, self._into))
 
     def _fill(self) -> None:
         """Begin what is next, as much as may be under way, and say so when all has ended. One thread at a time."""
@@ -180,7 +174,7 @@ class Arrival:
                 return False
             at, coming = self._next, self._files[self._next]
             self._next += 1
-            is_announced = coming.listed is not None
+            is_announced = isinstance(coming.transfer, _directories.Member)  # with its directory
             target = coming.transfer.target
             coming.sink = (
                 Sink(target, self._cancelled, is_alone=True)
@@ -201,7 +195,9 @@ class Arrival:
     def _may_begin(self) -> bool:
         is_lost = self._failed.all or self._refused or self._fault or self._is_given_up
         # all files of a few are tried, so that each has its failure
-        return self._next < len(self._files) and (not is_lost or self._files[self._next].listed is None)
+        return self._next < len(self._files) and (
+            not is_lost or not isinstance(self._files[self._next].transfer, _directories.Member)
+        )
 
     def _has_room(self) -> bool:
         return len(self._running) <= self._stores.ahead // 2
@@ -236,15 +232,14 @@ class Arrival:
         coming.sink = coming.future = None  # of thousands of files nothing is kept but what they are
         try:
             info = future.result()
-            error = None if coming.listed is None else _directories.why_other(coming.listed, info)
-            if error is not None:
-                raise error  # as if the download had
+            if (error := _directories.why_other(transfer, info)) is not None:
+                raise error
         except OSError as exc:
             sink.discard()
             self._failed.add((transfer.file, transfer.source), exc)
         else:
             sink.commit()
-            self._arrived[at] = Arrived(transfer, info, coming.listed is not None)
+            self._arrived[at] = Arrived(transfer, info, isinstance(transfer, _directories.Member))
 
     @property
     def has_any(self) -> bool:

@@ -16,12 +16,12 @@ from file_dataset import _plan, _urls
 from file_dataset._errors import Failure, InvalidDatasetError, store_error
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from file_dataset._errors import RowId
     from file_dataset._sink import ObjectInfo
     from file_dataset._store import Listed
-    from file_dataset._urls import Directory, Location, Source
+    from file_dataset._urls import Directory, Source
 
 _SHOWN = 20  # failures of one directory; a guess: enough to see what they have in common
 
@@ -135,14 +135,44 @@ def folds(place: str) -> bool:
             os.rmdir(made)  # noqa: PTH106  # the same
 
 
-def pinned(listed: Listed) -> Location:
-    """Return where a file is, and which: a read of another one fails, where the listing has its ETag."""
-    at = listed.at
-    return replace(at, etag=listed.etag) if isinstance(at, _urls.ObjectUrl) else at
+@dataclass(frozen=True, slots=True)
+class Member(_plan.Transfer[str]):
+    """A file of a directory to copy, the directory's own name, and what the listing said of the file."""
+
+    column: str
+    listed: Listed
+
+    @property
+    def root(self) -> str:
+        """Where its directory goes."""
+        return self.target[: len(self.target) - len(self.file) + len(self.column)]
+
+    @property
+    def source_root(self) -> str:
+        """Where its directory is, with a slash at the end."""
+        at = str(self.listed.at)
+        return at[: len(at) - len(self.file) + len(self.column) + 1]
 
 
-def why_other(listed: Listed, info: ObjectInfo) -> OSError | None:
-    """Return the error of an object that is no longer what the listing said; None: it is that."""
+def members(row_id: RowId, file: str, found: Contents, into: str) -> Iterator[Member]:
+    """Yield one transfer per file of a directory, into `<into>/<file>/...`; a read of another ETag fails."""
+    for name, listed in found.files.items():
+        at = listed.at
+        source = replace(at, etag=listed.etag) if isinstance(at, _urls.ObjectUrl) else at
+        yield Member(row_id, f"{file}/{name}", source, f"{into}/{file}/{name}", file, listed)
+
+
+def make(found: Contents, into: str) -> None:
+    """Make the sub-directories that are there without any file."""
+    for name in found.without_files:
+        os.makedirs(f"{into}/{name}", exist_ok=True)  # noqa: PTH103  # the path is text
+
+
+def why_other(transfer: _plan.Transfer[str], info: ObjectInfo) -> OSError | None:
+    """Return the error of a file that is no longer what the listing of its directory said; None: it is that."""
+    if not isinstance(transfer, Member):
+        return None
+    listed = transfer.listed
     changed: list[str] = []
     if listed.size_bytes != info.size_bytes:
         changed.append(f"it had {listed.size_bytes} bytes then, and has {info.size_bytes}")

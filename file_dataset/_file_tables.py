@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from file_dataset import _frame, _in_order, _stores, _transfer, _urls
-from file_dataset._errors import Failure, InvalidDatasetError, printable
+from file_dataset import _directories, _frame, _in_order, _listings, _stores, _transfer, _urls
+from file_dataset._errors import Failure, InvalidDatasetError, RowError, printable
 from file_dataset._sink import ObjectInfo
+from file_dataset._urls import Directory
 
 if TYPE_CHECKING:
     import mmap
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from typing import TypeAlias
 
     import pyarrow as pa
 
     from file_dataset._frame import Rows
     from file_dataset._options import Options
+    from file_dataset._urls import Source
 
     Blob: TypeAlias = bytearray | mmap.mmap
 
@@ -28,6 +31,18 @@ _BINARY_BYTES = 2**31 - 1
 _OWN_CHUNK_BYTES = 1 << 20
 _CHUNK_BYTES = 16 << 20
 _BATCHES_AHEAD = 2
+
+
+def check_files(rows: Rows) -> None:
+    """Refuse directories, before anything is read; a local path that does not end in a slash is found where it is read.
+
+    Raises:
+        InvalidDatasetError: naming one.
+    """
+    for name, cells in rows.cells.items():
+        for cell in cells:
+            if isinstance(cell, str) and cell.endswith("/"):
+                raise InvalidDatasetError(f"{name}: {cell!r}: {_urls.ONE_FILE_REMEDY}")
 
 
 def blobs(rows: Rows, options: Options | None, *, large: bool) -> pa.Table:
@@ -99,36 +114,55 @@ def sizes(rows: Rows, options: Options | None, limit: int | None) -> pa.Table:
 
     count = len(rows) if limit is None else min(limit, len(rows))
     found: dict[str, list[int | None]] = {name: [None] * count for name in rows.file_columns}
-    for file, size in _transfer.sizes(_wanted(rows, count), _stores.Stores(options)):
-        found[file.file][file.position] = size
+    stores = _stores.Stores(options)
+    files, directories = _apart(
+        (row.id, name, at, position)
+        for position, row in enumerate(_frame.parsed(rows, count))
+        for name, at in row.files.items()
+        if at is not None
+    )
+    unlisted: list[tuple[_listings.WantedDirectory, Failure]] = []
+    for directory, contents in _listings.listings(directories, stores, unlisted):
+        found[directory.file][directory.position] = contents.size_bytes
+    failures = [failure for _, failure in unlisted]
+    try:
+        for file, size in _transfer.sizes(files, stores):
+            found[file.file][file.position] = size
+    except RowError as exc:
+        raise RowError([*exc.failures, *failures]) from exc.__cause__
+    if failures:
+        raise RowError(failures)
     ids = _id_array(rows)
     columns = {name: pa.array(column, pa.int64()) for name, column in found.items()}
     return _table(rows, columns, None if ids is None else ids[:count])
 
 
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """A file of the row at `position`, and what its store has of it, or why that is unknown."""
+
+    position: int
+    file: str
+    location: str
+    found: ObjectInfo | Failure
+
+
 def infos(rows: Rows, options: Options | None) -> pa.Table:
-    """Return what the store has of every file, or why that is unknown; one line per file.
+    """Return what the store has of every file, or why that is unknown; one line per file, those of directories too.
 
     Raises:
         RowError: no file can be looked at: there are no credentials, or they expired.
     """
     import pyarrow as pa
 
-    lines: list[tuple[int, str, str]] = []  # position of the row, file, location
-    found: dict[int, ObjectInfo | Failure] = {}  # by line
-    missing: list[tuple[_transfer.Wanted, Failure]] = []
-    wanted = _wanted_lines(rows, lines, found)
-    for file, info in _transfer.infos(wanted, _stores.Stores(options), missing):
-        found[file.position] = info
-    found.update((file.position, failure) for file, failure in missing)
-    answers = [found[line] for line in range(len(lines))]
-    infos = [answer if isinstance(answer, ObjectInfo) else None for answer in answers]
-    failures = [answer if isinstance(answer, Failure) else None for answer in answers]
+    lines = _lines(rows, _stores.Stores(options))
+    infos = [line.found if isinstance(line.found, ObjectInfo) else None for line in lines]
+    failures = [line.found if isinstance(line.found, Failure) else None for line in lines]
     ids = _id_array(rows)
-    columns = {} if ids is None else {_frame.ID: ids.take(pa.array([line[0] for line in lines], pa.int64()))}
+    columns = {} if ids is None else {_frame.ID: ids.take(pa.array([line.position for line in lines], pa.int64()))}
     columns |= {
-        "file": pa.array([line[1] for line in lines], pa.string()),
-        "location": pa.array([line[2] for line in lines], pa.string()),
+        "file": pa.array([line.file for line in lines], pa.string()),
+        "location": pa.array([line.location for line in lines], pa.string()),
         "size_bytes": pa.array([info and info.size_bytes for info in infos], pa.int64()),
         "etag": pa.array([info and info.etag for info in infos], pa.string()),
         "checksum": pa.array([info and info.digest and str(info.digest) for info in infos], pa.string()),
@@ -139,22 +173,55 @@ def infos(rows: Rows, options: Options | None) -> pa.Table:
     return pa.table(columns)
 
 
-def _wanted_lines(
-    rows: Rows, lines: list[tuple[int, str, str]], found: dict[int, ObjectInfo | Failure]
-) -> Iterator[_transfer.Wanted]:
-    """Yield each file, with its line as position; note the lines, and the cells that are no location."""
+def _lines(rows: Rows, stores: _stores.Stores) -> list[_Line]:
+    """Look at every file and directory; return the lines in the frame's order."""
+    cells: list[list[_Line]] = []  # the lines of each cell that is not null
+    wanted: list[tuple[Any, str, Source, int]] = []  # with the place of its cell
+    places: list[tuple[int, str, str]] = []  # position of the row, file, location
     for position in range(len(rows)):
         for name in rows.file_columns:
             try:
-                at = rows.location(position, name)
+                at = rows.source(position, name)
             except InvalidDatasetError as exc:
                 failure = rows.refused(position, name, exc)
-                found[len(lines)] = failure
-                lines.append((position, name, failure.url or ""))
+                cells.append([_Line(position, name, failure.url or "", failure)])
+                places.append((position, name, ""))
                 continue
             if at is not None:
-                lines.append((position, name, printable(str(at))))
-                yield _transfer.Wanted(rows.id_at(position), name, at, len(lines) - 1)
+                wanted.append((rows.id_at(position), name, at, len(cells)))
+                cells.append([])
+                places.append((position, name, printable(str(at))))
+    files, directories = _apart(wanted)
+    missing: list[tuple[_transfer.Wanted, Failure]] = []
+    unlisted: list[tuple[_listings.WantedDirectory, Failure]] = []
+    for file, info in _transfer.infos(files, stores, missing):
+        cells[file.position] = [_Line(*places[file.position], info)]
+    for directory, contents in _listings.listings(directories, stores, unlisted):
+        position, name, _ = places[directory.position]
+        cells[directory.position] = [
+            _Line(position, f"{name}/{below}", printable(str(each.at)), ObjectInfo(each.size_bytes, each.etag))
+            for below, each in contents.files.items()
+        ]
+    for one, failure in missing:
+        cells[one.position] = [_Line(*places[one.position], failure)]
+    for each, failure in unlisted:
+        cells[each.position] = [_Line(*places[each.position], failure)]
+    return [line for lines in cells for line in lines]
+
+
+def _apart(
+    wanted: Iterable[tuple[Any, str, Source, int]],
+) -> tuple[list[_transfer.Wanted], list[_listings.WantedDirectory]]:
+    """Return the files, and the directories; of each its row's id, its name, where it is, and its position."""
+    files: list[_transfer.Wanted] = []
+    directories: list[_listings.WantedDirectory] = []
+    for row_id, name, at, position in wanted:
+        source = _directories.source_of(at)
+        if isinstance(source, Directory):
+            directories.append(_listings.WantedDirectory(row_id, name, source, position))
+        else:
+            files.append(_transfer.Wanted(row_id, name, source, position))
+    return files, directories
 
 
 def _wanted(rows: Rows, count: int) -> Iterator[_transfer.Wanted]:

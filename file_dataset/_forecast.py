@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import html
 import shutil
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from file_dataset import _file_tables, _frame
+from file_dataset import _file_tables, _frame, _plan
 from file_dataset._book import why
 from file_dataset._checkpoint import states
 from file_dataset._errors import InvalidDatasetError
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from file_dataset._book import Book
     from file_dataset._prepared import Prepared
 
+_PAGE_KEYS = 1000  # of a LIST (https://docs.aws.amazon.com/AmazonS3/latest/API/API_ListObjectsV2.html)
 _SHOWN = 5  # rows of each state that a person reads; a guess
 _UNITS = ("bytes", "kB", "MB", "GB", "TB", "PB")
 
@@ -38,7 +40,8 @@ class Plan:
         files: with `sizes=True` one row per input file of the rows that would run, as `into_info_table` has it: `id`,
             `file`, `location`, `size_bytes`, `etag`, `checksum`, and, where it cannot be read, `error_type`,
             `error_code`, `error_message`. None without.
-        requests: with `sizes=True` how many requests the run would send at least, by kind: `GET`, `PUT` and `HEAD`.
+        requests: with `sizes=True` how many requests the run would send at least, by kind: `GET`, `PUT` and `HEAD`,
+            and `LIST` where there are directories.
             Files over 16 MiB are read, and outputs over 32 MiB stored, by several; a checkpoint adds a PUT for every
             500 rows. None without.
         peak_disk_bytes: with `sizes=True` how many bytes of inputs lie in `temp_dir` at once, at most; what fn writes
@@ -188,7 +191,17 @@ def _requests(part: Prepared, files: pd.DataFrame) -> dict[str, int]:
     is_remote = files["location"].str.startswith("s3://")
     looks = part.contract is not None and part.settings.if_exists != "overwrite"
     puts = 0 if isinstance(part.prefix, Path) else outputs
-    return {"GET": int(is_remote.sum()), "PUT": puts, "HEAD": puts if looks else 0}
+    lists = _lists(part, files[is_remote & ~is_bad])
+    return {"GET": int(is_remote.sum()), "PUT": puts, "HEAD": puts if looks else 0} | ({"LIST": lists} if lists else {})
+
+
+def _lists(part: Prepared, files: pd.DataFrame) -> int:
+    """Return how many requests list the directories that have these files: one for 1,000 of them."""
+    names = part.rows.cells
+    column = {file: _plan.column_of(file, names) for file in files["file"].unique().tolist()}
+    cells = zip(files[_frame.ID].tolist(), files["file"].tolist(), strict=True) if column else ()
+    counts = Counter((row_id, column[file]) for row_id, file in cells if column[file] != file)
+    return sum(-(-count // _PAGE_KEYS) for count in counts.values())
 
 
 def _peak_disk_bytes(part: Prepared, files: pd.DataFrame) -> int:

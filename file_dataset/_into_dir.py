@@ -6,36 +6,41 @@ killed, the next call removes that temp dir.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
+import re
 import stat
 import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from file_dataset import _digest, _frame, _in_order, _local_file, _plan, _stores, _urls
-from file_dataset._errors import Failure, InvalidDatasetError
+from file_dataset import _digest, _directories, _frame, _in_order, _listings, _local_file, _plan, _stores, _urls
+from file_dataset._directories import Member
+from file_dataset._errors import Failure, InvalidDatasetError, RowError
 from file_dataset._local_file import LocalFile
 from file_dataset._pool import Pool
 from file_dataset._sink import Sink
 from file_dataset._tempdir import TempDir
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
     from concurrent.futures import Future
 
     import pandas as pd
 
     from file_dataset._digest import Digest
+    from file_dataset._errors import RowId
     from file_dataset._frame import Rows
     from file_dataset._options import Options
-    from file_dataset._plan import Transfer
+    from file_dataset._plan import FileRow, Transfer
     from file_dataset._sink import ObjectInfo
     from file_dataset._urls import Location
 
 T = TypeVar("T")
 
+_MD5 = re.compile(r"[0-9a-fA-F]{32}")  # of an object encrypted by KMS it is none, and differs
 _THREADS = 8  # that read what is there already; a guess, as for local copies
 
 
@@ -50,18 +55,24 @@ def into_dir(rows: Rows, path: object, options: Options | None) -> pd.DataFrame 
         _frame.check_directories(rows)
     _plan.check_file_names(list(rows.file_columns), local=True)
     into = _directory(path, rows.base)
-    transfers: list[Transfer[str]] = []
-    for row in _frame.parsed(rows, len(rows), directories=False):
-        directory = into if rows.frame is None else f"{into}/{row.id}"
-        found = _plan.downloads(row, directory)
-        _make(directory, found)
-        transfers += found
+    stores = _stores.Stores(options)
+    unlisted: list[Failure] = []
+
+    def place(row: FileRow) -> str:
+        return into if rows.frame is None else f"{into}/{row.id}"
+
+    transfers = list(_listings.transfers(_frame.parsed(rows, len(rows)), place, stores, unlisted))
+    _make(into, transfers)
+    unlisted += _strangers(transfers)
     pairs = [(str(each.source), each.target) for each in transfers if isinstance(each.source, Path)]
     if lost := _local_file.sources_replaced(pairs):
         raise InvalidDatasetError(f"files that are to be read would be replaced before that: {lost[:5]}")
+    if within := [each for each in transfers if isinstance(each, Member) and f"{into}/".startswith(each.source_root)]:
+        raise InvalidDatasetError(f"{into} lies in {within[0].source_root}, which is to be read: give another path")
     with TempDir(into) as arriving:
-        _Filling(_stores.Stores(options), str(arriving)).fill(transfers)
-    return _answer(rows, into)
+        _Filling(stores, str(arriving)).fill(transfers, unlisted)
+    directories = {(each.row_id, each.column) for each in transfers if isinstance(each, Member)}
+    return _answer(rows, into, directories)
 
 
 def _directory(path: object, base: Path) -> str:
@@ -85,14 +96,40 @@ def _make(directory: str, transfers: Iterable[Transfer[str]]) -> None:
             raise InvalidDatasetError(f"{target} is a directory, which no file can replace; nothing was read")
 
 
-def _answer(rows: Rows, into: str) -> pd.DataFrame | dict[str, Path | None]:
+def _strangers(transfers: Iterable[Transfer[str]]) -> list[Failure]:
+    """Return a failure for each file in a local directory that its source has not: they are no one's state together.
+
+    Nothing is removed: it may be the caller's only copy.
+    """
+    inside: dict[str, set[str]] = {}
+    of: dict[str, Member] = {}
+    for each in transfers:
+        if isinstance(each, Member):
+            inside.setdefault(each.root, set()).add(each.target)
+            of.setdefault(each.root, each)
+    failures = []
+    for root, targets in inside.items():
+        for parent, _, names in os.walk(root):
+            for path in (f"{parent}/{name}" for name in names):
+                if path not in targets:
+                    member = of[root]
+                    message = f"{path} is there, and its source has no such file: remove it, or give another path"
+                    file = f"{member.column}{path.removeprefix(root)}"
+                    failures.append(Failure(member.row_id, "download", file, path, "FileExistsError", None, message))
+    return failures
+
+
+def _answer(rows: Rows, into: str, directories: Collection[tuple[RowId, str]]) -> pd.DataFrame | dict[str, Path | None]:
     if rows.frame is None:
         return {name: None if cells[0] is None else Path(into, name) for name, cells in rows.cells.items()}
     import pandas as pd
 
     ids = rows.ids or []
     columns = {
-        name: [None if cell is None else f"{into}/{row_id}/{name}" for row_id, cell in zip(ids, cells, strict=True)]
+        name: [
+            None if cell is None else f"{into}/{row_id}/{name}{'/' if (row_id, name) in directories else ''}"
+            for row_id, cell in zip(ids, cells, strict=True)
+        ]
         for name, cells in rows.cells.items()
     }
     texts = {name: pd.Series(column, rows.frame.index, _frame.TEXT) for name, column in columns.items()}
@@ -121,8 +158,8 @@ class _Filling:
         self._numbers = itertools.count()
         self._pool = Pool(_THREADS, "file_dataset-compare")
 
-    def fill(self, transfers: Iterable[Transfer[str]]) -> None:
-        """Look at what is there, then compare and read.
+    def fill(self, transfers: Iterable[Transfer[str]], unlisted: Sequence[Failure]) -> None:
+        """Look at what is there, then compare and read; `unlisted` says why there is no transfer of some files.
 
         Raises:
             RowError: files that failed, every one of them.
@@ -135,12 +172,19 @@ class _Filling:
         finally:
             for sink in list(self._sinks.values()):
                 sink.discard()
-        if self._failed.all:
-            raise self._failed.row_error()
+        if self._failed.all or unlisted:
+            error = self._failed.row_error()
+            raise RowError([*unlisted, *error.failures]) from error.__cause__
 
     def _steps(self, transfers: Iterable[Transfer[str]]) -> list[_Step]:
-        """Return what is to be done, in order: one HEAD for each file that is there."""
+        """Return what is to be done, in order: one HEAD for each file that is there.
+
+        Files of directories are first compared with the ETag that the listing has, where that is an MD5.
+        """
         steps = [_Step(transfer, None) for transfer in transfers if not _is_itself(transfer)]
+        listed = {step: _Step(step.transfer, digest) for step in steps if (digest := _listed_digest(step)) is not None}
+        differ = {step.transfer for step in self._do(listed.values())}
+        steps = [step for step in steps if step not in listed or step.transfer in differ]
         there = [step for step in steps if isinstance(step.transfer.source, _urls.ObjectUrl) and _size_of(step) >= 0]
         looked: dict[_Step, ObjectInfo] = dict(self._tried(there, self._info))
         unknown = set(there) - set(looked)
@@ -159,8 +203,10 @@ class _Filling:
         for step, found in self._tried(steps, self._begin):
             if found is False:
                 differ.append(step)
-            elif step.expected is None and (error := self._named(step)) is not None:
-                self._failed.add(step, error)
+            elif step.expected is None:
+                error = _directories.why_other(step.transfer, found) or self._named(step)
+                if error is not None:
+                    self._failed.add(step, error)
         return differ
 
     def _tried(self, steps: Iterable[_Step], start: Callable[[_Step], Future[T]]) -> Iterator[tuple[_Step, T]]:
@@ -173,8 +219,12 @@ class _Filling:
         self._sinks[step] = sink
         future = self._stores.of(step.transfer.source).download(step.transfer.source, sink)
         # at once: a larger file may be waited for, and an interruption takes what has no name
-        future.add_done_callback(lambda done: self._named(step) if not (done.cancelled() or done.exception()) else None)
+        future.add_done_callback(functools.partial(self._arrived, step))
         return future
+
+    def _arrived(self, step: _Step, done: Future[ObjectInfo]) -> None:
+        if not (done.cancelled() or done.exception() or _directories.why_other(step.transfer, done.result())):
+            self._named(step)
 
     def _named(self, step: _Step) -> OSError | None:
         """Give a file that is whole its name, once; return why that was not possible."""
@@ -207,6 +257,15 @@ def _is_itself(transfer: Transfer[str]) -> bool:
         return isinstance(transfer.source, Path) and transfer.source.samefile(transfer.target)
     except OSError:
         return False
+
+
+def _listed_digest(step: _Step) -> Digest | None:
+    """Return the MD5 that a listing has of a file whose size is that of the file that is there; None: it is unknown."""
+    member = step.transfer
+    if not isinstance(member, Member) or _size_of(step) != member.listed.size_bytes:
+        return None
+    etag = member.listed.etag or ""
+    return _digest.Digest("MD5", etag.lower()) if _MD5.fullmatch(etag) else None
 
 
 def _size_of(step: _Step) -> int:

@@ -9,7 +9,7 @@ import os
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from file_dataset import _file_tables, _frame, _into_dir, _options, _plan, _row_dirs, _stores, _transfer
+from file_dataset import _file_tables, _frame, _into_dir, _listings, _options, _plan, _row_dirs, _stores, _transfer
 from file_dataset._errors import InvalidDatasetError
 from file_dataset._tempdir import TempDir
 
@@ -19,8 +19,10 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
+    from file_dataset._errors import Failure
     from file_dataset._frame import Rows
     from file_dataset._options import Options
+    from file_dataset._plan import FileRow
 
 
 def reader(
@@ -35,11 +37,12 @@ def reader(
 
     Args:
         data: a row or a frame, by position.
-        row: file name -> location (`s3://bucket/key`, or a local path as text or `Path`); None: no such file.
+        row: file name -> location (`s3://bucket/key`, or a local path as text or `Path`); None: no such file. Text that
+            ends in a slash, and a local directory, stands for all files below it.
             `<file name>.version_id` -> the version of that file that is read (text); None, or none given: the newest.
         dataframe: a pandas DataFrame with such columns; `id`, where it has one, names its rows.
         file_columns: decides alone which columns name files. Without it: columns of text whose values are `s3://` URLs
-            or `Path`s, or that are named like files and hold paths.
+            or `Path`s, that are named like files and hold paths, or whose paths end in a slash.
         options: how S3 is reached; None: by boto3's default session, as it is when S3 is needed.
 
     Raises:
@@ -99,8 +102,8 @@ class Reader:
     def into_temp_dir(self, *, dir: str | os.PathLike[str] | None = None) -> TempDir:  # noqa: A002  # tempfile's name
         """Copy every file into a new temp dir, now, and return it.
 
-        A row's files lie at `<temp dir>/<file name>`, a frame's at `<temp dir>/<id>/<file name>`. One GET per file; a
-        null cell gives no file.
+        A row's files lie at `<temp dir>/<file name>`, a frame's at `<temp dir>/<id>/<file name>`, those of a directory
+        below that. One GET per file, and one LIST per directory (and 1,000 objects); a null cell gives no file.
 
         Args:
             dir: where to make the temp dir; None: where the system keeps temporary files.
@@ -120,7 +123,14 @@ class Reader:
         temp = TempDir(dir)
         try:
             into = str(temp._made.path)  # noqa: SLF001  # `path` would mark it as the caller's
-            _transfer.fill(_transfers(self._rows, into), _stores.Stores(self._options))
+            rows, stores = self._rows, _stores.Stores(self._options)
+            unlisted: list[Failure] = []
+
+            def place(row: FileRow) -> str:
+                return into if rows.frame is None else f"{into}/{row.id}"
+
+            found = _listings.transfers(_frame.parsed(rows, len(rows)), place, stores, unlisted)
+            _transfer.fill(found, stores, unlisted)
         except BaseException:
             temp.cleanup()
             raise
@@ -134,11 +144,14 @@ class Reader:
         that the store keeps, else its MD5 where the ETag is one; without either the file is read again). One that
         differs is replaced when the new one is whole; other files are left. Local files are copied anew each time.
 
+        Of a directory: one LIST per 1,000 objects, and no HEAD for those whose MD5 the list has. A file in the local
+        directory that its source has not fails: both would be no state of the source, and nothing of yours is removed.
+
         After an interruption whole files are there and no partial ones; call it again to go on.
 
         Returns:
-            Of a frame: the frame with absolute paths as text in its file columns, which feeds a Pipeline. Of a row:
-            file name -> absolute `Path`. Null cells stay null.
+            Of a frame: the frame with absolute paths as text in its file columns, those of directories with a slash at
+            the end, which feeds a Pipeline. Of a row: file name -> absolute `Path`. Null cells stay null.
 
         Raises:
             RowError: files that could not be read, every one of them; those that could are there.
@@ -157,9 +170,9 @@ class Reader:
         """Return an iterator over a temp dir for each row, in the frame's order.
 
         A row's files lie at `<path>/<file name>`; where the frame has ids, the name of each `path` is the row's. The
-        temp dir before is removed when the next is asked for, and at most two rows ahead are on disk. One GET per file,
-        from the first `next()` on. To leave the loop, or to close the iterator, cancels what is under way and removes
-        everything.
+        temp dir before is removed when the next is asked for, and at most two rows ahead are on disk. One GET per file
+        and one LIST per directory (and 1,000 objects), from the first `next()` on. To leave the loop, or to close the
+        iterator, cancels what is under way and removes everything.
 
         Args:
             dir: where to make temp dirs; None: where the system keeps temporary files.
@@ -214,12 +227,14 @@ class Reader:
 
         Raises:
             RowError: files that could not be read, every one of them.
-            InvalidDatasetError: a blob that `binary` cannot hold.
+            InvalidDatasetError: a blob that `binary` cannot hold, or a directory.
         """
         return _file_tables.blobs(self._rows, self._options, large=large)
 
     def into_size_table(self, *, limit: int | None = None) -> pa.Table:
         """Return the size of every file in bytes, without downloading any: one HEAD per file.
+
+        Sizes in a directory add up: one LIST per directory (and 1,000 objects).
 
         Args:
             limit: look at the first `limit` rows only.
@@ -237,6 +252,9 @@ class Reader:
 
     def into_info_table(self) -> pa.Table:
         """Return what the store has of every file, or why that is unknown: one HEAD per file, no download.
+
+        Of a directory: one LIST per 1,000 objects, and a line for each, whose `file` is `<name>/<name below it>`; their
+        checksums are null, for no LIST has them. One without files is one line with an error.
 
         A file that is missing, refused or no location is a line with an error, and never an exception.
 
@@ -272,12 +290,3 @@ class Reader:
 def _check_place(place: object) -> None:
     if place is not None and not isinstance(place, str | os.PathLike):
         raise InvalidDatasetError(f"dir={place!r}: give the path of a directory")
-
-
-def _transfers(rows: Rows, into: str) -> Iterator[_plan.Transfer[str]]:
-    for row in _frame.parsed(rows, len(rows), directories=False):
-        directory = into if rows.frame is None else f"{into}/{row.id}"
-        found = _plan.downloads(row, directory)
-        if not found:  # a directory all the same
-            os.makedirs(directory, exist_ok=True)  # noqa: PTH103  # the path is text
-        yield from found

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING
 
 from file_dataset import (
     _call,
+    _listings,
     _outputs,
     _per_process,
     _progress,
@@ -408,7 +409,7 @@ def _input_bytes(prepared: Prepared, position: int) -> str:
     row = prepared.rows.row(position)
     sources = {name: at for name, at in row.files.items() if at is not None}
     directories = [
-        _transfer.WantedDirectory(row.id, name, at, position)
+        _listings.WantedDirectory(row.id, name, at, position)
         for name, at in sources.items()
         if isinstance(at, Directory)
     ]
@@ -417,7 +418,7 @@ def _input_bytes(prepared: Prepared, position: int) -> str:
     ]
     try:
         size = sum(size for _, size in _transfer.sizes(files, prepared.source))
-        size += sum(found.size_bytes for _, found in _transfer.listings(directories, prepared.source, []))
+        size += sum(found.size_bytes for _, found in _listings.listings(directories, prepared.source, []))
     except RowError:
         return ""
     return f" ({size} bytes here)"

@@ -18,14 +18,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from concurrent.futures import Future
 
-    from file_dataset._directories import Contents
     from file_dataset._errors import RowId
     from file_dataset._plan import Transfer
-    from file_dataset._store import Listing
     from file_dataset._stores import Stores
-    from file_dataset._urls import Directory, Location
-
-_LISTINGS_AHEAD = 16  # each has thousands of names; a guess
+    from file_dataset._urls import Location
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,21 +34,16 @@ class Wanted:
     position: int
 
 
-@dataclass(frozen=True, slots=True)
-class WantedDirectory:
-    """A directory of which it is wanted what is in it."""
-
-    row_id: RowId
-    file: str
-    at: Directory
-    position: int
-
-
-def fill(transfers: Iterable[Transfer[str]], stores: Stores) -> None:
+def fill(transfers: Iterable[Transfer[str]], stores: Stores, unlisted: list[Failure]) -> None:
     """Copy every source into its local target, which has its name from the start.
 
     The targets are in a directory of the caller's own, which no other code looks into yet, and which goes when this
     fails.
+
+    Args:
+        transfers: what is copied.
+        stores: the stores that have it.
+        unlisted: why there is no transfer of some files, when all transfers were taken.
 
     Raises:
         RowError: files that failed, every one of them.
@@ -61,6 +52,9 @@ def fill(transfers: Iterable[Transfer[str]], stores: Stores) -> None:
         for sink in sinks.filled((transfer, sinks.of(transfer)) for transfer in transfers):
             sink.commit()
             sinks.forget(sink)
+        if unlisted or sinks.failed.all:
+            error = sinks.failed.row_error()
+            raise RowError([*unlisted, *error.failures]) from error.__cause__
 
 
 def read_each(
@@ -132,52 +126,11 @@ def infos(
     Raises:
         RowError: the store refuses these credentials, or there are none: nothing is known of any file.
     """
-    failed = _in_order.FailedFiles[Wanted](_unread)
+    failed = _in_order.FailedFiles(_unread)
     yield from _in_order.tried(wanted, _info_from(stores), _place, failed, stores, threading.Event())
     if failed.fatal:
         raise RowError(failed.fatal) from failed.worst
     missing += failed.all
-
-
-def listings(
-    wanted: Iterable[WantedDirectory], stores: Stores, failed: list[tuple[WantedDirectory, Failure]]
-) -> Iterator[tuple[WantedDirectory, Contents]]:
-    """Yield what is in every directory, in order; one LIST per 1,000 objects.
-
-    Args:
-        wanted: the directories.
-        stores: the stores that have them.
-        failed: takes those without a file, and those that cannot be listed, with the reason, when all are requested.
-
-    Raises:
-        RowError: the store refuses these credentials, or there are none: nothing is known of any directory.
-    """
-    cancelled = threading.Event()
-    unlisted = _in_order.FailedFiles[tuple[int, WantedDirectory]](lambda each, error: _unread(each[1], error))
-
-    def listing(each: tuple[int, WantedDirectory]) -> Future[Listing]:
-        at = each[1].at.at
-        return stores.of(at).list(at, cancelled=cancelled)
-
-    found = _in_order.tried(
-        enumerate(wanted),
-        listing,
-        lambda each: each[1].at.at,
-        unlisted,
-        stores,
-        cancelled,
-        lambda each, first: each[0] > first[0] + _LISTINGS_AHEAD,
-    )
-    for each, objects in found:
-        try:
-            contents = _directories.contents(each[1].at, objects)
-        except OSError as exc:
-            unlisted.add(each, exc)
-        else:
-            yield each[1], contents
-    if unlisted.fatal:
-        raise RowError(unlisted.fatal) from unlisted.worst
-    failed += [(each, failure) for (_, each), failure in unlisted.all]
 
 
 def _info_from(stores: Stores) -> Callable[[Wanted], Future[ObjectInfo]]:
@@ -188,7 +141,7 @@ def _place(file: Wanted) -> Location:
     return file.at
 
 
-def _unread(file: Wanted | WantedDirectory, error: OSError) -> Failure:
+def _unread(file: Wanted, error: OSError) -> Failure:
     return Failure.of(file.row_id, "download", error, file=file.file, url=file.at)
 
 
@@ -198,6 +151,7 @@ class _Sinks:
     def __init__(self, stores: Stores, cancelled: threading.Event) -> None:
         self._stores, self._cancelled = stores, cancelled
         self._open: set[Sink] = set()
+        self.failed: _in_order.FailedFiles[tuple[Transfer[Any], Sink]] = _in_order.FailedFiles(_not_filled)
         self._last = ""  # directory of a file: a row's come one after the other
 
     def __enter__(self) -> Self:
@@ -216,25 +170,25 @@ class _Sinks:
         return sink
 
     def filled(self, pairs: Iterable[tuple[Transfer[Any], Sink]]) -> Iterator[Sink]:
-        """Fill each; yield them in order, as soon as they are there.
-
-        Raises:
-            RowError: files that failed, every one of them.
-        """
+        """Fill each; yield them in order, as soon as they are there; `failed` has the others when this ends."""
 
         def download(pair: tuple[Transfer[Any], Sink]) -> Future[ObjectInfo]:
             transfer, sink = pair
             return self._stores.of(transfer.source).download(transfer.source, sink)
 
-        def failure(pair: tuple[Transfer[Any], Sink], error: OSError) -> Failure:
-            transfer, _ = pair
-            return Failure.of(transfer.row_id, "download", error, file=transfer.file, url=transfer.source)
-
-        for (_, sink), _ in _in_order.each(
-            pairs, download, lambda pair: pair[0].source, failure, self._stores, self._cancelled
+        for pair, info in _in_order.tried(
+            pairs, download, lambda pair: pair[0].source, self.failed, self._stores, self._cancelled
         ):
-            yield sink
+            if (error := _directories.why_other(pair[0], info)) is None:
+                yield pair[1]
+            else:
+                self.failed.add(pair, error)
 
     def forget(self, sink: Sink) -> None:
         """Take note that a file is whole."""
         self._open.discard(sink)
+
+
+def _not_filled(pair: tuple[Transfer[Any], Sink], error: OSError) -> Failure:
+    transfer, _ = pair
+    return Failure.of(transfer.row_id, "download", error, file=transfer.file, url=transfer.source)

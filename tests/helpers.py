@@ -99,3 +99,15 @@ def python_calls(work):
     finally:
         sys.setprofile(before)
     return seen["call"]
+
+
+def tree(directory):
+    """Return what lies below a directory: the bytes of its files by name, None for a directory that is empty."""
+    found = {}
+    for path in sorted(Path(directory).rglob("*")):
+        name = path.relative_to(directory).as_posix()
+        if path.is_file():
+            found[name] = path.read_bytes()
+        elif not any(path.iterdir()):
+            found[name] = None
+    return found

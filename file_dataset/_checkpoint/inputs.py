@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from file_dataset import _directories, _frame, _options, _plan, _transfer
+from file_dataset import _directories, _frame, _listings, _options, _plan, _transfer
 from file_dataset._errors import InvalidDatasetError
 from file_dataset._stores import Stores
 from file_dataset._urls import Directory, ObjectUrl
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from file_dataset._store import Listed
     from file_dataset._urls import Source
 
-    _Wanted: TypeAlias = _transfer.Wanted | _transfer.WantedDirectory
+    _Wanted: TypeAlias = _transfer.Wanted | _listings.WantedDirectory
 
 
 def changed(rows: _frame.Rows, states: States, known: Known, stores: Stores) -> dict[int, str]:
@@ -160,11 +160,11 @@ def _compare(
         stores: which have the files.
     """
     asked: list[_transfer.Wanted] = []
-    directories: list[_transfer.WantedDirectory] = []
+    directories: list[_listings.WantedDirectory] = []
     missing: list[tuple[_transfer.Wanted, Failure]] = []
-    unlisted: list[tuple[_transfer.WantedDirectory, Failure]] = []
+    unlisted: list[tuple[_listings.WantedDirectory, Failure]] = []
     for one in wanted:
-        if isinstance(one, _transfer.WantedDirectory):
+        if isinstance(one, _listings.WantedDirectory):
             directories.append(one)
             continue
         read = before.get((one.position, one.file), {})
@@ -177,7 +177,7 @@ def _compare(
     for one, info in _transfer.infos(asked, stores, missing):
         _note(found, one, _of_object(info, before.get((one.position, one.file), {})))
     of_rows = _by_row(before) if directories else {}
-    for directory, contents in _transfer.listings(directories, stores, unlisted):
+    for directory, contents in _listings.listings(directories, stores, unlisted):
         start = f"{directory.file}/"
         read_of = {
             file.removeprefix(start): record
@@ -212,7 +212,7 @@ def _wanted(rows: _frame.Rows, positions: Iterable[int]) -> Iterator[_Wanted]:
 
 def _wanted_at(row_id: RowId, name: str, at: Source, position: int) -> _Wanted:
     if isinstance(at, Directory):
-        return _transfer.WantedDirectory(row_id, name, at, position)
+        return _listings.WantedDirectory(row_id, name, at, position)
     return _transfer.Wanted(row_id, name, at, position)
 
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from file_dataset import _frame, _options
 from file_dataset._errors import CREDENTIAL_CODES, InvalidDatasetError, RowError
-from file_dataset._file_tables import id_type
+from file_dataset._file_tables import check_files, id_type
 from file_dataset._options import Options
 from file_dataset._ray import batching, compat
 from file_dataset._ray.compat import Batch, BatchDatasource
@@ -101,7 +101,8 @@ def blob_reader(  # noqa: PLR0913  # each is a choice of the user's
         `ray.data.DataContext`'s `execution_options.preserve_order` is set.
 
     Raises:
-        InvalidDatasetError: the frame or an argument is refused; or this is Ray Client, where Ray Data does not run.
+        InvalidDatasetError: the frame or an argument is refused, or a cell is a directory; or this is Ray Client, where
+            Ray Data does not run.
         RowError: with `on_failure="raise"`, files that were looked at and could not be found.
 
     Example:
@@ -119,6 +120,7 @@ def blob_reader(  # noqa: PLR0913  # each is a choice of the user's
     resources = compat.resources(ray_remote_args, num_cpus=num_cpus, memory=memory)
     table = _in_pandas(frame)
     rows = _frame.rows_of_frame(table, file_columns, needs_id=False)
+    check_files(rows)
     options = options or Options.default()
     schema = _schema(table, rows, carry=carry, large=large, on_failure=on_failure)
     _connect()

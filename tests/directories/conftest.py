@@ -2,23 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
+from helpers import tree
 
 from file_dataset import Pipeline
-
-
-def tree(directory):
-    """Return what lies below a directory: the bytes of its files by name, None for a directory that is empty."""
-    found = {}
-    for path in sorted(Path(directory).rglob("*")):
-        name = path.relative_to(directory).as_posix()
-        if path.is_file():
-            found[name] = path.read_bytes()
-        elif not any(path.iterdir()):
-            found[name] = None
-    return found
 
 
 @pytest.fixture

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from helpers import tree
 from hypothesis import given
 from hypothesis import strategies as st
 from servers.faults import ACCESS_DENIED, Replace, Status
 
-from file_dataset import InvalidDatasetError, changed_rows, reader
+from file_dataset import InvalidDatasetError, Pipeline, RowError, changed_rows, reader
 from file_dataset._directories import contents, folds, refused
 from file_dataset._store import Listed
 from file_dataset._urls import Directory, ObjectUrl
@@ -332,3 +333,114 @@ def test_a_directory_that_is_another_runs_again(faults, fault_options, run, tmp_
     assert faults.count("GetObject") == 0
     run(frame, fault_options, checkpoint=tmp_path / "done", check_inputs=True)
     assert (faults.count("GetObject") > 0) == (why not in {None, CHANGES["gone"][1]})
+
+
+def test_a_frame_of_directories_lies_in_one_temp_dir(faults, fault_options):
+    at = series(faults, "1.dcm", "b/2.dcm")
+    faults.put(f"{at}c/", b"")
+    other = series(faults, "1.dcm", prefix="s3://bucket/other/")
+    faults.put("s3://bucket/x", b"x")
+    frame = pd.DataFrame({"id": [1, 2, 3], "series": [at, None, other], "x.txt": ["s3://bucket/x", None, None]})
+    with reader(frame, options=fault_options).into_temp_dir() as temp:
+        assert tree(temp) == {
+            "1/series/1.dcm": b"0",
+            "1/series/b/2.dcm": b"1",
+            "1/series/c": None,
+            "1/x.txt": b"x",
+            "2": None,
+            "3/series/1.dcm": b"0",
+        }
+    assert (faults.count("ListObjectsV2"), faults.count("GetObject")) == (2, 4)
+    with reader({"series": at}, options=fault_options).into_temp_dir() as temp:
+        assert set(tree(temp)) == {"series/1.dcm", "series/b/2.dcm", "series/c"}
+
+
+def test_a_temp_dir_names_every_directory_and_object_that_cannot_be_read(faults, fault_options, tmp_path):
+    at = series(faults, "1.dcm", "2.dcm")
+    odd = series(faults, "..", prefix="s3://bucket/odd/")
+    faults.fail("GetObject", Replace(b"x"), key="in/series-1/2.dcm")
+    frame = frame_of("s3://bucket/none/", at, odd)
+    with pytest.raises(RowError) as failed:
+        reader(frame, options=fault_options).into_temp_dir(dir=tmp_path)
+    assert sorted((each.id, each.file) for each in failed.value.failures) == [
+        (1, "series"),
+        (2, "series/2.dcm"),
+        (3, "series/.."),
+    ]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_directory_that_is_whole_already_costs_a_list_and_no_other_request(faults, fault_options, tmp_path):
+    at = series(faults, "1.dcm", "b/2.dcm")
+    local = reader(frame_of(at), options=fault_options).into_dir(tmp_path / "d")
+    assert local["series"].tolist() == [f"{tmp_path}/d/1/series/"]
+    assert tree(tmp_path / "d") == {"1/series/1.dcm": b"0", "1/series/b/2.dcm": b"1"}
+    faults.requests.clear()
+    reader(frame_of(at), options=fault_options).into_dir(tmp_path / "d")
+    assert dict(faults.requests) == {("ListObjectsV2", ""): 1}
+    faults.put(f"{at}1.dcm", b"9")
+    reader(frame_of(at), options=fault_options).into_dir(tmp_path / "d")
+    assert (tmp_path / "d/1/series/1.dcm").read_bytes() == b"9"
+    assert faults.count("GetObject") == 1
+
+
+def test_a_frame_of_local_directories_feeds_a_pipeline(faults, fault_options, tmp_path, run, trees):
+    at = series(faults, "1.dcm")
+    local = reader(frame_of(at), options=fault_options).into_dir(tmp_path / "d")
+    run(local)
+    assert trees[1] == {"series/1.dcm": b"0"}
+    assert reader({"series": at}, options=fault_options).into_dir(tmp_path / "e") == {"series": tmp_path / "e/series"}
+
+
+def test_a_file_that_the_store_has_no_more_is_not_removed_and_not_passed_over(faults, fault_options, tmp_path):
+    at = series(faults, "1.dcm", "2.dcm")
+    local = reader(frame_of(at), options=fault_options)
+    local.into_dir(tmp_path)
+    del faults.store.buckets["bucket"]["in/series-1/2.dcm"]
+    faults.put(f"{at}3.dcm", b"3")
+    with pytest.raises(RowError, match=r"series/2.dcm .*its source has no such file: remove it"):
+        local.into_dir(tmp_path)
+    assert sorted(path.name for path in tmp_path.rglob("*.dcm")) == ["1.dcm", "2.dcm", "3.dcm"]
+    (tmp_path / "1/series/2.dcm").unlink()
+    local.into_dir(tmp_path)
+
+
+def test_a_directory_is_not_read_into_itself(tmp_path):
+    (tmp_path / "1").write_text("1")
+    with pytest.raises(InvalidDatasetError, match="which is to be read"):
+        reader(frame_of(tmp_path)).into_dir(tmp_path / "sub")
+
+
+def test_sizes_of_a_directory_add_up_for_one_list(faults, fault_options):
+    at = series(faults, "1.dcm", "2.dcm")
+    faults.put("s3://bucket/x", b"xyz")
+    frame = frame_of(at, None).assign(**{"x.txt": ["s3://bucket/x", None]})
+    table = reader(frame, options=fault_options).into_size_table()
+    assert table.to_pydict() == {"id": [1, 2], "series": [2, None], "x.txt": [3, None]}
+    assert dict(faults.requests) == {("ListObjectsV2", ""): 1, ("HeadObject", "x"): 1}
+    with pytest.raises(RowError) as failed:
+        reader(frame_of("s3://bucket/none/", at, "s3://bucket/no-file"), options=fault_options).into_size_table()
+    assert sorted(each.id for each in failed.value.failures) == [1, 3]
+
+
+def test_the_info_table_has_a_line_per_object_and_one_for_a_directory_that_is_none(faults, fault_options):
+    at = series(faults, "1.dcm", "2.dcm")
+    frame = frame_of("s3://bucket/none/", at)
+    lines = reader(frame, options=fault_options).into_info_table().to_pylist()
+    assert [(line["id"], line["file"], line["location"], line["size_bytes"], line["error_type"]) for line in lines] == [
+        (1, "series", "s3://bucket/none/", None, "FileNotFoundError"),
+        (2, "series/1.dcm", f"{at}1.dcm", 1, None),
+        (2, "series/2.dcm", f"{at}2.dcm", 1, None),
+    ]
+    assert lines[1]["etag"] is not None
+    assert dict(faults.requests) == {("ListObjectsV2", ""): 2}
+
+
+def test_a_plan_knows_a_directory_by_lists_alone(faults, fault_options, tmp_path):
+    at = series(faults, *(f"{number:04}" for number in range(1200)))
+    plan = Pipeline(lambda input_dir, output_dir: {}, into_path=tmp_path, options=fault_options).plan(
+        frame_of(at, at), sizes=True
+    )
+    assert plan.requests == {"GET": 2400, "PUT": 0, "HEAD": 0, "LIST": 4}
+    assert plan.files["size_bytes"].sum() == 2 * sum(len(str(number)) for number in range(1200))
+    assert dict(faults.requests) == {("ListObjectsV2", ""): 4}

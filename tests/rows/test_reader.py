@@ -218,9 +218,9 @@ def test_a_series_is_a_row(bucket, options):
         assert (temp / "a.txt").read_bytes() == b"hi"
 
 
-def test_a_local_directory_is_refused_by_name(tmp_path):
+def test_blobs_refuse_a_local_directory_by_name(tmp_path):
     with pytest.raises(RowError, match="DICOM"):
-        file_dataset.reader({"scan.dcm": tmp_path}).into_temp_dir()
+        file_dataset.reader({"scan.dcm": tmp_path}).into_blob_table()
 
 
 def test_local_files_need_no_credentials(tmp_path):
@@ -300,7 +300,7 @@ class TestInfoTable:
             ("a", "b.bin", None, "PermissionError", "403"),
             ("b", "a.bin", 3, None, None),
             ("c", "a.bin", None, "InvalidDatasetError", None),
-            ("c", "b.bin", None, "IsADirectoryError", None),
+            ("c", "b.bin", None, "FileNotFoundError", None),  # a directory without any file
         ]
         assert table["location"].to_pylist()[3:] == ["ftp://x/y", str(tmp_path)]
         assert faults.count("HeadObject") == sum(faults.requests.values()) == 3
