@@ -73,7 +73,10 @@ class Calls:
     def submit(self, flight: Flight) -> Future[object]:
         """Hand a row to a worker."""
         assert self._workers is not None  # noqa: S101  # for mypy
-        return self._workers.submit(flight.input_dir, flight.output_dir, self._row(flight.position))
+        took = flight.timing("fn_s")
+        called = self._workers.submit(flight.input_dir, flight.output_dir, self._row(flight.position))
+        called.add_done_callback(took)
+        return called
 
     def here(self, row: FileRow, flight: Flight) -> object:
         """Call fn in this thread and return what it returns.
@@ -83,11 +86,13 @@ class Calls:
         """
         cwd = _working_dir()
         by_keyword, given = self._prepared.style.by_keyword, self._row(flight.position)
+        took = flight.timing("fn_s")
         try:
             return _function.call(self._fn, flight.input_dir, flight.output_dir, by_keyword=by_keyword, row=given)
         except (Exception, SystemExit) as exc:  # the user's fn: the one broad except
             raise RowError([Failure.of(row.id, "fn", exc)]) from exc
         finally:
+            took()
             # only where fn went elsewhere: the working directory is the whole process's, other threads' too
             if cwd is not None and _working_dir() != cwd:
                 with contextlib.suppress(OSError):

@@ -5,11 +5,13 @@ from __future__ import annotations
 import functools
 import os
 import threading
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from file_dataset import _existing, _frame, _outputs, _overwrites, _plan, _storing, _urls, _verdict
 from file_dataset._arrival import Arrival
+from file_dataset._effort import Cancelled
 from file_dataset._errors import Failure, InvalidDatasetError, RowError
 from file_dataset._local_file import LocalFile
 from file_dataset._tally import Failed, Stored, stored_file
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from file_dataset._arrival import Arrived, Began
+    from file_dataset._effort import Effort
     from file_dataset._prepared import Prepared
     from file_dataset._silence import Silence
     from file_dataset._sink import ObjectInfo
@@ -61,6 +64,7 @@ class Flight:
         "_work",
         "cancelled",
         "dirs",
+        "effort",
         "fetched",
         "input_dir",
         "on_disk",
@@ -74,9 +78,9 @@ class Flight:
     output_dir: Path
     dirs: _outputs.RowDirs
 
-    def __init__(self, position: int, on_disk: OnDisk) -> None:
-        self.position, self.on_disk = position, on_disk
-        self.cancelled = threading.Event()
+    def __init__(self, position: int, on_disk: OnDisk, effort: Effort) -> None:
+        self.position, self.on_disk, self.effort = position, on_disk, effort
+        self.cancelled = Cancelled(effort)
         self.fetched: Fetched | None = None
         self.outcome: Stored | Failed | Ended | None = None
         self.task: Future[None] | None = None
@@ -180,9 +184,11 @@ class Flight:
 
     def _download(self, prepared: Prepared, row: _plan.FileRow, began: Began, then: Callable[[], object]) -> None:
         self._make_dirs(row, prepared.temp_dir)
+        took = self.timing("download_s")
 
         def arrive() -> None:
             # in the loop's thread maybe
+            took()
             self._arrive(prepared.rows, row)
             then()
 
@@ -218,10 +224,16 @@ class Flight:
             RowError: a local target cannot be written.
         """
         self._files, self._uploads = files, uploads
+        took = self.timing("upload_s")
+
+        def stored() -> None:
+            took()
+            then()
+
         if only_new := prepared.settings.if_exists == "error":
             self._new_in, self._ended = prepared.target, then
         self._storing = storing = _storing.Storing(uploads, prepared.target, self.cancelled)
-        storing.store(prepared.extra_args, then, only_new=only_new)
+        storing.store(prepared.extra_args, stored, only_new=only_new)
         self._has_begun = True  # all of them, which an interrupt can prevent
 
     def finish(self) -> bool:
@@ -257,6 +269,11 @@ class Flight:
             fetched.without_digest,
             fetched.inputs,
         )
+
+    def timing(self, what: str) -> Callable[..., None]:
+        """Begin to measure a stage; return what ends it."""
+        started = time.monotonic()
+        return lambda *_: self.effort.add(what, time.monotonic() - started)
 
     def silent(self) -> Iterator[tuple[Silence, str]]:
         """Yield what it waits for, and who knows for how long no byte has moved."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from file_dataset import _frame, _urls
+from file_dataset._effort import Counts, sum_of
 from file_dataset._errors import Failure, FileDatasetError, InvalidDatasetError, RowError
 from file_dataset._secrets import masked
 
@@ -60,6 +61,8 @@ class PipelineResult:
             row asked for; None elsewhere.
         prefetch: how many rows were ahead of fn at the end (`prefetch.rows`), and why not more (`prefetch.why`); None
             where more than one run made the result, as on Ray, or where it was loaded.
+        counts: `retries`, `throttles`, and `download_s`, `fn_s`, `upload_s`, summed over the rows that ran here, which
+            overlap; those of a checkpoint add nothing. None on Ray, or where it was loaded.
         input_count: of a result that was loaded, how many rows its input had; else None.
 
     Example:
@@ -84,10 +87,11 @@ class PipelineResult:
     prefetch: Prefetch | None = None
     inputs: pd.DataFrame = field(default_factory=_frame.no_inputs)
     input_count: int | None = field(default=None, kw_only=True)
+    counts: Counts | None = field(default=None, kw_only=True)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take what a pickle has; those made before there was `inputs` have none."""
-        vars(self).update({"inputs": _frame.no_inputs(state["files"])} | state)
+        vars(self).update({"inputs": _frame.no_inputs(state["files"]), "counts": None} | state)
 
     @staticmethod
     def last_stopped() -> PipelineResult | None:
@@ -248,6 +252,7 @@ class PipelineResult:
             prefetch=later.prefetch,
             inputs=joined(self.inputs, later.inputs),
             input_count=self.input_count,
+            counts=sum_of(self.counts, later.counts),
         )
         holds = len(hints) == 1 and not len(merged._good)
         return replace(merged, hint=hints.pop()) if holds else merged
@@ -296,8 +301,7 @@ class PipelineResult:
 
     def _input_rows(self, named: pd.DataFrame) -> pd.DataFrame:
         frame = self._known_input()
-        others = set(_texts(frame)) - set(_texts(named))
-        return _rows(frame, without=others)
+        return _rows(frame, without=set(_texts(frame)) - set(_texts(named)))
 
     @property
     def _first_failures(self) -> pd.DataFrame:
@@ -329,8 +333,7 @@ class PipelineResult:
         lines = [f"  row {_cut(repr(one.id))}: {_cut(_one_line(str(one)))}" for one in failures]
         rest = [f"  ... and {more} more"] if more else []
         first = ["first failures:", *lines, *rest] if failures else []
-        hint = [self.hint] if self.hint else []
-        return "\n".join([f"PipelineResult({self._headline()})", *causes, *hint, *first])
+        return "\n".join([f"PipelineResult({self._headline()})", *causes, *filter(None, [self.hint]), *first])
 
     def _repr_html_(self) -> str:
         """Show the same in a notebook, as a table; everything that came from outside is escaped."""
@@ -484,6 +487,7 @@ def joined(earlier: PipelineResult, later: PipelineResult) -> PipelineResult:
         inputs=both("inputs"),
         files_without_digest=earlier.files_without_digest + later.files_without_digest,
         hint=None if len(earlier.manifest) else later.hint,
+        counts=sum_of(earlier.counts, later.counts),
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING, TypeVar
 
+from file_dataset._effort import Cancelled
 from file_dataset._errors import SLOW_DOWN_CODES, code_of, is_transient
 
 if TYPE_CHECKING:
@@ -38,20 +39,24 @@ def attempt(
     Args:
         request: makes one attempt.
         attempts: the most of them.
-        cancelled: ends the wait for the next one.
+        cancelled: ends the wait for the next one; knows who counts attempts.
         is_worth: whether another attempt may help after this error.
 
     Raises:
         OSError: the last attempt's error, or the first that another attempt cannot help.
         InterruptedError: cancelled while waiting for the next attempt.
     """
+    effort = cancelled.effort if isinstance(cancelled, Cancelled) else None
     for number in range(1, attempts + 1):
         try:
             return request()
         except OSError as exc:
             if cancelled.is_set() or not is_worth(exc):
                 raise
-            is_early = number <= _REFUSED_ATTEMPTS and code_of(exc) in SLOW_DOWN_CODES
+            is_refused = code_of(exc) in SLOW_DOWN_CODES
+            if is_refused and effort is not None:
+                effort.add("throttles")
+            is_early = number <= _REFUSED_ATTEMPTS and is_refused
             backoff_s = BACKOFF_S * (_REFUSED_SHARE if is_early else 1)
             if number == attempts:
                 exc.strerror = f"{exc.strerror or exc} (after {number} attempts)"
@@ -60,4 +65,6 @@ def attempt(
         delay = random.random() * min(_BACKOFF_MAX_S, backoff_s * 2**number)  # noqa: S311
         if cancelled.wait(delay):
             break
+        if effort is not None:
+            effort.add("retries")
     raise InterruptedError("cancelled")

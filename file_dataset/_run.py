@@ -35,6 +35,7 @@ from file_dataset import (
     _verdict,
 )
 from file_dataset._call import Calls
+from file_dataset._effort import Effort
 from file_dataset._errors import InvalidDatasetError, RowError
 from file_dataset._failure_log import FailureLog
 from file_dataset._flight import Flight, uploads_of
@@ -122,6 +123,7 @@ class Run:
         self.window = Window(self.settings, files, functools.partial(_free_bytes, prepared), kept)
         self.helpers: Pool | None = Pool(_HELPERS, "file_dataset-run")
         self.pool = self.helpers if self.window.most_rows > 1 else None
+        self.effort = Effort()
         self.is_calling = False  # whether the calling thread is in fn
         self.news = News(self.lock)
 
@@ -146,7 +148,7 @@ class Run:
 
     def result(self) -> PipelineResult:
         """Return what is done so far: every stored row, and the failures of the rows that were judged."""
-        return replace(self.tally.result(self.rows), prefetch=self.window.chosen())
+        return replace(self.tally.result(self.rows), prefetch=self.window.chosen(), counts=self.effort.counts())
 
     # the calling thread
 
@@ -285,7 +287,7 @@ class Run:
                 position, self.next = self.next, self.next + 1
                 if position in self.rows.failed:  # its failure was recorded by an earlier Pipeline
                     continue
-                flight = self.flights[position] = Flight(position, self.window.begins())
+                flight = self.flights[position] = Flight(position, self.window.begins(), self.effort)
                 self.ahead.append(flight)
             try:
                 began = functools.partial(self._begins_file, flight)

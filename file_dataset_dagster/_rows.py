@@ -168,4 +168,4 @@ def _compared(
 def _without_rows(result: file_dataset.PipelineResult, frame: pd.DataFrame) -> file_dataset.PipelineResult:
     """Return the result of a run over the frame that has processed no row."""
     empty: dict[str, Any] = {of: getattr(result, of).head(0) for of in ("manifest", "failures", "files", "inputs")}
-    return replace(result, input=frame, files_without_digest=0, hint=None, **empty)
+    return replace(result, input=frame, files_without_digest=0, hint=None, counts=None, **empty)
