@@ -18,6 +18,8 @@ except ImportError as exc:
     _missing = f"{exc.name} is not installed: pip install 'file-dataset[dagster]'"
 else:
     _missing = ""
+    from file_dataset_dagster._files_asset import files_asset
+    from file_dataset_dagster._files_sensor import build_files_sensor
     from file_dataset_dagster._io_manager import ManifestIOManager
     from file_dataset_dagster._manifest_checks import build_manifest_checks
     from file_dataset_dagster._pipeline_asset import pipeline_asset
@@ -31,7 +33,9 @@ __all__ = [
     "FileDatasetResource",
     "ManifestIOManager",
     "PipelineComponent",
+    "build_files_sensor",
     "build_manifest_checks",
+    "files_asset",
     "pipeline_asset",
 ]
 # what is loaded when it is asked for: a code location in Python has no use for components

@@ -10,6 +10,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
+# metadata of an output for which Dagster stores no events: its own, of observations that are logged otherwise
+NO_EVENT = "__source_asset_observation__"
+
+
 def last_materialization(
     instance: dg.DagsterInstance, asset_key: dg.AssetKey, partition_key: str | None
 ) -> dg.AssetMaterialization | None:

@@ -47,6 +47,7 @@ class ManifestIOManager(dg.ConfigurableIOManager):
     _expected: dict[dg.AssetKey, tuple[object, file_dataset.PipelineResult | None, Origins | None]] = PrivateAttr(
         default_factory=dict
     )
+    _versions: dict[dg.AssetKey, Mapping[str | None, str]] = PrivateAttr(default_factory=dict)
 
     def uri(self, asset_key: dg.AssetKey, partition_key: str | None = None, *, of: str = "manifest") -> str:
         """Where the `manifest`, `failures`, `files`, `inputs` or `rejected` frame of an asset or of one partition lies.
@@ -106,6 +107,16 @@ class ManifestIOManager(dg.ConfigurableIOManager):
             origins: of the result's rows.
         """
         self._expected[asset_key] = value, result, origins
+
+    def expect_versions(self, asset_key: dg.AssetKey, versions: Mapping[str | None, str]) -> None:
+        """Note these data versions, by partition, with the asset's next frames, instead of those of their values."""
+        self._versions[asset_key] = versions
+
+    def store_frame(
+        self, frame: pd.DataFrame, asset_key: dg.AssetKey, partition_key: str | None, version: str | None
+    ) -> dict[str, Any]:
+        """Store the frame of an asset that is no pipeline's, with its data version; return its metadata."""
+        return self._store.store_frame(frame, asset_key, partition_key, version)
 
     def store_rejected(self, failures: pd.DataFrame, asset_key: dg.AssetKey, partition_key: str | None) -> str:
         """Store the failures of a run whose manifest is not stored; return where. One GET to see what they follow."""
@@ -167,9 +178,11 @@ class ManifestIOManager(dg.ConfigurableIOManager):
             for frame in frames.values():
                 file_dataset.parquet.to_parquet(frame)  # refused before the first is stored
         version = version_of_frames(frames)
+        stated = self._versions.pop(context.asset_key, {})
         for key, frame in frames.items():
             partition_key = key if keys else None
-            metadata = self._store.store_frame(frame, context.asset_key, partition_key, version.value)
+            noted = stated.get(partition_key, version.value)
+            metadata = self.store_frame(frame, context.asset_key, partition_key, noted)
             if len(frames) > 1:
                 context.step_context.add_asset_metadata(metadata, context.asset_key, partition_key)
             else:

@@ -2,6 +2,7 @@
 
     <base_path>/manifests/<key parts>/manifest.parquet            an asset without partitions
     <base_path>/manifests/<key parts>/partition=<key>.parquet     one partition
+    <base_path>/manifests/<key parts>/sensor=<name>/<digest>.parquet   what a sensor has listed
     <base_path>/runs/<run>/<step>/<output>.parquet                what one op of a graph hands to the next
 
 Beside each manifest of a pipeline lie its `.failures.parquet`, `.files.parquet`, `.inputs.parquet` (the files that were
@@ -89,6 +90,11 @@ class ManifestStore:
         """Where the output of an op lies, by its run, step and name; `of` names it in messages."""
         return fitting("/".join([self._base(), "runs", *map(segment, identifier)]) + ".parquet", of)
 
+    def listing_uri(self, asset_key: dg.AssetKey, sensor: str, digest: str) -> str:
+        """Where the listing of a sensor lies, by its digest."""
+        place = [self._base(), "manifests", *map(segment, asset_key.path), f"sensor={segment(sensor)}"]
+        return fitting("/".join([*place, f"{digest}.parquet"]), f"the name of sensor {sensor}")
+
     def _base(self) -> str:
         base = self.base_path
         if not base:
@@ -129,7 +135,7 @@ class ManifestStore:
         return frame_in(self.blobs({"0": uri}, may_lack=False)["0"], uri, columns)
 
     def store_frame(
-        self, frame: pd.DataFrame, asset_key: dg.AssetKey, partition_key: str | None, version: str
+        self, frame: pd.DataFrame, asset_key: dg.AssetKey, partition_key: str | None, version: str | None
     ) -> dict[str, Any]:
         """Store a frame that a plain asset returned, with its data version; return its metadata."""
         uri = self.uri(asset_key, partition_key)
@@ -214,6 +220,10 @@ class ManifestStore:
         uris = {str(number): self.uri(asset_key, key) for number, key in enumerate(keys)}
         found = self.blobs(uris)
         return {keys[int(number)]: _notes_in(blob, uris[number]).get(_VERSION) for number, blob in found.items()}
+
+    def with_notes(self, blob: pa.Buffer, uri: str) -> tuple[pd.DataFrame, dict[str, Any]]:
+        """The frame in a file, and what was noted with it."""
+        return frame_in(blob, uri), _notes_in(blob, uri)
 
     def blobs(
         self,

@@ -18,13 +18,11 @@ from file_dataset_dagster._dropped_rows import (
     check_of_failed_partition,
     check_of_range,
 )
-from file_dataset_dagster._event_log import provenance_tags, version_tags
+from file_dataset_dagster._event_log import NO_EVENT, provenance_tags, version_tags
 from file_dataset_dagster._partition_run import AssetRun, NotStoredError
 from file_dataset_dagster._settings import Settings
 
 _SHOWN = 10  # partitions in a message; a guess
-# metadata of an output for which Dagster stores no events: its own, of observations that are logged otherwise
-_NO_MATERIALIZATION = "__source_asset_observation__"
 
 
 def materialize(context: dg.AssetExecutionContext, given: Any, settings: Settings) -> Iterator[Any]:  # noqa: ANN401
@@ -110,7 +108,7 @@ def _one_by_one(run: AssetRun, given: Any) -> Iterator[Any]:  # noqa: ANN401, C9
         run.manifests.expect(run.asset_key, manifests, None)
     # with this Dagster makes no materialization by itself: one of the same data version for each partition, of those
     # that failed as well
-    yield dg.MaterializeResult(asset_key=run.asset_key, value=manifests, metadata={_NO_MATERIALIZATION: True})
+    yield dg.MaterializeResult(asset_key=run.asset_key, value=manifests, metadata={NO_EVENT: True})
     if run.manifests is None:
         for key, event in events.items():
             yield event

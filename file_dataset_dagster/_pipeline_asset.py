@@ -5,14 +5,14 @@
 import inspect
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from collections.abc import Set as AbstractSet
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypedDict, Unpack, cast, overload
+from typing import Any, Literal, Unpack, cast, overload
 
 import dagster as dg
 
 import file_dataset
+from file_dataset_dagster._asset_arguments import AssetArguments
 from file_dataset_dagster._checks_by_partition import declared
 from file_dataset_dagster._dropped_rows import DropPolicy, OnExceeded, check_spec
 from file_dataset_dagster._inputs import INPUT, asset_key_of, input_of
@@ -30,7 +30,7 @@ _REFUSED = {
 }
 
 
-class Arguments(TypedDict, total=False):
+class Arguments(AssetArguments, total=False):
     """The arguments of `pipeline_asset`, for editors and type checkers: its own, and those of `dg.asset`."""
 
     input: Any
@@ -59,33 +59,7 @@ class Arguments(TypedDict, total=False):
     max_failed_fraction: float | None
     worker_env: Mapping[str, str] | None
     temp_dir: str | os.PathLike[str] | None
-
     name: str | None
-    key: dg.AssetKey | str | Sequence[str] | None
-    key_prefix: str | Sequence[str] | None
-    deps: Iterable[Any] | None
-    metadata: Mapping[str, Any] | None
-    tags: Mapping[str, str] | None
-    description: str | None
-    required_resource_keys: AbstractSet[str] | None
-    resource_defs: Mapping[str, object] | None
-    hooks: AbstractSet[dg.HookDefinition] | None
-    io_manager_def: object
-    io_manager_key: str | None
-    partitions_def: dg.PartitionsDefinition[Any] | None
-    op_tags: Mapping[str, Any] | None
-    group_name: str | None
-    output_required: bool
-    automation_condition: dg.AutomationCondition[Any] | None
-    freshness_policy: Any
-    backfill_policy: dg.BackfillPolicy | None
-    retry_policy: dg.RetryPolicy | None
-    code_version: str | None
-    owners: Sequence[str] | None
-    kinds: AbstractSet[str] | None
-    pool: str | None
-    is_virtual: bool
-    compute_kind: str | None
 
 
 @overload

@@ -1,0 +1,115 @@
+"""What a `files_asset` lists: its files as frames, of all partitions or of one, and what their data version is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import dagster as dg
+import pandas as pd
+
+import file_dataset
+from file_dataset_dagster._data_versions import version_of_frames
+from file_dataset_dagster._file_patterns import fields_of, id_across, narrowed
+
+# metadata of the asset's definition: the UI shows it, and a sensor reads it
+METADATA = "file_dataset/listing"
+DETAILS = ("size_bytes", "etag", "last_modified")  # as list_files names them
+_NONE = "no file matches {patterns}{of}: correct the patterns, or pass allow_empty=True if that may be so"
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """What to list, as it was given to `files_asset`.
+
+    Attributes:
+        patterns: by file name; see `file_dataset.list_files`.
+        id: what ids are made of; None: the field `id`.
+        details: which details of each file the frames have.
+        partition_by: the field whose values are the partitions; None: there are none.
+        allow_empty: no file is no error.
+        resource_key: the FileDatasetResource that lists.
+    """
+
+    patterns: Mapping[str, str]
+    id: str | None
+    details: Sequence[str]
+    partition_by: str | None
+    allow_empty: bool
+    resource_key: str
+
+    def to_metadata(self) -> dict[str, Any]:
+        """Return it as metadata of a definition."""
+        return {METADATA: dg.MetadataValue.json({name: getattr(self, name) for name in self.__slots__})}
+
+    def whole(self, options: file_dataset.Options | None, *, partition_by: str | None = None) -> pd.DataFrame:
+        """List everything, with all details; no file is no error here.
+
+        Args:
+            options: by which S3 is reached.
+            partition_by: ids need to differ only where the value of this field is the same.
+        """
+        if partition_by is None:
+            return file_dataset.list_files(self.patterns, id=self.id, details=True, allow_empty=True, options=options)
+        template, prefixed = id_across(self.id, partition_by)
+        frame = file_dataset.list_files(self.patterns, id=template, details=True, allow_empty=True, options=options)
+        if prefixed:
+            pairs = zip(frame["id"].tolist(), frame[partition_by].tolist(), strict=True)
+            ids = [text[len(value) + 1 :] for text, value in pairs]
+            frame["id"] = pd.Series(ids, index=frame.index, dtype=frame["id"].dtype)
+        return frame
+
+    def of_partition(self, options: file_dataset.Options | None, key: str) -> pd.DataFrame:
+        """List the files of one partition, with all details: only what begins with its name, where that is possible."""
+        assert self.partition_by is not None  # noqa: S101  # who asks has partitions
+        if (less := narrowed(self.patterns, self.id, self.partition_by, key)) is None:
+            frame = self.whole(options, partition_by=self.partition_by)
+            return frame[frame[self.partition_by] == key].reset_index(drop=True)
+        frame = file_dataset.list_files(less[0], id=less[1], details=True, allow_empty=True, options=options)
+        frame[self.partition_by] = pd.Series([key] * len(frame), index=frame.index, dtype=frame["id"].dtype)
+        return frame[self._columns()]
+
+    def _columns(self) -> list[str]:
+        """The columns in the order that `list_files` gives them."""
+        files = list(self.patterns)
+        fields = [name for name in fields_of(self.patterns.values()) if name != "id"]
+        return [*files, "id", *fields, *(f"{file}.{detail}" for file in files for detail in DETAILS)]
+
+    def shown(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """The frame with the details that were asked for."""
+        left_out = [f"{file}.{detail}" for file in self.patterns for detail in DETAILS if detail not in self.details]
+        return frame.drop(columns=left_out)
+
+    def version(self, frame: pd.DataFrame) -> dg.DataVersion:
+        """sha256 over ids, locations and ETags, sorted; times are left out, so equal bytes leave it as it is."""
+        parts = [frame[["id", *self.patterns]], *(tags_of(frame, file).to_frame() for file in self.patterns)]
+        return version_of_frames({"": pd.concat(parts, axis="columns")})
+
+    def metadata(self, frame: pd.DataFrame, seconds: float) -> dict[str, Any]:
+        """What Dagster shows of a listing: how many files and bytes, and how long it took."""
+        found = [frame[f"{file}.size_bytes"] for file in self.patterns]
+        return {
+            "files": int(sum(int(sizes.notna().sum()) for sizes in found)),
+            "bytes": int(sum(int(sizes.sum()) for sizes in found)),
+            "listing_seconds": round(seconds, 3),
+        }
+
+    def check_not_empty(self, frame: pd.DataFrame, of: str) -> None:
+        """Refuse no file, where that is not allowed.
+
+        Raises:
+            file_dataset.InvalidDatasetError: naming the patterns.
+        """
+        if frame.empty and not self.allow_empty:
+            raise file_dataset.InvalidDatasetError(_NONE.format(patterns=dict(self.patterns), of=of))
+
+
+def tags_of(frame: pd.DataFrame, file: str) -> pd.Series:
+    """The ETags of a column of files; of a store without any the size and the time; null where a row has no file."""
+    tags = frame[f"{file}.etag"]
+    lacks = tags.isna() & frame[file].notna()
+    if not lacks.any():
+        return tags
+    sizes, times = frame[f"{file}.size_bytes"].astype(str), frame[f"{file}.last_modified"].astype(str)
+    return tags.where(~lacks, sizes + " " + times)

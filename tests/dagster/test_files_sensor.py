@@ -1,0 +1,326 @@
+"""Which files a sensor requests: each once, whatever is created, overwritten, deleted, and whenever a tick dies."""
+
+import dagster as dg
+import pytest
+from dagster._core.execution.build_resources import wrap_resources_for_execution
+
+import file_dataset
+from file_dataset_dagster import FileDatasetResource, ManifestIOManager, build_files_sensor, files_asset
+
+
+class Ticks:
+    """A sensor as Dagster's daemon runs it: the cursor is kept only of a tick that ends, run keys are looked up."""
+
+    def __init__(self, resource, instance, scans, **arguments):
+        self.resource, self.instance, self.scans = resource, instance, scans
+        self.sensor = build_files_sensor(scans, **arguments)
+        resources = {"file_dataset": resource, "io_manager": ManifestIOManager(resource=resource)}
+        self.defs = dg.Definitions([scans], sensors=[self.sensor], resources=resources)
+        self.cursor = None
+        self.run_keys = []
+        self.logged = []
+
+    def evaluate(self):
+        # as the server of a code location makes it; that of `build_sensor_context` knows no dynamic partitions
+        with dg.SensorEvaluationContext(
+            self.instance.get_ref(),
+            cursor=self.cursor,
+            definitions=self.defs,
+            sensor_name=self.sensor.name,
+            resources=wrap_resources_for_execution({"file_dataset": self.resource}),
+        ) as context:
+            context.log.info = lambda message, *args: self.logged.append(message % args)
+            return self.sensor.evaluate_tick(context)
+
+    def __call__(self):
+        """One tick: the tags of its requests, by partition (None where there are none); or why there is none."""
+        result = self.evaluate()
+        for request in result.dynamic_partitions_requests or ():
+            self.instance.add_dynamic_partitions(request.partitions_def_name, request.partition_keys)
+        # the daemon keeps a cursor, and an empty one is none
+        self.cursor = result.cursor or self.cursor
+        requests = [request for request in result.run_requests or () if request.run_key not in self.run_keys]
+        assert len(requests) == len(result.run_requests or ())
+        self.run_keys += [request.run_key for request in requests]
+        if not requests:
+            return result.skip_message
+        ours = "file_dataset/"
+        return {
+            request.partition_key: {
+                name.removeprefix(ours): int(value) for name, value in request.tags.items() if name.startswith(ours)
+            }
+            for request in requests
+        }
+
+
+@pytest.fixture
+def instance(tmp_path):
+    """One with a home: of an ephemeral one `evaluate_tick` finds no dynamic partitions."""
+    (tmp_path / "dagster").mkdir()
+    with dg.DagsterInstance.local_temp(str(tmp_path / "dagster")) as lasting:
+        yield lasting
+
+
+@pytest.fixture
+def put(s3, bucket):
+    """Store an object, and return nothing."""
+    return lambda key, body=b"scan": s3.put_object(Bucket=bucket, Key=key, Body=body)
+
+
+@pytest.fixture
+def delete(s3, bucket):
+    return lambda key: s3.delete_object(Bucket=bucket, Key=key)
+
+
+@pytest.fixture
+def ticks(resource, instance, bucket):
+    return Ticks(resource, instance, files_asset("scans", {"scan.txt": f"s3://{bucket}/raw/{{id}}.txt"}))
+
+
+@pytest.fixture
+def by_site(resource, instance, bucket):
+    def make(**arguments):
+        patterns = {"scan.txt": f"s3://{bucket}/raw/{{site}}/{{id}}.txt"}
+        of_asset = {name: arguments.pop(name) for name in ("partitions_def",) if name in arguments}
+        return Ticks(resource, instance, files_asset("scans", patterns, partition_by="site", **of_asset), **arguments)
+
+    return make
+
+
+def test_new_files_are_requested_once(ticks, put):
+    put("raw/1.txt")
+    put("raw/2.txt")
+    assert ticks() == {None: {"new": 2}}
+    assert ticks() == "nothing has changed: 2 files"
+    put("raw/3.txt")
+    assert ticks() == {None: {"new": 1}}
+    assert ticks() == "nothing has changed: 3 files"
+
+
+def test_an_empty_bucket_requests_nothing(ticks, put, bucket):
+    assert f"no file matches {{'scan.txt': 's3://{bucket}/raw/{{id}}.txt'}}" in ticks()
+    put("raw/1.txt")
+    assert ticks() == {None: {"new": 1}}
+
+
+def test_an_overwritten_file_is_seen_and_equal_bytes_are_none(ticks, put):
+    """All of it within a second, which is as fine as S3's times are."""
+    put("raw/1.txt", b"A")
+    assert ticks() == {None: {"new": 1}}
+    put("raw/1.txt", b"B")
+    assert ticks() == {None: {"overwritten": 1}}
+    put("raw/1.txt", b"B")
+    assert ticks() == "nothing has changed: 1 files"
+
+
+def test_run_keys_do_not_repeat_when_content_goes_back(ticks, put):
+    for body in (b"A", b"B", b"A", b"B", b"A"):
+        put("raw/1.txt", body)
+        assert ticks() != "nothing has changed: 1 files"
+    assert len(set(ticks.run_keys)) == 5
+
+
+def test_run_keys_do_not_repeat_after_the_cursor_was_reset(ticks, put):
+    put("raw/1.txt")
+    assert ticks() == {None: {"new": 1}}
+    ticks.cursor = None
+    assert ticks() == {None: {"new": 1}}
+
+
+def test_a_deletion_is_said_by_the_skip_or_by_a_tag(ticks, put, delete, bucket):
+    for name in "1234":
+        put(f"raw/{name}.txt")
+    ticks()
+    delete("raw/1.txt")
+    said = f"0 files new, 0 overwritten, 1 deleted (s3://{bucket}/raw/1.txt) of 3 -> no run request"
+    assert ticks() == said
+    assert ticks() == "nothing has changed: 3 files"
+    delete("raw/2.txt")
+    put("raw/3.txt", b"another")
+    put("raw/5.txt")
+    assert ticks() == {None: {"new": 1, "overwritten": 1, "deleted": 1}}
+    put("raw/1.txt")
+    assert ticks() == {None: {"new": 1}}
+
+
+def test_a_tick_that_dies_before_its_cursor_is_kept_delivers_again(ticks, put):
+    put("raw/1.txt")
+    died = ticks.evaluate()
+    assert ticks() == {None: {"new": 1}}
+    put("raw/2.txt")
+    died = ticks.evaluate()
+    again = ticks.evaluate()
+    # the daemon launches no second run for a key
+    assert [one.run_key for one in died.run_requests] == [one.run_key for one in again.run_requests]
+    put("raw/3.txt")
+    assert ticks() == {None: {"new": 2}}
+    assert ticks() == "nothing has changed: 3 files"
+
+
+def test_a_tick_whose_listing_cannot_be_stored_keeps_its_files(ticks, put, s3_endpoint):
+    put("raw/1.txt")
+    good = ticks.resource
+    ticks.resource = FileDatasetResource(endpoint_url=s3_endpoint, base_path="s3://no-such-bucket-anywhere/base")
+    with pytest.raises(file_dataset.RowError, match="NoSuchBucket"):
+        ticks()
+    ticks.resource = good
+    assert ticks() == {None: {"new": 1}}
+
+
+def test_the_cursor_is_the_digest_of_a_listing_that_lies_beside_the_manifest(ticks, put, keys, bucket):
+    put("raw/1.txt")
+    ticks()
+    listings = [key for key in keys() if "sensor=" in key]
+    assert listings == [f"base/manifests/scans/sensor=scans_files/{ticks.cursor}.parquet"]
+    manifests = ManifestIOManager(resource=ticks.resource)
+    frame = manifests.load(f"s3://{bucket}/{listings[0]}")
+    assert frame["location"].tolist() == [f"s3://{bucket}/raw/1.txt"]
+
+
+def test_of_old_listings_one_stays(ticks, put, keys):
+    """The last but one: a tick that dies leaves the cursor at it."""
+    cursors = []
+    for number in range(5):
+        put(f"raw/{number}.txt")
+        ticks()
+        cursors.append(ticks.cursor)
+    found = {key.rpartition("/")[2].removesuffix(".parquet") for key in keys() if "sensor=" in key}
+    assert found == set(cursors[-2:])
+
+
+def test_a_look_with_another_cursor_harms_nothing(ticks, put):
+    """As Dagster's UI does it: a tick is evaluated with any cursor, and nothing of it is kept."""
+    for number in range(3):
+        put(f"raw/{number}.txt")
+        ticks()
+    kept, ticks.cursor = ticks.cursor, None
+    assert len(ticks.evaluate().run_requests) == 1
+    ticks.cursor = kept
+    assert ticks() == "nothing has changed: 3 files"
+    put("raw/3.txt")
+    assert ticks() == {None: {"new": 1}}
+
+
+def test_a_listing_that_is_gone_is_an_error_and_no_new_beginning(ticks, put, delete, keys):
+    put("raw/1.txt")
+    ticks()
+    for key in keys():
+        if "sensor=" in key:
+            delete(key)
+    with pytest.raises(file_dataset.FileDatasetError, match=r"is not at .*\n*reset the cursor"):
+        ticks()
+
+
+def test_a_cursor_of_another_sensor_is_refused(ticks):
+    ticks.cursor = "2026-01-01T00:00:00"
+    with pytest.raises(file_dataset.InvalidDatasetError, match="no digest of a listing: reset it"):
+        ticks()
+
+
+def test_the_first_tick_says_what_it_will_do(by_site, put):
+    for site in "abc":
+        put(f"raw/{site}/1.txt")
+        put(f"raw/{site}/2.txt")
+    ticks = by_site()
+    ticks()
+    assert ticks.logged == [
+        "first listing: 6 files in 6 rows -> 3 run requests, one a partition of 'site'",
+        "3 new partitions of 'site'",
+    ]
+
+
+def test_a_partition_with_new_files_has_a_request_and_is_added(by_site, put, delete, instance):
+    ticks = by_site()
+    put("raw/north/1.txt")
+    put("raw/south/1.txt")
+    assert ticks() == {"north": {"new": 1}, "south": {"new": 1}}
+    assert sorted(instance.get_dynamic_partitions("site")) == ["north", "south"]
+    put("raw/south/1.txt", b"another")
+    put("raw/west/1.txt")
+    delete("raw/north/1.txt")
+    assert ticks() == {
+        "south": {"overwritten": 1, "deleted_in_other_partitions": 1},
+        "west": {"new": 1, "deleted_in_other_partitions": 1},
+    }
+    assert ticks() == "nothing has changed: 2 files"
+
+
+def test_more_partitions_than_a_tick_may_request_follow(by_site, put):
+    ticks = by_site(max_run_requests=2)
+    for site in "abcde":
+        put(f"raw/{site}/1.txt")
+    assert ticks() == {"a": {"new": 1}, "b": {"new": 1}}
+    assert "; 3 partitions wait for a later tick" in ticks.logged[0]
+    assert ticks() == {"c": {"new": 1}, "d": {"new": 1}}
+    assert ticks() == {"e": {"new": 1}}
+    assert ticks() == "nothing has changed: 5 files"
+
+
+def test_a_value_that_is_no_partition_yet_waits_until_it_is(by_site, put, instance):
+    """Of partitions that this sensor cannot add: days to come, say."""
+    put("raw/a/1.txt")
+    put("raw/b/1.txt")
+    ticks = by_site(partitions_def=dg.StaticPartitionsDefinition(["a"]))
+    assert ticks() == {"a": {"new": 1}}
+    assert ticks() == "nothing has changed: 2 files; 1 partitions wait for a later tick"
+    later = by_site(partitions_def=dg.StaticPartitionsDefinition(["a", "b"]))
+    later.cursor = ticks.cursor
+    assert later() == {"b": {"new": 1}}
+
+
+def test_a_file_that_goes_with_every_row_is_new_in_every_partition(resource, instance, bucket, put):
+    patterns = {"scan.txt": f"s3://{bucket}/raw/{{site}}/{{id}}.txt", "atlas.txt": f"s3://{bucket}/atlas.txt"}
+    ticks = Ticks(resource, instance, files_asset("scans", patterns, partition_by="site"))
+    put("atlas.txt")
+    put("raw/a/1.txt")
+    put("raw/b/1.txt")
+    assert ticks() == {"a": {"new": 2}, "b": {"new": 2}}
+    put("atlas.txt", b"another")
+    assert ticks() == {"a": {"overwritten": 1}, "b": {"overwritten": 1}}
+
+
+def test_runs_have_the_config_and_the_tags_that_were_given(resource, instance, bucket, put):
+    scans = files_asset("scans", {"scan.txt": f"s3://{bucket}/raw/{{id}}.txt"})
+    config = {"loggers": {"console": {"config": {"log_level": "ERROR"}}}}
+    ticks = Ticks(resource, instance, scans, run_config=config, tags={"team": "a"}, name="watch")
+    put("raw/1.txt")
+    (request,) = ticks.evaluate().run_requests
+    assert request.run_config == config
+    assert request.tags["team"] == "a"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"partition_by": "day"}, "is no field of the patterns"),
+        ({"max_run_requests": 0}, "give a number of 1 or more"),
+        ({"job": "a", "target": "b"}, "not both"),
+    ],
+    ids=["partition_by", "max_run_requests", "job and target"],
+)
+def test_what_cannot_be_meant_is_refused_at_import(arguments, message):
+    scans = files_asset("scans", {"scan.txt": "s3://bucket/raw/{site}/{id}.txt"})
+    with pytest.raises(file_dataset.InvalidDatasetError, match=message):
+        build_files_sensor(scans, **arguments)
+
+
+def test_an_asset_of_another_kind_is_refused():
+    @dg.asset
+    def other():
+        return 1
+
+    with pytest.raises(file_dataset.InvalidDatasetError, match="give what files_asset returned"):
+        build_files_sensor(other)
+
+
+def test_other_partitions_than_the_assets_are_refused():
+    scans = files_asset("scans", {"scan.txt": "s3://bucket/raw/{site}/{id}.txt"}, partition_by="site")
+    with pytest.raises(file_dataset.InvalidDatasetError, match="partitions by 'site': leave it out"):
+        build_files_sensor(scans, partition_by="id")
+
+
+def test_a_resource_without_a_base_path_is_an_error_that_says_so(ticks, put, s3_endpoint):
+    put("raw/1.txt")
+    ticks.resource = FileDatasetResource(endpoint_url=s3_endpoint)
+    with pytest.raises(file_dataset.InvalidDatasetError, match="base_path"):
+        ticks()
