@@ -334,7 +334,7 @@ def uploads_of(prepared: Prepared, row: _plan.FileRow, files: Mapping[str, _outp
         uploads = _plan.uploads(row.id, files, prepared.prefix)
     except InvalidDatasetError as exc:  # a key that is too long
         raise RowError([Failure.of(row.id, "upload", exc)]) from exc
-    if on_top := _overwrites.failures(uploads.files, prepared.inputs):
+    if on_top := _overwrites.failures(uploads, prepared.inputs):
         raise RowError(on_top)
     return uploads
 

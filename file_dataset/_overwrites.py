@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import bisect
 import contextlib
+import functools
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,11 +17,11 @@ if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
 
     from file_dataset._frame import Rows
-    from file_dataset._plan import Transfer
+    from file_dataset._plan import Uploads
     from file_dataset._urls import Location
 
 
-def inputs_at_risk(rows: Rows, prefix: Location, is_one_store: Callable[[], bool]) -> set[str]:
+def inputs_at_risk(rows: Rows, prefix: Location, is_one_store: Callable[[], bool]) -> frozenset[str]:
     """Return the inputs that outputs below `prefix` could replace, as `_places` names them.
 
     Args:
@@ -32,7 +34,7 @@ def inputs_at_risk(rows: Rows, prefix: Location, is_one_store: Callable[[], bool
         start = str(prefix).removesuffix("/") + "/"
         texts = (cell for cell in cells if isinstance(cell, str))
         below = {cell for cell in texts if cell.startswith(start) or (cell.endswith("/") and start.startswith(cell))}
-        return below if below and is_one_store() else set()
+        return frozenset(below if below and is_one_store() else ())
     places: set[str] = set()
     real_parents: dict[str, str] = {}  # of a directory with many inputs the links are followed once
     for cell in cells:
@@ -41,7 +43,7 @@ def inputs_at_risk(rows: Rows, prefix: Location, is_one_store: Callable[[], bool
             at = at.at if isinstance(at, _urls.Directory) else at
             if isinstance(at, Path):
                 places.update(f"{place}{end}" for place in _places(at, real_parents) for end in ("", "/"))
-    return places
+    return frozenset(places)
 
 
 def check_promised(names: Iterable[str], rows: Rows, prefix: Location, inputs: AbstractSet[str]) -> None:
@@ -60,16 +62,39 @@ def check_promised(names: Iterable[str], rows: Rows, prefix: Location, inputs: A
         )
 
 
-def failures(uploads: Iterable[Transfer[Location]], inputs: AbstractSet[str]) -> list[Failure]:
-    """Return a failure for every upload that would replace an input, or change a directory among the inputs."""
+def failures(uploads: Uploads, inputs: frozenset[str]) -> list[Failure]:
+    """Return a failure for every output that would replace an input, or change a directory among the inputs."""
+    if not inputs:
+        return []
     message = (
         "the output would replace an input of this frame, or lie in a directory among them: choose another into_path"
     )
-    return [
+    found = [
         Failure(up.row_id, "upload", up.file, str(up.target), "ValueError", None, message)
-        for up in uploads
+        for up in uploads.singles
         if not inputs.isdisjoint(_targets(up.target))
     ]
+    for each in uploads.directories:
+        places = {f"{place}/" for place in _places(each.target)}
+        above = {one for place in places for one in _above(place)}
+        if not inputs.isdisjoint(above):
+            found.append(Failure(each.row_id, "upload", each.name, each.url, "ValueError", None, message))
+        elif (inside := next(filter(None, (_first_within(place, inputs) for place in places)), None)) is not None:
+            holds = f"the output would take the place of {inside}, an input of this frame: choose another into_path"
+            found.append(Failure(each.row_id, "upload", each.name, each.url, "ValueError", None, holds))
+    return found
+
+
+def _first_within(directory: str, inputs: frozenset[str]) -> str | None:
+    """Return an input that lies in a directory, which ends in a slash; None: none does."""
+    in_order = _in_order_of(inputs)
+    place = bisect.bisect_left(in_order, directory)
+    return in_order[place] if place < len(in_order) and in_order[place].startswith(directory) else None
+
+
+@functools.lru_cache(maxsize=1)  # for all rows of a frame
+def _in_order_of(inputs: frozenset[str]) -> list[str]:
+    return sorted(inputs)
 
 
 def _targets(at: Location) -> set[str]:

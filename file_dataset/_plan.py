@@ -73,11 +73,15 @@ class Uploads:
     directories: Sequence[DirectoryUpload] = ()
 
     @property
+    def singles(self) -> Sequence[Transfer[Location]]:
+        """The files that are outputs of their own."""
+        below = tuple(f"{each.name}/" for each in self.directories)
+        return [up for up in self.files if not up.file.startswith(below)] if below else self.files
+
+    @property
     def locations(self) -> dict[str, str]:
         """Where each output lies, as a manifest has it."""
-        below = tuple(f"{each.name}/" for each in self.directories)
-        single = {up.file: str(up.target) for up in self.files if not up.file.startswith(below)}
-        return single | {each.name: each.url for each in self.directories}
+        return {up.file: str(up.target) for up in self.singles} | {each.name: each.url for each in self.directories}
 
 
 def uploads(row_id: RowId, files: Mapping[str, LocalFile | LocalDirectory | None], into: Location) -> Uploads:

@@ -11,7 +11,6 @@ from file_dataset._errors import InvalidDatasetError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from collections.abc import Set as AbstractSet
 
     import pandas as pd
 
@@ -48,7 +47,7 @@ class Prepared:
     temp_dir: Path | None
     source: _stores.Stores
     target: _stores.Stores
-    inputs: AbstractSet[str]
+    inputs: frozenset[str]
     carried: Mapping[str, list[Any]]
     kept: int = 0
 

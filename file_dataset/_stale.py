@@ -83,33 +83,38 @@ class Stale:
         self._lists: _in_order.Together[Listing] = _in_order.Together(len(directories), look, stores, cancelled)
         self._removals: _in_order.Together[None] | None = None
         self._stale: list[tuple[DirectoryUpload, _urls.ObjectUrl]] = []
+        self._fault: Exception | None = None  # of ours
 
     def begin(self, then: Callable[[], object]) -> None:
         """Begin; `then` is called when all has ended, by the thread that ends it: it must not wait."""
         self._lists.begin(lambda: self._listed(then))
 
     def _listed(self, then: Callable[[], object]) -> None:
-        if not self._lists.is_whole or self._cancelled.is_set() or not self._is_right():
+        """Begin to remove what is not stored. In a thread of a store, whose errors nobody sees."""
+        try:
+            if not self._lists.is_whole or self._cancelled.is_set() or not self._is_right():
+                then()
+                return
+            self._stale = list(self._left_over())
+            self._removals = _in_order.Together(len(self._stale), self._remove, self._stores, self._cancelled)
+        except Exception as exc:  # noqa: BLE001  # handed over
+            self._fault = exc
             then()
             return
-        stored = {up.target for up in self._uploads.files}
-        for at in range(len(self._directories)):
-            directory = self._directories[at]
-            prefix = prefix_of(directory)
-            for each in self._lists.results.pop(at):
-                # a store that lists what was not asked for loses nothing
-                if (
-                    each.at not in stored
-                    and isinstance(each.at, _urls.ObjectUrl)
-                    and each.at.key.startswith(prefix.key)
-                ):
-                    self._stale.append((directory, each.at))
-
-        def remove(at: int) -> Future[None]:
-            return self._stores.s3.remove(self._stale[at][1], cancelled=self._cancelled)
-
-        self._removals = _in_order.Together(len(self._stale), remove, self._stores, self._cancelled)
         self._removals.begin(then)
+
+    def _left_over(self) -> Iterator[tuple[DirectoryUpload, _urls.ObjectUrl]]:
+        stored = {up.target.key for up in self._uploads.files if isinstance(up.target, _urls.ObjectUrl)}
+        for at in range(len(self._directories)):
+            prefix = prefix_of(self._directories[at])
+            for each in self._lists.results.pop(at):
+                assert isinstance(each.at, _urls.ObjectUrl)  # noqa: S101  # of S3's store
+                # a store that lists what was not asked for loses nothing
+                if each.at.key not in stored and each.at.key.startswith(prefix.key):
+                    yield self._directories[at], each.at
+
+    def _remove(self, at: int) -> Future[None]:
+        return self._stores.s3.remove(self._stale[at][1], cancelled=self._cancelled)
 
     @property
     def is_over(self) -> bool:
@@ -129,6 +134,8 @@ class Stale:
 
     def failures(self) -> list[tuple[Failure, OSError]]:
         """Return what could not be listed, or removed; call it when all has ended and `is_right` holds."""
+        if self._fault is not None:
+            raise self._fault
         if self._removals is None:
             return [(_unlisted(self._directories[at], error), error) for at, error in self._lists.errors()]
         return [(self._left(*self._stale[at], error), error) for at, error in self._removals.errors()]

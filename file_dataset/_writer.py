@@ -202,9 +202,9 @@ def _check_apart(rows: Iterable[_plan.Uploads], into: Location) -> None:
     copies: list[tuple[str, str, bool]] = []
     for uploads in rows:
         copies += ((each.source.path, str(each.target), True) for each in uploads.directories)
-        below = tuple(f"{each.name}/" for each in uploads.directories)
-        single = (each for each in uploads.files if not each.file.startswith(below))
-        copies += ((each.source.path, str(each.target), False) for each in single if isinstance(each.source, LocalFile))
+        for each in uploads.singles:
+            if isinstance(each.source, LocalFile):
+                copies.append((each.source.path, str(each.target), False))
     if lost := _local_directory.nested(copies):
         raise InvalidDatasetError(
             f"directories would be stored in, or over, what is copied: {lost[:5]}; choose another into_path"

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+from dataclasses import replace
 
 import pandas as pd
 import pytest
 from helpers import failure_of
 from servers.faults import ACCESS_DENIED, Meanwhile, Status
+from servers.s3 import Store
 
 from file_dataset import Pipeline, PipelineResult
 
@@ -250,3 +252,54 @@ def test_a_saved_result_and_a_merged_one_have_directories_as_they_were(run, tmp_
     merged = result.merge(run(series(["c"])))
     assert merged.files["file"].tolist() == ["series/c"]
     assert merged.manifest["series"].tolist() == [f"{OUT}/1/series/"]
+
+
+# what no output may replace
+
+
+def test_a_directory_that_would_take_the_place_of_an_input_costs_the_row_and_nothing_is_stored(faults, run):
+    faults.put(f"{OUT}/1/series/sub/scan.txt", b"an input")
+    faults.put(f"{OUT}/1/series", b"not below it")
+    frame = pd.DataFrame({"id": [1, 2], "a.txt": [f"{OUT}/1/series/sub/scan.txt", f"{OUT}/1/series"]})
+    result = run(series(["a"]), frame=frame)
+    assert result.manifest["id"].tolist() == [2]
+    failed = failure_of(result)
+    assert (failed.id, failed.error_stage, failed.error_url) == (1, "upload", f"{OUT}/1/series/")
+    assert f"would take the place of {OUT}/1/series/sub/scan.txt, an input of this frame" in failed.error_message
+    assert faults.body(f"{OUT}/1/series/sub/scan.txt") == b"an input"
+
+
+@pytest.mark.parametrize("at", ["1/", "1/series/", "1/series/sub/", ""], ids=["around", "itself", "inside", "of all"])
+def test_a_directory_in_around_or_over_an_input_directory_costs_the_row(faults, run, at):
+    faults.put(f"{OUT}/1/series/sub/scan.txt", b"an input")
+    result = run(series(["a"]), frame=pd.DataFrame({"id": [1], "scans": [f"{OUT}/{at}"]}))
+    assert failure_of(result).error_file == "series"
+    assert below(faults) == ["out/1/series/sub/scan.txt"]
+
+
+def test_a_neighbour_of_an_input_directory_is_no_input(faults, run):
+    faults.put(f"{OUT}/1/series-1/scan.txt", b"an input")
+    result = run(series(["a"], name="series-10"), frame=pd.DataFrame({"id": [1], "scans": [f"{OUT}/1/series-1/"]}))
+    assert result.manifest["series-10"].tolist() == [f"{OUT}/1/series-10/"]
+    assert below(faults) == ["out/1/series-1/scan.txt", "out/1/series-10/a"]
+
+
+def test_a_local_directory_that_would_take_the_place_of_an_input_costs_the_row(run, tmp_path):
+    write_files_into(tmp_path / "out" / "1" / "series", ["scan.txt"])
+    frame = pd.DataFrame({"id": [1], "a.txt": [str(tmp_path / "out" / "1" / "series" / "scan.txt")]})
+    result = run(series(["a"]), frame=frame, into_path=tmp_path / "out")
+    assert "would take the place of" in failure_of(result).error_message
+    assert (tmp_path / "out" / "1" / "series" / "scan.txt").exists()
+
+
+def test_a_store_that_lists_more_than_it_was_asked_for_loses_nothing(faults, run, monkeypatch):
+    """Some stores have overlooked a prefix; what is removed is below it all the same."""
+    faults.put("s3://bucket/other/precious", b"theirs")
+    faults.put(f"{OUT}/1/series/old", b"before")
+    listed = Store.list_objects_v2
+    overlooks = {"prefix": ""}
+    monkeypatch.setattr(
+        Store, "list_objects_v2", lambda self, one: listed(self, replace(one, query={**one.query, **overlooks}))
+    )
+    run(series(["a"]))
+    assert faults.keys("bucket") == ["in/1", "other/precious", "out/1/series/a"]
