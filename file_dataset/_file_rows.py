@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from file_dataset._errors import InvalidDatasetError
+from file_dataset._urls import Directory, ObjectUrl
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,16 +26,35 @@ _MOST_READINGS = 10_000
 
 
 @dataclass(slots=True)
+class FoundDirectory:
+    """A directory that a pattern matched: the bytes of the files in it that were found, and when the newest changed."""
+
+    at: Directory
+    size_bytes: int = 0
+    modified: int | None = None  # ns since 1970
+
+    def take(self, found: Listed) -> None:
+        """Count a file."""
+        self.size_bytes += found.size_bytes
+        if found.modified is not None:
+            self.modified = max(found.modified, self.modified or found.modified)
+
+
+Found: TypeAlias = "Listed | FoundDirectory"
+
+
+@dataclass(slots=True)
 class Matches:
-    """The files that one pattern matched, by the values of its fields.
+    """The files or directories that one pattern matched, by the values of its fields.
 
     `open_files` are those of a pattern that can read a key in several ways, until it is settled which.
     """
 
     name: str
     pattern: Pattern
-    cells: dict[tuple[str, ...], Listed] = field(default_factory=dict)
-    open_files: dict[str, Listed] = field(default_factory=dict)
+    cells: dict[tuple[str, ...], Found] = field(default_factory=dict)
+    open_files: dict[str, Found] = field(default_factory=dict)
+    _directories: dict[str, FoundDirectory] = field(default_factory=dict)  # by what their keys begin with
     _twice: dict[tuple[str, ...], set[str]] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -47,13 +67,38 @@ class Matches:
         Raises:
             InvalidDatasetError: a value of a field can neither name a directory nor stand in a log.
         """
-        values = None if key.endswith("/") else self.pattern.read(key)
-        if values is None:
+        if key.endswith("/"):  # a marker
             return
+        if not self.pattern.is_of_directories:
+            self._take(key, found)
+            return
+        for start in self.pattern.directories_of(key):
+            directory = self._directories.get(start)
+            if directory is None:
+                at = ObjectUrl(found.at.bucket, start) if isinstance(found.at, ObjectUrl) else Path(start)
+                directory = FoundDirectory(Directory(at))
+                if not self._take(start, directory):
+                    continue
+                self._directories[start] = directory
+            directory.take(found)
+
+    def _take(self, key: str, found: Found) -> bool:
+        values = self.pattern.read(key)
+        if values is None:
+            return False
         if self.pattern.is_firm:
             self._put(values, found)
         else:
             self.open_files[key] = found
+        return True
+
+    def may_lie_below(self, path: str, *, is_link: bool) -> bool:
+        """Return whether a local directory can hold what matches, or what is in a directory that does."""
+        if self.pattern.may_lie_below(path, is_link=is_link):
+            return True
+        if is_link or not self.pattern.is_of_directories:  # as `LocalStore.list` has it, that reads them
+            return False
+        return any(self.pattern.read(start) is not None for start in self.pattern.directories_of(f"{path}/"))
 
     def settle(self, others: Sequence[Matches]) -> None:
         """Decide how keys are read: so that most of the others have these values, and else as `Pattern.read` does.
@@ -79,14 +124,14 @@ class Matches:
             self._put(best, found)
         self.open_files = {}
 
-    def _put(self, values: tuple[str, ...], found: Listed) -> None:
+    def _put(self, values: tuple[str, ...], found: Found) -> None:
         for name, value in zip(self.pattern.fields, values, strict=True):
             if _UNSAFE.search(value):
                 raise InvalidDatasetError(
                     f"{str(found.at)!r}: {{{name}}} would be {value!r}, which can be no name: rename the object, or "
                     f"write * where patterns[{self.name!r}] has {{{name}}}"
                 )
-        if isinstance(found.at, Path) and not _is_unicode(str(found.at)):
+        if not isinstance(found.at, ObjectUrl) and not _is_unicode(str(found.at)):
             raise InvalidDatasetError(
                 f"{str(found.at)!r} is not valid Unicode, which no frame can hold: rename the file"
             )
@@ -122,7 +167,7 @@ class FoundRow:
     """A row: the values of the fields, as texts, and per pattern its file; None: there is none."""
 
     texts: tuple[str | None, ...]
-    files: tuple[Listed | None, ...]
+    files: tuple[Found | None, ...]
 
 
 def joined(tables: Sequence[Matches], fields: Sequence[str]) -> list[FoundRow]:
@@ -156,7 +201,7 @@ class _Join:
         own = table.pattern.fields
         places = [self._fields.index(name) for name in own]
         shared = [number for number, name in enumerate(own) if name in self.known]
-        by_shared: dict[Values, list[tuple[tuple[str, ...], Listed]]] = {}
+        by_shared: dict[Values, list[tuple[tuple[str, ...], Found]]] = {}
         for values, found in table.cells.items():
             by_shared.setdefault(tuple(values[number] for number in shared), []).append((values, found))
         in_row = [places[number] for number in shared]
@@ -174,7 +219,7 @@ class _Join:
         self.known |= set(own)
 
 
-def _put(row: FoundRow, places: Sequence[int], at: int, values: tuple[str, ...], found: Listed) -> FoundRow:
+def _put(row: FoundRow, places: Sequence[int], at: int, values: tuple[str, ...], found: Found) -> FoundRow:
     of_row, files = list(row.texts), list(row.files)
     for place, value in zip(places, values, strict=True):
         of_row[place] = value

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from file_dataset import _file_rows, _frame, _options, _patterns, _plan, _urls
 from file_dataset._errors import Failure, InvalidDatasetError, RowError, store_error
-from file_dataset._file_rows import Matches
+from file_dataset._file_rows import FoundDirectory, Matches
 from file_dataset._silence import awaited
 from file_dataset._store import ALL, FLAT, Span
 from file_dataset._stores import Stores
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-    from file_dataset._file_rows import FoundRow
+    from file_dataset._file_rows import Found, FoundRow
     from file_dataset._options import Options
     from file_dataset._patterns import Pattern
     from file_dataset._store import Listed, Page
@@ -85,8 +85,8 @@ Then: TypeAlias = "Callable[[Page], object]"
 class _Lister:
     """Requests under way; what is done with their answers is done in the calling thread."""
 
-    def __init__(self, stores: Stores) -> None:
-        self._stores, self._cancelled = stores, threading.Event()
+    def __init__(self, stores: Stores, *, details: bool) -> None:
+        self._stores, self._cancelled, self._details = stores, threading.Event(), details
         self._running: dict[Future[Page], tuple[_Place, ObjectUrl | Path, Then]] = {}
         self._ended: SimpleQueue[Future[Page]] = SimpleQueue()
 
@@ -102,9 +102,11 @@ class _Lister:
                 if isinstance(place.at, Path):
                     self._walk(place, place.at)
                 else:
-                    is_one = all(match.pattern.is_literal for match in place.matches)
+                    is_one = all(
+                        match.pattern.is_literal and not match.pattern.is_of_directories for match in place.matches
+                    )
                     until = f"{place.at.key}\0" if is_one else None  # that key, which comes before all that go on
-                    self._list(_Piece(place, place.at, until=until, may_divide=not is_one))
+                    self._list(_Piece(place, place.at, until=until, may_divide=not is_one and not self._counts(place)))
             while self._running:
                 self._next()
         except BaseException:
@@ -112,6 +114,10 @@ class _Lister:
             for future in self._running:
                 future.cancel()
             raise
+
+    def _counts(self, place: _Place) -> bool:
+        """Return whether each key is to come once: sizes of directories add up, and pieces may have a key in common."""
+        return self._details and any(match.pattern.is_of_directories for match in place.matches)
 
     def _ask(self, place: _Place, at: ObjectUrl | Path, then: Then, span: Span, token: str | None = None) -> None:
         try:
@@ -147,7 +153,7 @@ class _Lister:
             place.take(page.found)
             for path in page.below:
                 is_link = os.path.islink(path)  # noqa: PTH114  # text costs less than a Path
-                if any(match.pattern.may_lie_below(path, is_link=is_link) for match in place.matches):
+                if any(match.may_lie_below(path, is_link=is_link) for match in place.matches):
                     self._walk(place, Path(path))
 
         self._ask(place, directory, then, FLAT)
@@ -254,7 +260,8 @@ def list_files(
     listings are divided at slashes to go side by side. Nothing is cached.
 
     Args:
-        patterns: by file name. A name that begins with a dot is like any other; what ends in `/` is no file.
+        patterns: by file name. A name that begins with a dot is like any other. A pattern that ends in `/` matches
+            directories, those with at least one file at any depth; a key that ends in `/` is a marker, and no file.
         id: what the ids are made of, such as "{site}-{patient}"; None: the field `id`.
         details: adds `<file>.size_bytes`, `<file>.etag` and `<file>.last_modified`.
         allow_empty: a pattern that matches nothing is no error.
@@ -263,7 +270,8 @@ def list_files(
     Returns:
         Text columns: one per file with its location (local ones absolute), null where a row has no such file; `id`; the
         other fields. With `details` sizes (`Int64`, bytes), ETags (text; of a local file its modification time in ns)
-        and times (UTC). Rows are in the order of the first pattern's keys, by their bytes.
+        and times (UTC); of a directory the sum, null, and the time of the newest file. Then such a listing is not
+        divided. Rows are in the order of the first pattern's keys, by their bytes.
 
     Raises:
         InvalidDatasetError: a pattern is not understood or matches nothing, a row has two files of one name, two rows
@@ -288,7 +296,7 @@ def list_files(
     _check_fields(matches, fields)
     template = _template(id, fields)
     _check_columns(matches, fields, details=details)
-    _Lister(Stores(options)).run(places)
+    _Lister(Stores(options), details=details).run(places)
     if not allow_empty:
         _check_not_empty(matches, places, patterns)
     for match in matches:
@@ -313,20 +321,16 @@ def _parsed(patterns: object, *, local_paths: bool) -> tuple[list[Matches], list
     begins: list[tuple[Matches, ObjectUrl | Path]] = []
     for name, value in patterns.items():
         what = f"patterns[{name!r}]"
-        if isinstance(value, str) and value.endswith("/"):
-            raise InvalidDatasetError(
-                f"{what}={value!r} ends in a slash, and directories are not locations yet: name the files "
-                f"in it, each by a pattern of its own, such as {value + 'image.mha'!r}"
-            )
+        end = "/" if isinstance(value, str) and value.endswith("/") else ""
         at = _urls.parse_prefix(value, local_paths=local_paths, what=what)
         if isinstance(at, ObjectUrl):
             if not at.key:
                 raise InvalidDatasetError(f"{what}={value!r} names a bucket: give s3://bucket/ and a pattern of keys")
-            match = Matches(name, _patterns.parsed(at.key, f"{what}={str(value)!r}"))
+            match = Matches(name, _patterns.parsed(at.key + end, f"{what}={str(value)!r}"))
             begins.append((match, ObjectUrl(at.bucket, match.pattern.prefix)))
         else:
             within = "" if at.is_absolute() else f"{str(Path.cwd()).rstrip('/')}/"
-            match = Matches(name, _patterns.parsed(str(at), f"{what}={str(value)!r}", within=within))
+            match = Matches(name, _patterns.parsed(str(at) + end, f"{what}={str(value)!r}", within=within))
             begins.append((match, Path(match.pattern.prefix.rpartition("/")[0] or "/")))
         matches.append(match)
     return matches, _places(begins)
@@ -429,9 +433,10 @@ def _check_not_empty(matches: Sequence[Matches], places: Sequence[_Place], patte
         there = (
             "there is nothing" if place.example is None else f"there are {place.count} files, such as {place.example!r}"
         )
+        what = "no directory with a file" if match.pattern.is_of_directories else "no file"
         begins = f"{place.at}" if isinstance(place.at, ObjectUrl) else f"{place.at}/"
         reasons.append(
-            f"patterns[{match.name!r}]={str(patterns[match.name])!r} matches no file: {there} below {begins!r}"
+            f"patterns[{match.name!r}]={str(patterns[match.name])!r} matches {what}: {there} below {begins!r}"
         )
     if reasons:
         raise InvalidDatasetError(f"{'; '.join(reasons)}. If that may be so, pass allow_empty=True")
@@ -502,7 +507,7 @@ def _frame_of(
     return pd.DataFrame(columns)
 
 
-def _details(found: Sequence[Listed | None]) -> tuple[pd.Series[Any], pd.Series[Any], pd.Series[Any]]:
+def _details(found: Sequence[Found | None]) -> tuple[pd.Series[Any], pd.Series[Any], pd.Series[Any]]:
     import pandas as pd
 
     sizes = pd.Series([None if each is None else each.size_bytes for each in found], dtype="Int64")
@@ -511,6 +516,8 @@ def _details(found: Sequence[Listed | None]) -> tuple[pd.Series[Any], pd.Series[
     return sizes, etags, pd.to_datetime(times, unit="ns", utc=True)
 
 
-def _etag(found: Listed) -> str | None:
+def _etag(found: Found) -> str | None:
     """Return the ETag that `PipelineResult.inputs` has of a file: of a local one, when it was modified."""
+    if isinstance(found, FoundDirectory):
+        return None
     return found.etag if isinstance(found.at, ObjectUrl) else str(found.modified)

@@ -68,6 +68,24 @@ class Pattern:
         return all(isinstance(token, str) for token in self.tokens)
 
     @cached_property
+    def is_of_directories(self) -> bool:
+        """Whether it matches directories: what keys begin with, up to and with a slash."""
+        last = self.tokens[-1] if self.tokens else ""
+        return last == DEEP or (isinstance(last, str) and last.endswith("/"))
+
+    def directories_of(self, key: str) -> Iterator[str]:
+        """Yield what a key begins with that may match, from the shortest on."""
+        slashes = 0
+        end = key.find("/") + 1
+        while end:
+            slashes += 1
+            if self.is_deep or slashes == self._slashes:
+                yield key[:end]
+            if slashes == self._slashes and not self.is_deep:
+                return
+            end = key.find("/", end) + 1
+
+    @cached_property
     def is_deep(self) -> bool:
         """Whether any number of directories may lie in between."""
         return any(token in (DEEP, TAIL) for token in self.tokens)
