@@ -14,6 +14,7 @@ from PIL import Image
 
 from example_project.cohort import MISSING_ID, TRUNCATED_ID
 from example_project.definitions import defs
+from example_project.demo import last_words
 from example_project.environment import STORES, storage, store
 
 
@@ -24,6 +25,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     command = [sys.executable, "-m", "example_project.demo"]
     done = subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stderr == ""  # no noise of ITK or of logs between
     return done.stdout, directory
 
 
@@ -66,9 +68,28 @@ def test_of_six_days_one_is_empty_and_one_all_bad(demo: tuple[str, Path]) -> Non
     assert "2026-01-07: 0 of 0 rows dropped\n" in days
     assert "2026-01-08: 2 of 2 rows dropped (100.0%): 1 at download, 1 at fn  (ERROR)" in days
     assert "1 of 6 partitions failed: 2026-01-08. The manifests of 5 are stored." in days
+    assert "The run failed" not in days
     with dg.DagsterInstance.from_config(str(directory / ".demo/dagster")) as instance:
         stored = instance.get_materialized_partitions(dg.AssetKey("pictures"))
     assert sorted(stored) == [f"2026-01-{day:02}" for day in (5, 6, 7, 9, 10)]
+
+
+def test_its_last_words_are_that_all_went_as_it_should(demo: tuple[str, Path]) -> None:
+    printed, directory = demo
+    words = printed.partition("What went wrong, on purpose:")[2]
+    assert f"Scan {TRUNCATED_ID} is cut short, and {MISSING_ID} is not there." in words
+    assert "On 2026-01-08 only these two came in." in words
+    assert "All went as it should." in words
+    assert words.rstrip().splitlines()[-3].split()[:2] == ["make", "ui"]
+    assert "data not read completely" in (directory / ".demo/demo.log").read_text()  # ITK's own words
+
+
+def test_what_else_goes_wrong_is_an_error() -> None:
+    day = "2026-01-08"
+    assert "All went as it should." in last_words({TRUNCATED_ID, MISSING_ID}, {day})
+    for dropped, days in (({MISSING_ID}, {day}), ({TRUNCATED_ID, MISSING_ID, "case-01"}, {day}), (set(), set())):
+        with pytest.raises(SystemExit, match="the demo failed"):
+            last_words(dropped, days)
 
 
 def test_the_schedule_runs_the_day_before_at_two() -> None:

@@ -16,7 +16,7 @@ ARRIVALS = {
     "2026-01-09": ("case-08", "case-09"),
     "2026-01-10": ("case-11", "case-12"),
 }
-_ARRIVED = {case: day for day, cases in ARRIVALS.items() for case in cases}
+ARRIVED = {case: day for day, cases in ARRIVALS.items() for case in cases}
 
 
 def table_url(base_path: str) -> str:
@@ -38,7 +38,7 @@ def upload(base_path: str) -> tuple[int, int]:
                 {
                     "id": case.id,
                     "image.mha": f"{into_path}/{case.id}/image.mha",
-                    "arrived": _ARRIVED[case.id],
+                    "arrived": ARRIVED[case.id],
                     **case.labels,
                 }
             )

@@ -14,6 +14,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,7 @@ import pandas as pd
 
 import file_dataset
 from example_project import cohort_store
+from example_project.cohort import MISSING_ID, TRUNCATED_ID
 from example_project.definitions import defs
 from example_project.defs.daily import DAYS
 
@@ -63,9 +65,24 @@ def s3() -> Iterator[str]:
             server.wait(timeout=10)
 
 
+@contextlib.contextmanager
+def log_instead_of_stderr() -> Iterator[None]:
+    """Send to .demo/demo.log what ITK and logs write to stderr meanwhile: scans are broken on purpose."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with (_HERE / "demo.log").open("ab") as log:
+            os.dup2(log.fileno(), 2)
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
 def materialize(job: str, tags: dict[str, str] | None = None) -> dg.ExecuteInProcessResult:
     """Run one job of the project in this process, on the instance that the UI shows."""
-    with dg.DagsterInstance.get() as instance:
+    with log_instead_of_stderr(), dg.DagsterInstance.get() as instance:
         return (
             dg.Definitions.merge(defs())
             .resolve_job_def(job)
@@ -96,8 +113,8 @@ def show_ray(result: dg.ExecuteInProcessResult) -> None:
     print(f"\n{_check_of(result, 'measured_on_ray').description}")
 
 
-def show(result: dg.ExecuteInProcessResult, base_path: str) -> None:
-    """Print the manifest, the dropped rows, and where the montage lies."""
+def show(result: dg.ExecuteInProcessResult, base_path: str) -> set[str]:
+    """Print the manifest, the dropped rows, and where the montage lies; return the ids of the dropped rows."""
     pd.set_option("display.width", 200, "display.max_colwidth", 70, "display.max_columns", 12)
     print("\nManifest of `measured`:\n")
     print(result.output_for_node("measured")[["id", "measures.json", "slices.png"]].to_string(index=False))
@@ -110,18 +127,48 @@ def show(result: dg.ExecuteInProcessResult, base_path: str) -> None:
         state = "passed" if check.passed else check.severity.value
         print(f"\nCheck {check.asset_key.to_user_string()}:{check.check_name}: {state}. {check.description}")
     _copy_montage(base_path)
+    return set(dropped["id"])
 
 
-def show_days(result: dg.ExecuteInProcessResult) -> None:
-    """Print what the check says of each day, and why the run failed."""
+def show_days(result: dg.ExecuteInProcessResult) -> set[str]:
+    """Print what the check says of each day, and why the run failed; return the days that have no manifest."""
     print("\nPictures of six days, one run:\n")
     for check in result.get_asset_check_evaluations():
         if check.check_name == "no_dropped_rows":
             print(f"  {check.description}{'' if check.passed else '  (' + check.severity.value + ')'}")
-    print(f"\nThe run {'succeeded' if result.success else 'failed'}.")
+    print()
     for event in result.filter_events(lambda event: event.is_step_failure):
         failure = event.step_failure_data.user_failure_data
-        print(f"   {failure.description if failure else event.message}")
+        print(textwrap.fill(failure.description if failure and failure.description else str(event.message), 100))
+    with dg.DagsterInstance.get() as instance:
+        return set(DAYS.get_partition_keys()) - instance.get_materialized_partitions(dg.AssetKey("pictures"))
+
+
+def last_words(dropped: set[str], failed_days: set[str]) -> str:
+    """Return what went wrong on purpose, and what to do next.
+
+    Raises:
+        SystemExit: something else went wrong.
+    """
+    days = {cohort_store.ARRIVED[case] for case in (TRUNCATED_ID, MISSING_ID)}
+    if (dropped, failed_days) != ({TRUNCATED_ID, MISSING_ID}, days):
+        sys.exit(
+            f"the demo failed: it should drop {sorted((TRUNCATED_ID, MISSING_ID))} and the days {sorted(days)}, and "
+            f"dropped {sorted(dropped)} and {sorted(failed_days)}; see {_HERE / 'demo.log'}"
+        )
+    return f"""
+What went wrong, on purpose:
+  - Scan {TRUNCATED_ID} is cut short, and {MISSING_ID} is not there. `resampled` dropped these two rows and reported
+    them. The other ten went through all assets.
+  - On {days.pop()} only these two came in. So that day failed, and with it its run. The manifests of the other
+    five days are stored.
+
+All went as it should.
+
+Next:
+  make ui                                              assets, checks and days in Dagster's web UI
+  FILE_DATASET_DEMO_S3=s3://bucket/prefix make demo    the same on a bucket of yours
+  example_project/notebooks/first_hour.ipynb           the same scans in a notebook, without Dagster"""
 
 
 def _check_of(result: dg.ExecuteInProcessResult, name: str) -> dg.AssetCheckEvaluation:
@@ -177,6 +224,7 @@ def run(*, ui_port: int | None, on_ray: bool) -> None:
     logging.getLogger("file_dataset").setLevel(logging.ERROR)
     home = _HERE / "dagster"
     home.mkdir(parents=True, exist_ok=True)
+    (_HERE / "demo.log").unlink(missing_ok=True)
     # no usage statistics, no welcome dialog
     (home / "dagster.yaml").write_text("telemetry:\n  enabled: false\nnux:\n  enabled: false\n")
     os.environ["DAGSTER_HOME"] = str(home)
@@ -187,10 +235,11 @@ def run(*, ui_port: int | None, on_ray: bool) -> None:
         if on_ray:
             show_ray(materialize_and_time("on_ray", "raw_scans, resampled and, on Ray, measured_on_ray"))
             return
-        show(materialize_and_time("cohort", "raw_scans, resampled, measured and report"), base_path)
+        dropped = show(materialize_and_time("cohort", "raw_scans, resampled, measured and report"), base_path)
         first, *_, last = DAYS.get_partition_keys()
         days = {"dagster/asset_partition_range_start": first, "dagster/asset_partition_range_end": last}
-        show_days(materialize("daily", tags=days))
+        failed_days = show_days(materialize("daily", tags=days))
+        print(last_words(dropped, failed_days))
         if ui_port is not None:
             serve(ui_port)
 
