@@ -116,6 +116,8 @@ class Plan:
             lines.append(f"  row {row['id']!r}: {row['file']}: {row['location']}: {row['error_type']}{code}")
         if len(missing) > _SHOWN:
             lines.append(f"  ... and {len(missing) - _SHOWN:,} more")
+        if empty := len(self.rows) - self.counts["same"] - self.files[_frame.ID].nunique():
+            lines.append(f"rows without any file: {empty:,}")
         return "\n".join(lines)
 
     def _shown(self) -> pd.DataFrame:
@@ -186,7 +188,8 @@ def plan_of(prepared: Prepared, book: Book | None, *, sizes: bool = False) -> Pl
 def _requests(part: Prepared, files: pd.DataFrame) -> dict[str, int]:
     """Return how many requests the rows send at least; those whose files are missing end at their download."""
     is_bad = files["error_type"].notna()
-    good = len(part.rows) - len(part.rows.failed) - files.loc[is_bad, _frame.ID].nunique()
+    # a row without any file is in no line
+    good = files[_frame.ID].nunique() - files.loc[is_bad, _frame.ID].nunique()
     outputs = good * max(1, len(part.contract.names) if part.contract else 1)
     is_remote = files["location"].str.startswith("s3://")
     looks = part.contract is not None and part.settings.if_exists != "overwrite"

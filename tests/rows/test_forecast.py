@@ -102,6 +102,13 @@ def test_the_report_is_for_a_person(frame, fault_options):
     ]
 
 
+def test_a_row_without_any_file_is_counted_apart(frame, fault_options):
+    frame.loc[4, "a.txt"] = None
+    plan = planned(frame, fault_options)
+    assert plan.requests == {"GET": 4, "PUT": 4, "HEAD": 0}
+    assert plan.report().splitlines()[-2:] == ["missing files: 0", "rows without any file: 1"]
+
+
 def test_without_sizes_a_plan_has_rows_alone(frame, faults, fault_options):
     plan = Pipeline(forward, into_path="s3://bucket/out", options=fault_options).plan(frame)
     assert (plan.files, plan.requests, plan.peak_disk_bytes, plan.input_bytes, plan.largest_row) == (None,) * 5
