@@ -26,11 +26,12 @@ else:
     from file_dataset_dagster._resource import FileDatasetResource
 
 if _typing.TYPE_CHECKING:
-    from file_dataset_dagster.components import FileDatasetComponent, PipelineComponent
+    from file_dataset_dagster.components import FileDatasetComponent, FilesComponent, PipelineComponent
 
 __all__ = [
     "FileDatasetComponent",
     "FileDatasetResource",
+    "FilesComponent",
     "ManifestIOManager",
     "PipelineComponent",
     "build_files_sensor",
@@ -39,7 +40,7 @@ __all__ = [
     "pipeline_asset",
 ]
 # what is loaded when it is asked for: a code location in Python has no use for components
-_HEAVY = {"FileDatasetComponent", "PipelineComponent"}
+_HEAVY = {"FileDatasetComponent", "FilesComponent", "PipelineComponent"}
 
 
 def __getattr__(name: str) -> object:

@@ -76,6 +76,31 @@ def load(_context: dg.ComponentLoadContext) -> PipelineComponent:
     return PipelineComponent(fn={fn}, input=dg.AssetKey.from_user_string({input}))
 '''
 
+_FILES_YAML = """\
+type: {type_name}
+
+attributes:
+  name: {name}
+  patterns:
+    {file}: {pattern}
+  # partition_by: site  # each value of a field of the patterns is a partition
+  # sensor: {{}}  # requests a run when files are new or overwritten
+"""
+
+_FILES_PYTHON = '''\
+"""The asset `{name}`: files of a bucket."""
+
+import dagster as dg
+
+from file_dataset_dagster import FilesComponent
+
+
+@dg.component_instance
+def load(_context: dg.ComponentLoadContext) -> FilesComponent:
+    """What lies there."""
+    return FilesComponent(name={name}, patterns={{{file}: {pattern}}})
+'''
+
 _RESOURCE_YAML = """\
 type: {type_name}
 
@@ -122,6 +147,16 @@ class PipelineParams(BaseModel):
     )
 
 
+class FilesParams(BaseModel):
+    """What `dg scaffold defs file_dataset_dagster.FilesComponent` takes."""
+
+    pattern: str = Field(
+        default="s3://my-bucket/raw/{id}/scan.txt",
+        description="Where the files are, with fields such as {id} and stars.",
+    )
+    file: str = Field(default="", description="The name that a file has in fn's directory; the pattern's last part.")
+
+
 class ResourceScaffolder(dg.Scaffolder[ResourceParams]):
     """Writes the YAML of a `FileDatasetComponent`."""
 
@@ -136,6 +171,24 @@ class ResourceScaffolder(dg.Scaffolder[ResourceParams]):
         python = _RESOURCE_PYTHON.format(base_path=json.dumps(base_path.replace("{{ context.project_root }}/", "")))
         yaml = _RESOURCE_YAML.format(type_name=request.type_name, base_path=json.dumps(base_path))
         _write(request, yaml, python)
+
+
+class FilesScaffolder(dg.Scaffolder[FilesParams]):
+    """Writes the YAML of a `FilesComponent`."""
+
+    @classmethod
+    def get_scaffold_params(cls) -> type[FilesParams]:
+        """As Dagster asks for it."""
+        return FilesParams
+
+    def scaffold(self, request: dg.ScaffoldRequest[FilesParams]) -> None:
+        """Write it."""
+        folder = request.target_path.parent if request.append else request.target_path
+        pattern = request.params.pattern
+        file = request.params.file or pattern.rpartition("/")[2]
+        values = {"name": folder.name, "file": file, "pattern": pattern}
+        quoted = {name: json.dumps(value) for name, value in values.items()}
+        _write(request, _FILES_YAML.format(**quoted, type_name=request.type_name), _FILES_PYTHON.format(**quoted))
 
 
 class PipelineScaffolder(dg.Scaffolder[PipelineParams]):

@@ -201,6 +201,11 @@ def _keys(context: dg.ResolutionContext, value: Any) -> Any:  # noqa: ANN401
     return [_key(context, one) for one in found] if isinstance(found, list) else found
 
 
+def _selection(context: dg.ResolutionContext, value: Any) -> Any:  # noqa: ANN401
+    found = _rendered(context, value)
+    return dg.AssetSelection.from_string(found) if isinstance(found, str) else found
+
+
 def _input(context: dg.ResolutionContext, value: Any) -> Any:  # noqa: ANN401
     if not isinstance(value, BaseModel):
         return _key(context, value)
@@ -248,6 +253,7 @@ Text: TypeAlias = Annotated[str | None, _by(_text, str | None)]
 TextOrEnv: TypeAlias = Annotated[Any, _by(_text_or_env, str | None)]
 Texts: TypeAlias = Annotated[Sequence[str] | None, _by(_rendered, list[str] | None)]
 TextOrTexts: TypeAlias = Annotated[str | Sequence[str] | None, _by(_rendered, str | list[str] | None)]
+BoolOrTexts: TypeAlias = Annotated[bool | Sequence[str], _by(_rendered, bool | list[str])]
 TextsByName: TypeAlias = Annotated[
     Mapping[str, str] | None, _by(_texts_by_name, dict[str, str | int | float | bool] | None)
 ]
@@ -258,6 +264,7 @@ Function: TypeAlias = Annotated[Any, _by(_function, str)]
 OptionalFunction: TypeAlias = Annotated[Any, _by(_function, str | None)]
 Key: TypeAlias = Annotated[Any, _by(_key, str | None)]
 Keys: TypeAlias = Annotated[Any, _by(_keys, list[str] | None)]
+Selection: TypeAlias = Annotated[Any, _by(_selection, str | None)]
 Input: TypeAlias = Annotated[Any, _by(_input, str | _Input)]
 RetryPolicy: TypeAlias = Annotated[Any, _by(_retry_policy, _Retry | None)]
 BackfillPolicy: TypeAlias = Annotated[Any, _by(_backfill_policy, _SingleRun | _MultiRun | None)]

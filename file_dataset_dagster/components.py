@@ -1,4 +1,4 @@
-"""Components of Dagster: the resource and a pipeline, written in YAML.
+"""Components of Dagster: the resource, files as a source and a pipeline, written in YAML.
 
 `dg list components` shows them, `dg scaffold defs file_dataset_dagster.PipelineComponent NAME` writes YAML, a function
 and its test, and each attribute is an argument of the Python API under its own name.
@@ -6,21 +6,26 @@ and its test, and each attribute is an argument of the Python API under its own 
 
 # no `from __future__ import annotations` here: Dagster reads the annotations of a component as types
 
+import inspect
+import re
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import dagster as dg
 from pydantic import BaseModel, ConfigDict, Field
 
+import file_dataset
 from file_dataset_dagster import _yaml
 from file_dataset_dagster._argument_docs import argument_docs
+from file_dataset_dagster._files_asset import files_asset
+from file_dataset_dagster._files_sensor import build_files_sensor
 from file_dataset_dagster._io_manager import ManifestIOManager
 from file_dataset_dagster._manifest_checks import build_manifest_checks
 from file_dataset_dagster._pipeline_asset import pipeline_asset
 from file_dataset_dagster._resource import FileDatasetResource
-from file_dataset_dagster._scaffolds import PipelineScaffolder, ResourceScaffolder
+from file_dataset_dagster._scaffolds import FilesScaffolder, PipelineScaffolder, ResourceScaffolder
 
-__all__ = ["FileDatasetComponent", "PipelineComponent"]
+__all__ = ["FileDatasetComponent", "FilesComponent", "PipelineComponent"]
 
 
 class _Documented(dg.Resolvable, dg.Model):
@@ -35,9 +40,11 @@ class _Documented(dg.Resolvable, dg.Model):
     def model(cls) -> type[BaseModel]:
         """The model of the YAML; Dagster drops the descriptions of fields that have a default."""
         model = super().model()
+        if all(field.description for field in model.model_fields.values()):
+            return model
         docs = cls._docs()
         for name, field in model.model_fields.items():
-            field.description = docs.get(name)
+            field.description = re.sub(r"\bNone\b", "null", docs.get(name, "")) or None
         model.model_rebuild(force=True)
         return model
 
@@ -48,9 +55,22 @@ class _Documented(dg.Resolvable, dg.Model):
         return {name: value for name, value in values.items() if value is not None and value != fields[name].default}
 
 
+class _Component(dg.Component, _Documented):
+    @classmethod
+    def get_spec(cls) -> dg.ComponentTypeSpec:
+        """What `dg` says of it: the docstring, without the example in Python."""
+        return dg.ComponentTypeSpec(description=(inspect.getdoc(cls) or "").partition("\nExample:")[0].strip())
+
+
 def _docs_of_resource() -> dict[str, str]:
     fields = FileDatasetResource.model_fields
+    secret = [
+        name
+        for name, field in fields.items()
+        if "dagster__is_secret" in cast("dict[str, Any]", field.json_schema_extra or {})
+    ]
     return {name: field.description for name, field in fields.items() if field.description} | {
+        **{name: f'{name}: write "{{{{ env.NAME }}}}", which is read when a run begins.' for name in secret},
         "s3_resource": "A template that gives a dagster-aws S3Resource, in the place of the S3 fields.",
         "resource_key": "The key of the resource.",
         "io_manager_key": "The key of the ManifestIOManager; null: there is none.",
@@ -59,7 +79,7 @@ def _docs_of_resource() -> dict[str, str]:
 
 
 @dg.scaffold_with(ResourceScaffolder)
-class FileDatasetComponent(dg.Component, _Documented):
+class FileDatasetComponent(_Component):
     """How S3 is reached, and where manifests lie: a FileDatasetResource and its ManifestIOManager.
 
     Attributes are the fields of FileDatasetResource. Write keys as `{{ env.NAME }}`: such a text becomes an EnvVar,
@@ -175,7 +195,7 @@ def _docs_of_pipeline() -> dict[str, str]:
     return {
         **argument_docs(dg.asset),
         **_DOCS_OF_ASSETS,
-        **argument_docs(pipeline_asset),
+        **argument_docs(pipeline_asset, file_dataset.Pipeline.__init__),
         "description": "Human-readable description of the asset; fn's docstring unless given.",
         "fn": "The function: package.module.function, or .module.function for a module beside this YAML file.",
         "input": "The asset whose manifest is read: its key, as text such as `raw/scans`; or a mapping of key, "
@@ -218,7 +238,7 @@ class _PipelineAttributes(_Documented):
 
 
 @dg.scaffold_with(PipelineScaffolder)
-class PipelineComponent(dg.Component, _AssetAttributes, _PipelineAttributes):  # the last one's are shown first
+class PipelineComponent(_Component, _AssetAttributes, _PipelineAttributes):  # the last one's are shown first
     """A function of local files becomes an asset: it runs on each row of another asset's manifest.
 
     Attributes are the arguments of `pipeline_asset`, those of `dg.asset` among them, and `manifest_checks`. What YAML
@@ -249,3 +269,72 @@ class PipelineComponent(dg.Component, _AssetAttributes, _PipelineAttributes):  #
             }
             checks = build_manifest_checks(asset, **keys | self.manifest_checks.given())
         return dg.Definitions(assets=[asset], asset_checks=checks)
+
+
+class FilesSensor(_Documented):
+    """The arguments of `build_files_sensor`."""
+
+    _docs = staticmethod(
+        lambda: {
+            **argument_docs(build_files_sensor),
+            "target": "What to run: assets, in Dagster's selection syntax: `key:scans+`; this asset unless given.",
+            "job": "A job to run, instead of target: a template.",
+            "default_status": "running: the sensor runs without being switched on.",
+        }
+    )
+
+    target: _yaml.Selection = None
+    job: _yaml.Template = None
+    partition_by: _yaml.Text = None
+    name: _yaml.Text = None
+    minimum_interval_seconds: int | None = 60
+    max_run_requests: int = 500
+    run_config: _yaml.ValuesByName = None
+    tags: _yaml.TextsByName = None
+    base_path: _yaml.Text = None
+    description: _yaml.Text = None
+    default_status: Literal["running", "stopped"] = "stopped"
+
+
+class _FilesAttributes(_Documented):
+    patterns: _yaml.TextsByName
+    id: _yaml.Text = None
+    details: _yaml.BoolOrTexts = ("size_bytes", "etag")
+    allow_empty: bool = False
+    partition_by: _yaml.Text = None
+    observe: bool = False
+    resource_key: str = "file_dataset"
+
+
+@dg.scaffold_with(FilesScaffolder)
+class FilesComponent(_Component, _AssetAttributes, _FilesAttributes):
+    """The files of a bucket become an asset, and a sensor that requests runs when files are new.
+
+    Attributes are the arguments of `files_asset`, those of `dg.asset` among them, and `sensor`: the arguments of
+    `build_files_sensor`, {} for its defaults.
+
+    Example:
+        >>> component = FilesComponent(name="scans", patterns={"scan.txt": "s3://my-bucket/{id}.txt"}, sensor={})
+        >>> [sensor.name for sensor in dg.build_defs_for_component(component).sensors]
+        ['scans_files']
+    """
+
+    _docs = staticmethod(
+        lambda: {
+            **argument_docs(dg.asset),
+            **_DOCS_OF_ASSETS,
+            **argument_docs(files_asset, file_dataset.list_files),
+            "sensor": "Adds the sensor of build_files_sensor, whose arguments they are; {} for its defaults.",
+        }
+    )
+
+    sensor: FilesSensor | None = None
+
+    def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:  # noqa: ARG002 (Dagster's signature)
+        """The asset, and its sensor where `sensor` asks for one."""
+        asset = files_asset(**self.asset_arguments("sensor"))
+        if self.sensor is None:
+            return dg.Definitions(assets=[asset])
+        arguments = self.sensor.given("default_status")
+        status = dg.DefaultSensorStatus[self.sensor.default_status.upper()]
+        return dg.Definitions(assets=[asset], sensors=[build_files_sensor(asset, **arguments, default_status=status)])

@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import dagster as dg
-import pandas as pd
 import pytest
 import yaml
 from dagster.components.core.package_entry import discover_entry_point_package_objects
@@ -19,17 +18,25 @@ import file_dataset
 from file_dataset_dagster import (
     FileDatasetComponent,
     FileDatasetResource,
+    FilesComponent,
     ManifestIOManager,
     PipelineComponent,
+    build_files_sensor,
     build_manifest_checks,
+    files_asset,
     pipeline_asset,
 )
+from file_dataset_dagster._asset_arguments import AssetArguments
 from file_dataset_dagster._pipeline_asset import Arguments
-from file_dataset_dagster.components import ManifestChecks
+from file_dataset_dagster.components import FilesSensor, ManifestChecks
 
 SECRET = "s3cr3t-0f-the-components"
-NESTED = {"ManifestChecksModel"}
-COMPONENTS = {"FileDatasetComponent": FileDatasetComponent, "PipelineComponent": PipelineComponent}
+NESTED = {"FilesSensorModel", "ManifestChecksModel"}
+COMPONENTS = {
+    "FileDatasetComponent": FileDatasetComponent,
+    "FilesComponent": FilesComponent,
+    "PipelineComponent": PipelineComponent,
+}
 
 
 @pytest.fixture
@@ -89,6 +96,25 @@ def test_the_attributes_of_a_pipeline_are_the_arguments_of_pipeline_asset():
     assert {name: fields[name].default for name in known} == known
 
 
+def defaults_of(function, but):
+    return {name: found.default for name, found in inspect.signature(function).parameters.items() if name not in but}
+
+
+def test_the_attributes_of_files_are_the_arguments_of_files_asset():
+    fields = FilesComponent.model_fields
+    known = defaults_of(files_asset, {"patterns", "asset_args"})
+    assert set(fields) == {"patterns", "sensor"} | set(known) | set(AssetArguments.__annotations__)
+    assert {name: fields[name].default for name in known} == known
+
+
+def test_the_attributes_of_a_sensor_are_the_arguments_of_build_files_sensor():
+    fields = FilesSensor.model_fields
+    known = defaults_of(build_files_sensor, {"asset"})
+    assert known.pop("default_status") is dg.DefaultSensorStatus[fields["default_status"].default.upper()]
+    assert set(fields) == {"default_status"} | set(known)
+    assert {name: fields[name].default for name in known} == known
+
+
 def test_the_attributes_of_the_resource_are_its_fields():
     fields = FileDatasetComponent.model_fields
     own = {"resource_key", "io_manager_key", "manifest_base_path"}
@@ -114,7 +140,9 @@ def test_dg_shows_what_each_attribute_is(name):
         if not shown.get("description")
     ]
     assert without == []
-    assert COMPONENTS[name].get_description()
+    described = COMPONENTS[name].get_description()
+    assert described
+    assert "Example" not in described  # it is Python
 
 
 def test_the_docs_of_an_attribute_are_those_of_the_argument():
@@ -123,7 +151,11 @@ def test_the_docs_of_an_attribute_are_those_of_the_argument():
     assert properties["pool"]["description"].startswith("A string that identifies the concurrency pool")
     # of several lines, which the docstring breaks
     assert "workers" in properties["worker_env"]["description"]
+    # the words of file_dataset.Pipeline in the place of a reference to it; and a null of YAML's
     assert properties["temp_dir"]["description"].endswith("a directory of every node.")
+    assert "takes it" not in properties["temp_dir"]["description"]
+    assert "null: what suits the runner, 0 locally and 1 on Ray" in properties["workers"]["description"]
+    assert "{site}-{patient}" in FilesComponent.model().model_json_schema()["properties"]["id"]["description"]
 
 
 def test_dagster_finds_the_components_where_the_package_is_installed(entry_points, monkeypatch):
@@ -142,23 +174,30 @@ def test_a_code_location_without_components_does_not_load_ours():
 # from YAML to files
 
 
-def test_what_is_scaffolded_runs(project, instance, scans):
-    raw = scans(["1", "2", "3"], missing=["2"])
-
-    @dg.asset
-    def scans_() -> pd.DataFrame:
-        return raw
-
-    project.scaffold_component(FileDatasetComponent, "store", {"base_path": "{{ context.project_root }}/base"})
-    project.scaffold_component(PipelineComponent, "sizes", {"input": "scans_"})
+@pytest.mark.parametrize("scaffold_format", ["yaml", "python"])
+def test_what_is_scaffolded_runs(project, instance, tmp_path, scaffold_format):
+    for row_id in "12":
+        (tmp_path / "raw" / row_id).mkdir(parents=True)
+        (tmp_path / "raw" / row_id / "scan.txt").write_text(f"scan {row_id}")
+    base = str(tmp_path / "base")
+    for component, name, params in (
+        (FileDatasetComponent, "store", {"base_path": base}),
+        (FilesComponent, "scans", {"pattern": f"{tmp_path}/raw/{{id}}/scan.txt"}),
+        (PipelineComponent, "sizes", {}),
+    ):
+        project.scaffold_component(component, name, params, scaffold_format)
     with project.build_all_defs() as defs:
-        done = dg.Definitions.merge(defs, dg.Definitions(assets=[scans_]))
-        result = done.resolve_implicit_global_asset_job_def().execute_in_process(instance=instance)
+        result = defs.resolve_implicit_global_asset_job_def().execute_in_process(instance=instance)
         manifest = result.asset_value("sizes")
-    base = project.project_root.resolve() / "base"
-    assert manifest["sizes.json"].tolist() == [f"{base}/files/sizes/{row_id}/sizes.json" for row_id in "13"]
+    assert manifest["sizes.json"].tolist() == [f"{base}/files/sizes/{row_id}/sizes.json" for row_id in "12"]
     assert Path(manifest["sizes.json"][0]).read_text() == '{"scan.txt": 6}'
     assert [check.asset_check_key.name for check in result.get_asset_check_evaluations()] == ["no_dropped_rows"]
+
+
+def test_the_store_that_is_scaffolded_lies_in_the_project(project):
+    folder = project.scaffold_component(FileDatasetComponent, "store")
+    with project.load_component_and_build_defs(folder) as (component, _):
+        assert component.base_path == f"{project.project_root.resolve()}/data"
 
 
 def test_the_test_that_is_scaffolded_passes_and_can_fail(project, tmp_path):
@@ -195,23 +234,6 @@ def test_a_function_that_is_there_needs_no_scaffold(project):
     with project.load_component_and_build_defs(folder) as (component, _):
         assert component.fn is copy_scan
         assert component.input == dg.AssetKey(["raw", "a"])
-
-
-def test_components_are_scaffolded_in_python_too(project, scans, instance):
-    raw = scans(["1"])
-
-    @dg.asset
-    def scans_() -> pd.DataFrame:
-        return raw
-
-    project.scaffold_component(
-        FileDatasetComponent, "store", {"base_path": str(project.project_root)}, scaffold_format="python"
-    )
-    project.scaffold_component(PipelineComponent, "sizes", {"input": "scans_"}, scaffold_format="python")
-    with project.build_all_defs() as defs:
-        done = dg.Definitions.merge(defs, dg.Definitions(assets=[scans_]))
-        result = done.resolve_implicit_global_asset_job_def().execute_in_process(instance=instance)
-        assert result.asset_value("sizes")["id"].tolist() == ["1"]
 
 
 # what YAML says
@@ -424,6 +446,65 @@ def test_a_misspelt_attribute_is_refused_where_it_is_written(load):
     assert "max_droped_fraction" in why(raised.value)
 
 
+# files
+
+
+def test_files_in_yaml_are_the_asset_and_the_sensor_of_python(load, monkeypatch):
+    monkeypatch.setenv("COMPONENTS_BUCKET", "raw")
+    component = load(
+        {
+            "name": "scans",
+            "patterns": {"scan.mha": "s3://{{ env.COMPONENTS_BUCKET }}/{site}/{id}.mha"},
+            "partition_by": "site",
+            "details": ["etag"],
+            "allow_empty": True,
+            "group_name": "cohort",
+            "sensor": {
+                "target": "key:scans or group:cohort",
+                "default_status": "running",
+                "minimum_interval_seconds": 300,
+                "run_config": {"ops": {"gray": {"config": {"only_changed": True}}}},
+                "tags": {"n": 1},
+            },
+        },
+        "FilesComponent",
+    )
+    in_python = files_asset(
+        "scans",
+        {"scan.mha": "s3://raw/{site}/{id}.mha"},
+        partition_by="site",
+        details=["etag"],
+        allow_empty=True,
+        group_name="cohort",
+    )
+    defs = dg.build_defs_for_component(component)
+    (asset,) = defs.assets
+    assert list(asset.specs) == list(in_python.specs)
+    assert asset.partitions_def == dg.DynamicPartitionsDefinition(name="site")
+    (sensor,) = defs.sensors
+    assert (sensor.name, sensor.minimum_interval_seconds) == ("scans_files", 300)
+    assert sensor.default_status is dg.DefaultSensorStatus.RUNNING
+    (job,) = sensor.jobs
+    assert job.selection == dg.AssetSelection.from_string("key:scans or group:cohort")
+    alone = load({"name": "scans", "patterns": {"a": "s3://raw/{id}"}}, "FilesComponent")
+    assert not dg.build_defs_for_component(alone).sensors
+
+
+def test_the_sensor_in_yaml_requests_a_run(load, tmp_path, instance):
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "1.txt").write_text("scan 1")
+    component = load(
+        {"name": "scans", "patterns": {"scan.txt": f"{tmp_path}/raw/{{id}}.txt"}, "sensor": {"tags": {"n": 1}}},
+        "FilesComponent",
+    )
+    store = FileDatasetResource(base_path=str(tmp_path / "base"))
+    resources = {"file_dataset": store, "io_manager": ManifestIOManager(resource=store)}
+    defs = dg.Definitions.merge(dg.build_defs_for_component(component), dg.Definitions(resources=resources))
+    with dg.build_sensor_context(instance, definitions=defs, resources={"file_dataset": store}) as tick:
+        (request,) = defs.resolve_sensor_def("scans_files").evaluate_tick(tick).run_requests
+    assert (request.tags["n"], request.tags["file_dataset/new"]) == ("1", "1")
+
+
 # secrets
 
 
@@ -497,7 +578,7 @@ def test_the_resource_comes_with_its_io_manager_unless_it_shall_not(load):
 def test_the_yaml_of_the_page_loads(project, monkeypatch, tmp_path):
     page = (Path(__file__).parents[2] / "docs/dagster.md").read_text()
     samples = re.findall(r"^```yaml\n# defs/(\S+)\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
-    assert [path for path, _ in samples] == ["store/defs.yaml", "gray/defs.yaml"]
+    assert [path for path, _ in samples] == ["store/defs.yaml", "scans/defs.yaml", "gray/defs.yaml"]
     for path, text in samples:
         folder = project.defs_folder_path / Path(path).parent
         folder.mkdir()
@@ -512,7 +593,8 @@ def test_the_yaml_of_the_page_loads(project, monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(tmp_path)
     with project.build_all_defs() as defs:
         assets = {asset.key.to_user_string(): asset for asset in defs.assets}
-        assert set(assets) == {"gray", "scans/nightly"}
+        assert set(assets) == {"scans", "gray", "scans/nightly"}
+        assert [sensor.name for sensor in defs.sensors] == ["scans_files"]
         (spec,) = assets["gray"].specs
         assert (spec.group_name, spec.code_version, spec.kinds) == ("imaging", "1.10", {"s3", "mha"})
         assert isinstance(assets["scans/nightly"].partitions_def, dg.DailyPartitionsDefinition)

@@ -5,7 +5,6 @@ import os
 import re
 import subprocess
 import sys
-import textwrap
 from pathlib import Path
 
 import pytest
@@ -64,35 +63,27 @@ def test_the_line_that_the_page_changes_is_the_one_that_is_written(project):
 
 def test_dg_lists_scaffolds_checks_and_launches(project):
     listed = project("dg", "list", "components")
-    assert "file_dataset_dagster.FileDatasetComponent" in listed
-    assert "file_dataset_dagster.PipelineComponent" in listed
+    for name in ("FileDatasetComponent", "FilesComponent", "PipelineComponent"):
+        assert f"file_dataset_dagster.{name}" in listed
     shown = project("dg", "utils", "inspect-component", "file_dataset_dagster.PipelineComponent")
     assert "acceptable dropped rows per input row, 0.0 to 1.0" in shown
 
     defs = project.path / "src/scans_project/defs"
     project("dg", "scaffold", "defs", "file_dataset_dagster.FileDatasetComponent", "store")
-    project("dg", "scaffold", "defs", "file_dataset_dagster.PipelineComponent", "gray", "--input", "scans")
-    (defs / "scans.py").write_text(
-        textwrap.dedent('''
-            """One scan of this machine."""
-
-            import dagster as dg
-            import pandas as pd
-
-
-            @dg.asset
-            def scans() -> pd.DataFrame:
-                return pd.DataFrame({"id": ["1", "2"], "scan.py": [__file__, "/no/such/file"]})
-        ''')
-    )
+    project("dg", "scaffold", "defs", "file_dataset_dagster.PipelineComponent", "gray")
+    raw = project.path / "raw"
+    for row_id in "12":
+        (raw / row_id).mkdir(parents=True)
+        (raw / row_id / "scan.txt").write_text("12345")
+    pattern = f"{raw}/{{id}}/scan.txt"
+    project("dg", "scaffold", "defs", "file_dataset_dagster.FilesComponent", "scans", "--pattern", pattern)
     project("dg", "check", "yaml")
     project("dg", "check", "defs")
     assert "1 passed" in project("python", "-m", "pytest", "-p", "no:cacheprovider")
     assert "gray:no_dropped_rows" in project("dg", "list", "defs")
     log = project("dg", "launch", "--assets", "*")
-    assert "1 of 2 rows dropped" in log
-    size = (defs / "scans.py").stat().st_size
-    assert json.loads((project.path / "data/files/gray/1/sizes.json").read_text()) == {"scan.py": size}
+    assert "0 of 2 rows dropped" in log
+    assert json.loads((project.path / "data/files/gray/2/sizes.json").read_text()) == {"scan.txt": 5}
 
     # a misspelt attribute is found before anything runs, and where it is written
     yaml = defs / "gray/defs.yaml"
