@@ -22,7 +22,7 @@ OnExceeded: TypeAlias = Literal["fail", "block", "check"]
 _SHOWN = 10  # partitions in a description; a guess
 _COLUMNS = ("id", "error_stage", "error_file", "error_url", "error_type", "error_code", "error_message")
 # the columns in which an id, or a URL made of it, can stand; error_message is free text
-_NAMING_COLUMNS = ("id", "error_url", "error_message")
+NAMING_COLUMNS = ("id", "error_url", "error_message")
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +171,7 @@ class DroppedRows:
         )
 
     def _table(self) -> dg.TableMetadataValue:
-        columns = [name for name in _COLUMNS if self.policy.show_ids or name not in _NAMING_COLUMNS]
+        columns = [name for name in _COLUMNS if self.policy.show_ids or name not in NAMING_COLUMNS]
         return table(self.result.failures[columns])
 
 

@@ -5,6 +5,7 @@
 
 # no `from __future__ import annotations` here: Dagster reads the annotations of an asset's function
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -19,8 +20,10 @@ from file_dataset_dagster._dropped_rows import (
     check_of_range,
 )
 from file_dataset_dagster._event_log import NO_EVENT, provenance_tags, version_tags
-from file_dataset_dagster._partition_run import AssetRun, NotStoredError
+from file_dataset_dagster._metrics import metrics_of
+from file_dataset_dagster._partition_run import AssetRun, Finished, NotStoredError
 from file_dataset_dagster._settings import Settings
+from file_dataset_dagster._telemetry import Reported, sending
 
 _SHOWN = 10  # partitions in a message; a guess
 
@@ -32,16 +35,41 @@ def materialize(context: dg.AssetExecutionContext, given: Any, settings: Setting
     except file_dataset.InvalidDatasetError as exc:  # of resources and config alone: it names no id
         raise dg.Failure(str(exc), allow_retries=False) from exc
     keys = list(context.partition_keys) if settings.is_partitioned else [None]
-    if len(keys) == 1:
-        yield from _alone(run, given, keys[0])
-    else:
-        yield from _one_by_one(run, given)
+    with sending():
+        if len(keys) == 1:
+            yield from _alone(run, given, keys[0])
+        else:
+            yield from _one_by_one(run, given)
+
+
+def _ran(run: AssetRun, given: Any, partition_key: str | None) -> Finished:  # noqa: ANN401
+    """Run a partition, and report it to OpenTelemetry where that is wanted.
+
+    Raises:
+        NotStoredError: its manifest is not to be stored.
+    """
+    about = {
+        "dagster.asset_key": run.asset_key.to_user_string(),
+        "dagster.partition": None if partition_key is None else str(partition_key),
+        "dagster.run_id": None if run.attempt is None else run.attempt.run_id,
+    }
+    reported = Reported.begin(about, shows_ids=run.settings.policy.show_ids)
+    started = time.monotonic()
+    try:
+        done = run.run(given, partition_key)
+    except NotStoredError as exc:
+        counted = {} if exc.check is None else exc.check.metadata
+        numbers = {name: counted[name].value for name in ("input_rows", "dropped_rows") if name in counted}
+        reported.failed(numbers, exc.description)
+        raise
+    reported.stored(metrics_of(done.result, time.monotonic() - started), done.result.failures)
+    return done
 
 
 def _alone(run: AssetRun, given: Any, partition_key: str | None) -> Iterator[Any]:  # noqa: ANN401
     """Run a single partition, or an asset without partitions; the IO manager stores it."""
     try:
-        done = run.run(given, partition_key)
+        done = _ran(run, given, partition_key)
     except NotStoredError as exc:
         if exc.check is not None:
             yield exc.check
@@ -74,7 +102,7 @@ def _one_by_one(run: AssetRun, given: Any) -> Iterator[Any]:  # noqa: ANN401, C9
     for number, key in enumerate(run.context.partition_keys):
         run.context.log.info("partition %s, %d of %d", key, number + 1, len(keys))
         try:
-            done = run.run(given, key)
+            done = _ran(run, given, key)
             stored = run.store(done, str(key))
         except NotStoredError as exc:
             failed[key] = exc

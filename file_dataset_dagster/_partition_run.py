@@ -25,6 +25,7 @@ from file_dataset_dagster._event_log import failed_in_run, last_materialization,
 from file_dataset_dagster._inputs import INPUT, frame_of, keys_of_input
 from file_dataset_dagster._io_manager import ManifestIOManager
 from file_dataset_dagster._losses import losses_of
+from file_dataset_dagster._metrics import metrics_of
 from file_dataset_dagster._partial_runs import PartialRun, Stored, check_outputs
 from file_dataset_dagster._paths import fitting, segment
 from file_dataset_dagster._previews import previews
@@ -198,12 +199,8 @@ class AssetRun:
         if self.manifests is not None:
             failures_uri = self.manifests.uri(self.asset_key, partition_key, of="failures")
         metadata = {
-            "input_rows": result.input_rows,
-            "dropped_rows": result.dropped_rows,
+            **metrics_of(result, time.monotonic() - started),
             **({} if upstream is None else upstream.metadata()),
-            "stored_bytes": int(result.files["size_bytes"].sum()),
-            "files_without_digest": result.files_without_digest,
-            "seconds": round(time.monotonic() - started, 1),
             "into_path": into_path,
             **({"rows_run": done.rows_run} if self.wanted.is_partial or done.rows_run < len(frame) else {}),
             **pictures,
