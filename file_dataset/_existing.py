@@ -1,7 +1,7 @@
 """`if_exists`: what is there already of a row's outputs, looked at before its download, and what a row takes back.
 
-One HEAD per declared output. A row that fails under `"error"` removes what it stored: nothing was there before, and the
-row can run again.
+One HEAD per declared output; to skip a row, one LIST where there is no such object, for it may be a directory. A row
+that fails under `"error"` removes what it stored: nothing was there before, and the row can run again.
 """
 
 from __future__ import annotations
@@ -9,19 +9,20 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from file_dataset import _in_order, _plan, _urls, _verdict
+from file_dataset import _directories, _in_order, _plan, _urls, _verdict
 from file_dataset._errors import Failure, InvalidDatasetError, RowError, code_of, exists_already, store_error
+from file_dataset._sink import ObjectInfo
 from file_dataset._tally import Failed, Stored, stored_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from concurrent.futures import Future
 
+    from file_dataset import _frame
     from file_dataset._errors import RowId
     from file_dataset._prepared import Prepared
     from file_dataset._silence import Silence
-    from file_dataset._sink import ObjectInfo
-    from file_dataset._store import ObjectStore
+    from file_dataset._store import Listing, ObjectStore
     from file_dataset._stores import Stores
     from file_dataset._urls import Location
 
@@ -85,49 +86,104 @@ def is_looked_for(prepared: Prepared) -> bool:
     return prepared.settings.if_exists != "overwrite" and prepared.contract is not None
 
 
-def looking(prepared: Prepared, row_id: RowId) -> Asked[ObjectInfo]:
-    """Return what looks for the declared outputs of a row, and has not begun.
+class Look:
+    """Looks for the declared outputs of a row: for an object of each name, and for a directory where there is none.
 
-    Raises:
-        RowError: a key would be too long.
+    The latter is a LIST, one after the other, and for a row to be skipped alone: the first that finds nothing says that
+    the row is to run. On disk it is known at once what is a directory.
     """
-    assert prepared.contract is not None  # noqa: S101  # is_looked_for()
-    try:
-        targets = _plan.targets(row_id, prepared.contract.names, prepared.prefix)
-    except InvalidDatasetError as exc:
-        raise RowError([Failure.of(row_id, "upload", exc)]) from exc
-    return Asked(targets, prepared.target)
 
+    def __init__(self, prepared: Prepared, row_id: RowId) -> None:
+        """Ask nothing yet.
 
-def info(store: ObjectStore[Any], at: Location) -> Future[ObjectInfo]:
-    """Ask a store for what it has at a location."""
-    return store.info(at)
+        Raises:
+            RowError: a key would be too long.
+        """
+        assert prepared.contract is not None  # noqa: S101  # is_looked_for()
+        try:
+            self._targets = _plan.targets(row_id, prepared.contract.names, prepared.prefix)
+        except InvalidDatasetError as exc:
+            raise RowError([Failure.of(row_id, "upload", exc)]) from exc
+        self._prepared, self._row_id = prepared, row_id
+        self._heads: Asked[ObjectInfo] = Asked(self._targets, prepared.target)
+        self._lists: dict[str, Asked[Listing]] = {}
 
+    def begin(self, then: Callable[[], object]) -> None:
+        """Begin; `then` is called when all is known, by the thread that brings it: it must not wait."""
+        self._heads.ask(lambda store, at: store.info(at), lambda: self._list_next(then))
 
-def seen(prepared: Prepared, position: int, asked: Asked[ObjectInfo]) -> Stored | Failed | None:
-    """Return what the answers make of the row at a position; None: it is to be run."""
-    row_id = prepared.rows.id_at(position)
-    found: dict[str, ObjectInfo] = {}
-    failed: _in_order.FailedFiles[str] = _in_order.FailedFiles(
-        lambda name, error: Failure.of(row_id, "upload", error, file=name, url=asked.targets[name])
-    )
-    for name, answer in asked.answers().items():
-        if isinstance(answer, FileNotFoundError):
-            continue
-        if isinstance(answer, OSError):
-            failed.add(name, _explained(answer))
-        elif prepared.settings.if_exists == "error":
-            is_local = not isinstance(asked.targets[name], _urls.ObjectUrl)
-            failed.add(name, exists_already(None if is_local else "PreconditionFailed"))
-        else:
-            found[name] = answer
-    if failed.all:
-        error = failed.row_error()
-        return Failed(error, is_refused=_verdict.is_refusal(error, len(asked.targets)))
-    if len(found) < len(asked.targets):
-        return None
-    files = tuple(stored_file(position, name, asked.targets[name], info) for name, info in found.items())
-    return Stored({file.file: file.location for file in files}, files, 0, was_there=True)
+    def _list_next(self, then: Callable[[], object]) -> None:
+        is_lost = any(not self._listed(name) for name in self._lists)
+        name = None if is_lost else next((name for name in self._unknown() if name not in self._lists), None)
+        if name is None:
+            then()
+            return
+        place = _urls.directory_at(self._targets[name])
+        asked: Asked[Listing] = Asked({name: place.at}, self._prepared.target)
+        self._lists[name] = asked
+        asked.ask(lambda store, at: store.list(at), lambda: self._list_next(then))
+
+    def _unknown(self) -> list[str]:
+        """Return the names under which there may be a directory."""
+        answers = self._heads.answers()
+        nothing = FileNotFoundError, IsADirectoryError
+        if any(isinstance(answer, OSError) and not isinstance(answer, nothing) for answer in answers.values()):
+            return []
+        kinds = nothing if self._prepared.settings.if_exists == "skip" else (IsADirectoryError,)
+        return [name for name, answer in answers.items() if isinstance(answer, kinds)]
+
+    def _listed(self, name: str) -> Listing | OSError:
+        return self._lists[name].answers()[name]
+
+    def seen(self, position: int) -> Stored | Failed | None:
+        """Return what the answers make of the row at a position; None: it is to be run."""
+        failed: _in_order.FailedFiles[str] = _in_order.FailedFiles(
+            lambda name, error: Failure.of(self._row_id, "upload", error, file=name, url=self._targets[name])
+        )
+        found: dict[str, list[_frame.StoredFile]] = {}
+        for name, head in self._heads.answers().items():
+            answer = self._listed(name) if name in self._lists else head
+            if not answer or isinstance(answer, FileNotFoundError):
+                continue
+            if isinstance(answer, OSError):
+                failed.add(name, _explained(answer))
+            elif self._prepared.settings.if_exists == "error":
+                is_local = not isinstance(self._targets[name], _urls.ObjectUrl)
+                failed.add(name, exists_already(None if is_local else "PreconditionFailed"))
+            elif isinstance(answer, ObjectInfo):
+                found[name] = [stored_file(position, name, self._targets[name], answer)]
+            elif files := self._files(position, name, answer):
+                found[name] = files
+        if failed.all:
+            error = failed.row_error()
+            return Failed(error, is_refused=_verdict.is_refusal(error, len(self._targets)))
+        if len(found) < len(self._targets):
+            return None
+        outputs = {name: f"{at}/" if name in self._lists else str(at) for name, at in self._targets.items()}
+        return Stored(outputs, tuple(file for files in found.values() for file in files), 0, was_there=True)
+
+    def _files(self, position: int, name: str, listing: Listing) -> list[_frame.StoredFile]:
+        try:
+            found = _directories.contents(_urls.directory_at(self._targets[name]), listing)
+        except OSError:  # there are markers alone
+            return []
+        return [
+            stored_file(position, f"{name}/{below}", each.at, ObjectInfo(each.size_bytes, each.etag))
+            for below, each in found.files.items()
+        ]
+
+    def silent(self) -> Iterator[tuple[Silence, str]]:
+        """Yield what is waited for, and who knows for how long no byte has moved."""
+        for asked in self._all():
+            yield from asked.silent()
+
+    def forget(self) -> None:
+        """Let go of the answers: their callbacks refer to this, which would wait for the garbage collector."""
+        for asked in self._all():
+            asked.forget()
+
+    def _all(self) -> list[Asked[Any]]:
+        return [self._heads, *self._lists.values()]
 
 
 def _explained(error: OSError) -> OSError:

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from file_dataset._effort import Effort
     from file_dataset._prepared import Prepared
     from file_dataset._silence import Silence
-    from file_dataset._sink import ObjectInfo
     from file_dataset._stores import Stores
     from file_dataset._window import OnDisk
 
@@ -87,7 +86,7 @@ class Flight:
         self._work: TempDir | None = None
         self._arriving: Arrival | None = None
         self._beginning = threading.Lock()  # held while its downloads are begun after its outputs were looked for
-        self._looking: _existing.Asked[ObjectInfo] | None = None
+        self._looking: _existing.Look | None = None
         self._has_begun = False
         self._new_in: Stores | None = None  # where what it stores replaces nothing, so that it can be taken back
         self._ended: Callable[[], object] = _nothing
@@ -135,16 +134,16 @@ class Flight:
             return
 
         def looked() -> None:
-            self._looked(prepared, asked, then, lambda: elsewhere(go_on))
+            self._looked(prepared, look, then, lambda: elsewhere(go_on))
 
         go_on = functools.partial(self._go_on, download, then)
-        asked = self._looking = _existing.looking(prepared, row.id)
-        asked.ask(_existing.info, looked)
+        look = self._looking = _existing.Look(prepared, row.id)
+        look.begin(looked)
 
     def _looked(
         self,
         prepared: Prepared,
-        asked: _existing.Asked[ObjectInfo],
+        look: _existing.Look,
         then: Callable[[], object],
         go_on: Callable[[], object],
     ) -> None:
@@ -154,8 +153,8 @@ class Flight:
             return
         outcome: Stored | Failed | Ended | None = None
         try:
-            outcome = _existing.seen(prepared, self.position, asked)
-            asked.forget()
+            outcome = look.seen(self.position)
+            look.forget()
             if outcome is None:
                 go_on()
         except OSError as exc:  # no thread to go on in

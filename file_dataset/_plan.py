@@ -62,7 +62,7 @@ class DirectoryUpload:
     @property
     def url(self) -> str:
         """Where it lies, as a manifest has it."""
-        return f"{self.target}/"
+        return str(_urls.directory_at(self.target))
 
 
 @dataclass(frozen=True, slots=True)

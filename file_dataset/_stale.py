@@ -26,8 +26,9 @@ _DENIED = "AccessDenied"
 
 def prefix_of(directory: DirectoryUpload) -> _urls.ObjectUrl:
     """Return what the keys of a directory's objects begin with, as a location."""
-    assert isinstance(directory.target, _urls.ObjectUrl), "a directory in S3"  # noqa: S101
-    return _urls.ObjectUrl(directory.target.bucket, f"{directory.target.key}/")
+    at = _urls.directory_at(directory.target).at
+    assert isinstance(at, _urls.ObjectUrl), "a directory in S3"  # noqa: S101
+    return at
 
 
 class Occupied:

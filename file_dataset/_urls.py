@@ -80,6 +80,11 @@ class Directory:
         return f"{str(self.at).removesuffix('/')}/" if isinstance(self.at, Path) else str(self.at)
 
 
+def directory_at(at: Location) -> Directory:
+    """Return the directory at a location without a slash at its end."""
+    return Directory(at if isinstance(at, Path) else ObjectUrl(at.bucket, f"{at.key}/"))
+
+
 Source: TypeAlias = "Location | Directory"  # what a cell of a frame can be
 
 
