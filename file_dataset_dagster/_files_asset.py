@@ -49,8 +49,9 @@ def files_asset(  # noqa: PLR0913 (each is a choice of the user's)
     """Return an asset whose value is the frame of the files in a bucket or below a directory.
 
     The value is what `file_dataset.list_files` returns, stored as a manifest; `pipeline_asset(input=...)` reads it. Its
-    data version is a digest of ids, locations and ETags: a listing that finds nothing new leaves what is downstream
-    fresh. `build_files_sensor` lists at every tick, and requests a run when something is new.
+    data version is a digest of ids, locations and ETags (of a directory: its size, and the time of its newest file): a
+    listing that finds nothing new leaves what is downstream fresh. `build_files_sensor` lists at every tick, and
+    requests a run when something is new.
 
     Costs a LIST per 1,000 keys that begin with the text before the first field, for each run. With `partition_by` a run
     over one partition lists only what begins with its value, where the field stands alone between slashes.
@@ -163,7 +164,7 @@ def _materialize(run: _Run, context: dg.AssetExecutionContext) -> Iterator[Any]:
     shown = {key: listing.shown(frame) for key, frame in frames.items()}
     metadata = {key: listing.metadata(frame, seconds) for key, frame in frames.items()}
     manifests = run.manifests(context)
-    if manifests is not None and "etag" in listing.details:
+    if manifests is not None and all(map(listing.is_in_values, frames.values())):
         # the values say what the version says, so that a partial run knows rows that are as they were
         manifests.expect_versions(run.key, {key: version.value for key, version in versions.items()})
     if len(frames) == 1:
@@ -216,7 +217,7 @@ def _observe(run: _Run, context: dg.AssetExecutionContext) -> Iterator[Any]:
         if manifests is None:
             metadata["rows"] = len(shown)
         else:
-            noted = version.value if "etag" in run.listing.details else None
+            noted = version.value if run.listing.is_in_values(frame) else None
             metadata |= manifests.store_frame(shown, run.key, key, noted)
         if key is None:
             yield dg.ObserveResult(asset_key=run.key, data_version=version, metadata=metadata)

@@ -82,9 +82,17 @@ class Listing:
         return frame.drop(columns=left_out)
 
     def version(self, frame: pd.DataFrame) -> dg.DataVersion:
-        """sha256 over ids, locations and ETags, sorted; times are left out, so equal bytes leave it as it is."""
+        """sha256 over ids, locations and ETags, sorted. Sizes and times are left out: equal bytes leave it as it is."""
         parts = [frame[["id", *self.patterns]], *(tags_of(frame, file).to_frame() for file in self.patterns)]
         return version_of_frames({"": pd.concat(parts, axis="columns")})
+
+    def is_in_values(self, frame: pd.DataFrame) -> bool:
+        """Whether a frame with the details that were asked for has all that its version is of."""
+        if set(self.details) == set(DETAILS):
+            return True
+        return "etag" in self.details and all(
+            bool((frame[f"{file}.etag"].notna() | frame[file].isna()).all()) for file in self.patterns
+        )
 
     def metadata(self, frame: pd.DataFrame, seconds: float) -> dict[str, Any]:
         """What Dagster shows of a listing: how many files and bytes, and how long it took."""
@@ -106,7 +114,10 @@ class Listing:
 
 
 def tags_of(frame: pd.DataFrame, file: str) -> pd.Series:
-    """The ETags of a column of files; of a store without any the size and the time; null where a row has no file."""
+    """The ETags of a column of files; null where a row has no file.
+
+    What has no ETag (a directory, a file of a store without any) has its size and the time of its newest file.
+    """
     tags = frame[f"{file}.etag"]
     lacks = tags.isna() & frame[file].notna()
     if not lacks.any():

@@ -1,8 +1,13 @@
 """Which files a sensor requests: each once, whatever is created, overwritten, deleted, and whenever a tick dies."""
 
+import uuid
+
 import dagster as dg
 import pytest
 from dagster._core.execution.build_resources import wrap_resources_for_execution
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 
 import file_dataset
 from file_dataset_dagster import FileDatasetResource, ManifestIOManager, build_files_sensor, files_asset
@@ -277,6 +282,68 @@ def test_a_file_that_goes_with_every_row_is_new_in_every_partition(resource, ins
     assert ticks() == {"a": {"new": 2}, "b": {"new": 2}}
     put("atlas.txt", b"another")
     assert ticks() == {"a": {"overwritten": 1}, "b": {"overwritten": 1}}
+
+
+KEYS = st.tuples(st.sampled_from("ab"), st.sampled_from("12"))
+SCHEDULES = st.lists(
+    st.one_of(
+        st.tuples(st.just("put"), KEYS, st.sampled_from(["x", "y"])),
+        st.tuples(st.just("delete"), KEYS),
+        st.tuples(st.just("tick")),
+        st.tuples(st.just("dies")),
+    ),
+    min_size=6,
+    max_size=14,
+)
+
+
+@pytest.mark.parametrize("partition_by", [None, "site"])
+@hypothesis_settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(schedule=SCHEDULES)
+def test_each_file_that_is_there_at_a_tick_is_requested_once(
+    resource, instance, bucket, put, delete, partition_by, schedule
+):
+    """Whatever is created, overwritten and deleted between ticks, some of which die after they stored their listing.
+
+    What a tick must request is what is there, less what was there, with that content, at the last tick that ended.
+    """
+    root = uuid.uuid4().hex
+    patterns = {"scan.txt": f"s3://{bucket}/{root}/{{site}}/{{id}}.txt"}
+    scans = files_asset(root, patterns, id="{site}-{id}", partition_by=partition_by)
+    ticks = Ticks(resource, instance, scans)
+    there, delivered = {}, {}
+    for action, *arguments in [*schedule, ("tick",), ("tick",)]:
+        if action == "put":
+            (site, name), body = arguments
+            put(f"{root}/{site}/{name}.txt", body)
+            there[site, name] = body
+        elif action == "delete":
+            ((site, name),) = arguments
+            delete(f"{root}/{site}/{name}.txt")
+            there.pop((site, name), None)
+        elif action == "dies":
+            ticks.evaluate()
+        else:
+            wanted = {}
+            for (site, name), body in there.items():
+                if delivered.get((site, name)) != body:
+                    of = wanted.setdefault(site if partition_by else None, {"new": 0, "overwritten": 0})
+                    of["overwritten" if (site, name) in delivered else "new"] += 1
+            said = ticks()
+            gone = len(set(delivered) - set(there))
+            if wanted:
+                counted = {
+                    key: {kind: tags.get(kind, 0) for kind in ("new", "overwritten")} for key, tags in said.items()
+                }
+                assert counted == wanted
+                first = next(iter(said.values()))
+                elsewhere = first.get("deleted_in_other_partitions", 0)
+                assert sum(tags.get("deleted", 0) for tags in said.values()) + elsewhere == gone
+            else:
+                assert isinstance(said, str)
+                assert (f"{gone} deleted" in said) == bool(gone)
+            delivered = dict(there)
+    assert len(set(ticks.run_keys)) == len(ticks.run_keys)
 
 
 def test_runs_have_the_config_and_the_tags_that_were_given(resource, instance, bucket, put):
