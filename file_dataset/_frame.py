@@ -217,7 +217,7 @@ def rows_of_frame(frame: object, file_columns: Sequence[str] | None, *, needs_id
     texts = {
         name: _values(frame[name])
         for name in names
-        if name != ID and name not in ERROR_COLUMNS and (file_columns is not None or _may_hold_text(frame[name]))
+        if name != ID and name not in ERROR_COLUMNS and (file_columns is not None or may_hold_text(frame[name]))
     }
     chosen = _file_columns(texts, file_columns, count=len(frame), what="frame")
     pinned = {column: _values(frame[column]) for column in map(version_column, chosen) if column in names}
@@ -290,7 +290,8 @@ def _check_column_names(names: list[Any]) -> None:
         raise InvalidDatasetError(f"columns {twice[:_SHOWN]} appear more than once")
 
 
-def _may_hold_text(column: pd.Series) -> bool:
+def may_hold_text(column: pd.Series) -> bool:
+    """Return whether a column is of texts or objects: others name no files."""
     import pandas as pd
     from pandas.api import types
 

@@ -17,6 +17,7 @@ from file_dataset._file_tables import check_files, id_type
 from file_dataset._options import Options
 from file_dataset._ray import batching, compat
 from file_dataset._ray.compat import Batch, BatchDatasource
+from file_dataset._ray.survey import Texts
 from file_dataset._reader import reader_of
 
 if TYPE_CHECKING:
@@ -73,7 +74,8 @@ def blob_reader(  # noqa: PLR0913  # each is a choice of the user's
     Args:
         frame: columns of `s3://` URLs (or paths that every node can read); `id`, where it has one, comes along. A
             column `<file>.version_id` has that version read, null the newest; it does not come along. A
-            Dataset with such columns is executed now, and all of its columns come to this process.
+            Dataset with such columns is executed now, and its rows come to this process: what was filtered out of it
+            is never read. Columns that can name no file (numbers, bytes, arrays) stay there, unless `carry`.
         batch_size: rows per task. None: as many as make 32 MiB by the mean, at most 1,024. They are fewer, but not
             under 8, where slots (as in `run_pipeline`) would get fewer than four tasks each, and under 8 where a slot
             would get none. 1,000 objects of 16 KiB then take 0.4 s, and 4.5 s with `batch_size=4` (measured as
@@ -118,7 +120,7 @@ def blob_reader(  # noqa: PLR0913  # each is a choice of the user's
     if concurrency is not None:
         compat.checked_count("concurrency", concurrency, 1)
     resources = compat.resources(ray_remote_args, num_cpus=num_cpus, memory=memory)
-    table = _in_pandas(frame)
+    table = _in_pandas(frame, file_columns, carry=carry)
     rows = _frame.rows_of_frame(table, file_columns, needs_id=False)
     check_files(rows)
     options = options or Options.default()
@@ -153,10 +155,18 @@ def blob_reader(  # noqa: PLR0913  # each is a choice of the user's
     )
 
 
-def _in_pandas(data: pd.DataFrame | ray.data.Dataset) -> pd.DataFrame:
+def _in_pandas(
+    data: pd.DataFrame | ray.data.Dataset, file_columns: Sequence[str] | None, *, carry: bool
+) -> pd.DataFrame:
+    """Return a frame as it is, and a Dataset as a frame: its columns that name files, or all of them."""
     if not compat.is_dataset(data):
         return data
     _connect()
+    if not carry:
+        only_texts: Any = Texts(file_columns)
+        takes: dict[str, Any] = {"num_cpus": 0}  # the caller may be a task that has the last CPU
+        how = {**compat.pool(None, takes, of_actors=False), **takes}
+        data = data.map_batches(only_texts, batch_format=None, batch_size=None, **how)
     with compat.settings(data, keeps_order=True):
         frame: pd.DataFrame = data.to_pandas()
     return frame

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -83,6 +83,44 @@ class Survey:
                 texts = [None if version is None else str(version) for version in versions]
                 table = table.append_column(_VERSION + name, pa.array(texts, pa.string()))
         return table
+
+
+class Texts:
+    """Drops the columns of a block that name no file, so that blobs and arrays do not travel."""
+
+    def __init__(self, file_columns: Sequence[str] | None) -> None:
+        """Take the names of the file columns; None: columns that may be some are kept."""
+        self._file_columns = file_columns
+
+    def __call__(self, block: pd.DataFrame | pa.Table) -> pd.DataFrame | pa.Table:
+        """Return the block with its ids, its file columns and their versions."""
+        names = block.column_names if isinstance(block, pa.Table) else list(block)
+        kept = [name for name in names if self._is_kept(name, block)]
+        if len(kept) == len(names) or not set(kept) - {_frame.ID}:  # what is refused, is refused by all its columns
+            return block
+        return block.select(kept) if isinstance(block, pa.Table) else block[kept]
+
+    def _is_kept(self, name: Any, block: pd.DataFrame | pa.Table) -> bool:  # noqa: ANN401  # pandas has any names
+        if not isinstance(name, str) or name in _frame.FAILURE_COLUMNS or name.endswith(f".{_frame.VERSION}"):
+            return True
+        if self._file_columns is not None:
+            return name in self._file_columns
+        column = block[name]
+        if isinstance(column, pa.ChunkedArray):
+            return _may_be_text(column.type) or column.null_count == len(column)
+        if pd.api.types.is_numeric_dtype(column.dtype):
+            return bool(column.isna().all())
+        if pd.api.types.is_object_dtype(column.dtype):
+            found = column.dropna()
+            return not len(found) or any(isinstance(value, str | PurePath) for value in found)
+        return _frame.may_hold_text(column)
+
+
+def _may_be_text(kind: pa.DataType) -> bool:
+    if isinstance(kind, pa.BaseExtensionType):  # an array of Ray's, or Python objects
+        return not pa.types.is_nested(kind.storage_type)
+    others = pa.types.is_primitive, pa.types.is_nested, pa.types.is_binary, pa.types.is_large_binary
+    return not any(is_one(kind) for is_one in others)
 
 
 class Pending:
