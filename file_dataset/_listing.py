@@ -17,7 +17,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from file_dataset import _file_rows, _frame, _options, _patterns, _plan, _urls
+from file_dataset import _file_rows, _frame, _ids, _options, _patterns, _plan, _urls
 from file_dataset._errors import Failure, InvalidDatasetError, RowError, store_error
 from file_dataset._file_rows import FoundDirectory, Matches
 from file_dataset._silence import awaited
@@ -304,7 +304,7 @@ def list_files(
             match.settle([other for other in matches if other.pattern.is_firm])
         match.check()
     rows = _file_rows.joined(matches, fields)
-    ids = _ids(rows, template, matches, fields)
+    ids = _ids_of(rows, template, matches, fields)
     return _frame_of(rows, ids, matches, fields, details=details)
 
 
@@ -442,7 +442,9 @@ def _check_not_empty(matches: Sequence[Matches], places: Sequence[_Place], patte
         raise InvalidDatasetError(f"{'; '.join(reasons)}. If that may be so, pass allow_empty=True")
 
 
-def _ids(rows: Sequence[FoundRow], template: Pattern, matches: Sequence[Matches], fields: Sequence[str]) -> list[str]:
+def _ids_of(
+    rows: Sequence[FoundRow], template: Pattern, matches: Sequence[Matches], fields: Sequence[str]
+) -> list[str]:
     """Return the id of each row.
 
     Raises:
@@ -464,7 +466,7 @@ def _ids(rows: Sequence[FoundRow], template: Pattern, matches: Sequence[Matches]
             _refuse_twice(text, ids[text], row, fields)
         ids[text] = row
     try:
-        _frame.id_texts(list(ids))
+        _ids.texts_of(list(ids))
     except InvalidDatasetError:
         for text, row in ids.items():
             try:

@@ -12,7 +12,7 @@ from helpers import python_calls
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from file_dataset import InvalidDatasetError, RowError
+from file_dataset import InvalidDatasetError, RowError, _ids
 from file_dataset import _frame as frames
 from file_dataset._errors import Failure
 from file_dataset._plan import FileRow
@@ -390,7 +390,7 @@ def texts_one_by_one(ids):
 def test_ids_are_accepted_together_when_each_of_them_is(ids):
     """The one pass over the joined texts and the look at each id agree."""
     try:
-        texts = frames.id_texts(ids)
+        texts = _ids.texts_of(ids)
     except InvalidDatasetError:
         texts = None
     assert texts == texts_one_by_one(ids)

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from file_dataset import _frame, _plan, _seal, _urls
+from file_dataset import _frame, _ids, _plan, _seal, _urls
 from file_dataset._errors import InvalidDatasetError
 
 if TYPE_CHECKING:
@@ -261,7 +261,7 @@ def _check(file: pq.ParquetFile, lines: pa.Table) -> None:
     for place in words["into_path"]:
         _urls.parse_prefix(place)
     if lines.num_rows:
-        _frame.id_texts(lines["id"].to_pylist())
+        _ids.texts_of(lines["id"].to_pylist())
     names = pc.struct_field(pc.list_flatten(few["outputs"].combine_chunks()), "file") if len(few) else pa.array([])
     for name in names.unique().to_pylist():
         _plan.check_file_names([name.removesuffix("/")], local=False, segment_bytes=_urls.KEY_BYTES)

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from file_dataset import _frame, _urls
+from file_dataset import _frame, _ids, _urls
 from file_dataset._checkpoint import fingerprints
 from file_dataset._errors import InvalidDatasetError
 from file_dataset._prepared import Prepared, stores
@@ -187,7 +187,7 @@ def ask(options: BatchOptions, dataset: ray.data.Dataset, wish: Wish) -> Surveye
         table = _answers(dataset, Survey(options.elsewhere(file_columns=columns), wish))
     ids: list[str] = table["id"].to_pylist()
     into = _urls.parse_prefix(options.settings.write_options["into_path"])
-    _frame.check_ids(pd.DataFrame({_frame.ID: ids}, dtype=object), local=isinstance(into, Path))
+    _ids.checked(pd.DataFrame({_frame.ID: ids}, dtype=object), local=isinstance(into, Path))
     inputs = frozenset(url for urls in table["inputs"].drop_null().to_pylist() for url in urls)
     starts = np.flatnonzero(table["file_columns"].is_valid().to_numpy()).tolist()
     surveyed = Surveyed(ids, columns, inputs, starts)
