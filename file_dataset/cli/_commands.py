@@ -7,7 +7,7 @@ import logging
 import sys
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
@@ -69,13 +69,21 @@ def _show_version(ctx: click.Context, _option: click.Parameter, value: bool) -> 
         ctx.exit()
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}, epilog=_EPILOG)
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog=_EPILOG,
+    invoke_without_command=True,
+)
 @click.option("--version", is_flag=True, expose_value=False, is_eager=True, callback=_show_version, help="Show it.")
-def _group() -> None:
+@click.pass_context
+def _group(ctx: click.Context) -> None:
     """Run functions on the files of a frame: s3:// URLs in, local files for fn, s3:// URLs out.
 
     Each command has a --help of its own, with what it costs.
     """
+    if ctx.invoked_subcommand is None:
+        say(ctx.get_help())
+        ctx.exit(_endings.USAGE)
 
 
 def _command(*decorators: Callable[[Any], Any]) -> Callable[[Callable[..., int | None]], click.Command]:
@@ -270,13 +278,11 @@ def plan_command(
     Example:
       file-dataset plan my_module:resample scans.csv --into s3://my-bucket/resampled/
     """  # noqa: D301  # click's mark
-    plan = _pipeline(**choices).plan(
-        _frames.read_frame(frame),
-        checkpoint=checkpoint,
-        code_version=code_version,
-        check_inputs=check_inputs,
-        sizes=True,
-    )
+    table = _frames.read_frame(frame)
+    with _endings.stdout_for_the_command():  # the module may print when it is imported
+        plan = _pipeline(**choices).plan(
+            table, checkpoint=checkpoint, code_version=code_version, check_inputs=check_inputs, sizes=True
+        )
     if as_json:
         for row in _frames.records(plan.rows):
             click.echo(_frames.json_line(row))
@@ -335,10 +341,12 @@ def run_command(  # noqa: PLR0913  # each is a choice of the user's
     for path in (output, failures):
         if path is not None:
             _frames.check_name(path)
-    pipeline = _pipeline(options=options, progress=_print_row if as_json else None, **choices)
     table = _frames.read_frame(frame)
     try:
-        result = pipeline.run(table, checkpoint=checkpoint, code_version=code_version, check_inputs=check_inputs)
+        with _endings.stdout_for_the_command() as own:
+            progress = functools.partial(_print_row, own) if as_json else None
+            pipeline = _pipeline(options=options, progress=progress, **choices)
+            result = pipeline.run(table, checkpoint=checkpoint, code_version=code_version, check_inputs=check_inputs)
     except (file_dataset.RunStoppedError, KeyboardInterrupt) as exc:
         if (so_far := getattr(exc, "result", None)) is not None:
             _report(so_far, None, failures, as_json=as_json, error=str(exc) or "interrupted")
@@ -351,14 +359,13 @@ def run_command(  # noqa: PLR0913  # each is a choice of the user's
     return _endings.DROPPED if result.dropped_rows else _endings.GOOD
 
 
-def _print_row(now: file_dataset.Progress) -> None:
+def _print_row(own: TextIO, now: file_dataset.Progress) -> None:
     """Write a line for the row that ended."""
     first = now.failures[0] if now.failures else None
     names = ("stage", "file", "url", "type", "code", "message")
     why = {} if first is None else {f"error_{name}": getattr(first, name) for name in names}
     record = {"id": now.id, "state": "stored" if first is None else "dropped", **why}
-    click.echo(_frames.json_line(record))
-    sys.stdout.flush()
+    print(_frames.json_line(record), file=own, flush=True)
 
 
 def _report(

@@ -6,7 +6,7 @@ import contextlib
 import os
 import signal
 import sys
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 import click
 
@@ -87,6 +87,19 @@ def leave(code: int, message: str, error: BaseException) -> NoReturn:
         if ".result" not in note:  # that is for programs
             say(note)
     raise click.exceptions.Exit(code) from None
+
+
+@contextlib.contextmanager
+def stdout_for_the_command() -> Iterator[TextIO]:
+    """Yield stdout for what the command writes; what fn prints meanwhile, or a tool that it starts, goes to stderr."""
+    sys.stdout.flush()
+    with os.fdopen(os.dup(1), "w", encoding="utf-8") as own:
+        os.dup2(2, 1)
+        try:
+            yield own
+        finally:
+            sys.stdout.flush()
+            os.dup2(own.fileno(), 1)
 
 
 def say(text: str) -> None:

@@ -13,8 +13,8 @@ import pytest
 SHRINK = '''
 """What a user has in the current directory."""
 
+import os
 import time
-from pathlib import Path
 
 
 def halve(input_dir, output_dir):
@@ -29,6 +29,12 @@ def slowly(input_dir, output_dir, row):
     with open("begun.txt", "a") as log:
         log.write(row["id"] + "\\n")
     time.sleep(0.05)
+    return halve(input_dir, output_dir)
+
+
+def chatty(input_dir, output_dir):
+    print("from Python")
+    os.system("echo from a tool")
     return halve(input_dir, output_dir)
 
 

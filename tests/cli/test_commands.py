@@ -97,6 +97,17 @@ def test_too_many_failures_stop_the_run_and_are_written(shell, read_lines):
     assert b"with --checkpoint the same command goes on" in done.stderr
 
 
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_what_fn_prints_is_not_among_the_lines_for_machines(shell, read_lines, workers):
+    args = [shell.write(shell.put_scans(2)), "--into", "half", "--workers", workers]
+    done = shell.run("run", "shrink:chatty", *args, "--json")
+    assert done.returncode == 0, done.stderr
+    assert [line.get("id") for line in read_lines(done)] == ["000", "001", None]
+    assert done.stderr.count(b"from Python") == done.stderr.count(b"from a tool") == 2
+    piped = shell.run("run", "shrink:chatty", *args, "-o", "-")
+    assert piped.stdout.decode().splitlines()[0] == "half.txt,id"
+
+
 def test_the_traceback_of_a_failure_is_of_fn_alone(shell):
     done = shell.run("run", "shrink:halve", shell.write(shell.put_scans(1, bad=[0])), "--into", "half")
     said = done.stderr.decode()

@@ -90,6 +90,14 @@ def test_a_command_that_is_wrong_ends_with_a_sentence(here, monkeypatch, capsys,
     assert [path for path in sorted(here.iterdir()) if path.name != "__pycache__"] == before
 
 
+def test_without_a_command_there_is_help(monkeypatch, capsys):
+    assert leave(monkeypatch) == 2
+    stdout, stderr = capsys.readouterr()
+    assert stdout == ""
+    assert stderr.startswith("Usage: ")
+    assert "Commands:\n  get " in stderr
+
+
 def test_version_is_that_of_the_distribution(monkeypatch, capsys):
     assert leave(monkeypatch, "--version") == 0
     assert capsys.readouterr().out == f"file-dataset {file_dataset.__version__}\n"
