@@ -12,6 +12,7 @@ from servers import radosgw
 
 # Ceph 16.2 gives no checksums; the tests that compare them know (`tells_checksums`)
 MODULES = (
+    "directories/test_directories_on_stores.py",
     "s3/test_stores.py",
     "s3/test_pins.py",
     "rows/test_reader.py",

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import threading
-from pathlib import Path
 
 import pytest
-from helpers import free_port, options_for
+from helpers import options_for
+from servers import rclone as rclone_server
 
 from file_dataset import Options, _retry
 from file_dataset._errors import code_of
@@ -458,22 +456,10 @@ class TestS3Store(S3Contract):
         return bucket.client
 
 
-RCLONE_KEYS = {"aws_access_key_id": "AKIDTEST", "aws_secret_access_key": "secrettest", "region_name": "us-east-1"}
-
-
 @pytest.fixture(scope="module")
 def rclone(tmp_path_factory):
-    address = f"127.0.0.1:{free_port()}"
-    root = tmp_path_factory.mktemp("rclone")
-    (root / "bucket").mkdir()
-    command = [Path(sys.executable).with_name("rclone"), "serve", "s3", "--auth-key", "AKIDTEST,secrettest"]
-    command += ["--addr", address, "--vfs-cache-mode", "off", "--config", "/dev/null", root]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
-        for line in server.stderr:
-            if "Starting s3 server" in line:
-                break
-        yield f"http://{address}"
-        server.terminate()
+    with rclone_server.running(tmp_path_factory.mktemp("rclone")) as url:
+        yield url
 
 
 class TestAStoreThatChecksSignatures(S3Contract):
@@ -485,7 +471,7 @@ class TestAStoreThatChecksSignatures(S3Contract):
 
     @pytest.fixture
     def options(self, rclone, engine):
-        return Options(RCLONE_KEYS, options_for(rclone).s3_client_kwargs, engine=engine)
+        return Options(rclone_server.KEYS, options_for(rclone).s3_client_kwargs, engine=engine)
 
     @pytest.fixture
     def s3_client(self, options):
