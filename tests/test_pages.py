@@ -13,6 +13,7 @@ import re
 import subprocess
 import sys
 import textwrap
+import tomllib
 import uuid
 from pathlib import Path
 
@@ -180,6 +181,14 @@ def test_an_error_is_found_by_the_words_that_it_has():
     quoted = re.findall(r"^\| `([^|]*)` ", PAGES["docs/troubleshooting.md"], re.MULTILINE)
     assert len(quoted) >= 30
     assert [words for text in quoted for words in text.split("` and `") if words not in said] == []
+
+
+def test_every_dependency_has_its_reason():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = [needed for needs in project["optional-dependencies"].values() for needed in needs]
+    names = {re.match(r"[\w-]+", needed)[0] for needed in [*project["dependencies"], *extras]} - {"file-dataset"}
+    listed = {name for name in names if re.search(rf"^\|.*\b{name}\b", PAGES["docs/dependencies.md"], re.MULTILINE)}
+    assert listed == names
 
 
 def test_the_page_for_machines_names_every_page():
