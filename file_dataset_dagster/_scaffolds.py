@@ -2,6 +2,7 @@
 
 import json
 import keyword
+import re
 from pathlib import Path
 from typing import Any
 
@@ -186,7 +187,7 @@ class FilesScaffolder(dg.Scaffolder[FilesParams]):
         folder = request.target_path.parent if request.append else request.target_path
         pattern = request.params.pattern
         file = request.params.file or pattern.rpartition("/")[2]
-        values = {"name": folder.name, "file": file, "pattern": pattern}
+        values = {"name": re.sub(r"\W", "_", folder.name), "file": file, "pattern": pattern}
         quoted = {name: json.dumps(value) for name, value in values.items()}
         _write(request, _FILES_YAML.format(**quoted, type_name=request.type_name), _FILES_PYTHON.format(**quoted))
 

@@ -1,7 +1,7 @@
 """What YAML can say of an argument, and the value that Python code would give: keys, functions, policies, partitions.
 
 A text is what is written: Dagster reads the text "1.10" of a component's YAML as a number, and this does not. Only what
-has `{{ }}` in it is rendered.
+has `{{ }}` in it is rendered. Dagster's UI shows the names of the models.
 """
 
 # no `from __future__ import annotations` here: Dagster reads the annotations of a component as types
@@ -20,30 +20,30 @@ _ENV = re.compile(r"""\s*\{\{\s*env(?:\.(\w+)|\(\s*['"](\w+)['"]\s*\))\s*\}\}\s*
 _TEMPLATE = re.compile(r"\{[{%#]")
 
 
-class _Input(dg.Model):
+class ReadAsset(dg.Model):
     key: str
     partition_mapping: str | None = None
     metadata: dict[str, Any] | None = None
     input_manager_key: str | None = None
 
 
-class _Retry(dg.Model):
+class Retry(dg.Model):
     max_retries: int = 1
     delay: float | None = None
     backoff: Literal["linear", "exponential"] | None = None
     jitter: Literal["full", "plus_minus"] | None = None
 
 
-class _SingleRun(dg.Model):
+class SingleRun(dg.Model):
     type: Literal["single_run"]
 
 
-class _MultiRun(dg.Model):
+class MultiRun(dg.Model):
     type: Literal["multi_run"]
     max_partitions_per_run: int = 1
 
 
-class _Hourly(dg.Model):
+class Hourly(dg.Model):
     type: Literal["hourly"]
     start_date: str
     end_date: str | None = None
@@ -53,22 +53,22 @@ class _Hourly(dg.Model):
     minute_offset: int = 0
 
 
-class _Daily(_Hourly):
+class Daily(Hourly):
     type: Literal["daily"]  # type: ignore[assignment]  # the tag of a union
     hour_offset: int = 0
 
 
-class _Weekly(_Daily):
+class Weekly(Daily):
     type: Literal["weekly"]  # type: ignore[assignment]
     day_offset: int = 0
 
 
-class _Monthly(_Daily):
+class Monthly(Daily):
     type: Literal["monthly"]  # type: ignore[assignment]
     day_offset: int = 1
 
 
-class _TimeWindow(dg.Model):
+class TimeWindow(dg.Model):
     type: Literal["time_window"]
     start_date: str
     end_date: str | None = None
@@ -78,20 +78,20 @@ class _TimeWindow(dg.Model):
     cron_schedule: str
 
 
-class _Static(dg.Model):
+class Static(dg.Model):
     type: Literal["static"]
     partition_keys: list[str]
 
 
-class _Dynamic(dg.Model):
+class Dynamic(dg.Model):
     type: Literal["dynamic"]
     name: str
 
 
-_OneDimension: TypeAlias = _Hourly | _Daily | _Weekly | _Monthly | _TimeWindow | _Static | _Dynamic
+_OneDimension: TypeAlias = Hourly | Daily | Weekly | Monthly | TimeWindow | Static | Dynamic
 
 
-class _Multi(dg.Model):
+class Multi(dg.Model):
     type: Literal["multi"]
     dimensions: dict[str, _OneDimension]
 
@@ -224,9 +224,9 @@ def _retry_policy(context: dg.ResolutionContext, value: Any) -> Any:  # noqa: AN
 
 
 def _backfill_policy(context: dg.ResolutionContext, value: Any) -> Any:  # noqa: ANN401
-    if isinstance(value, _SingleRun):
+    if isinstance(value, SingleRun):
         return dg.BackfillPolicy.single_run()
-    if isinstance(value, _MultiRun):
+    if isinstance(value, MultiRun):
         return dg.BackfillPolicy.multi_run(value.max_partitions_per_run)
     return _rendered(context, value)
 
@@ -234,7 +234,7 @@ def _backfill_policy(context: dg.ResolutionContext, value: Any) -> Any:  # noqa:
 def _partitions_def(context: dg.ResolutionContext, value: Any) -> Any:  # noqa: ANN401
     if not isinstance(value, BaseModel):
         return _rendered(context, value)
-    if isinstance(value, _Multi):
+    if isinstance(value, Multi):
         return dg.MultiPartitionsDefinition(
             {name: _partitions_def(context.at_path(name), one) for name, one in value.dimensions.items()}
         )
@@ -265,7 +265,7 @@ OptionalFunction: TypeAlias = Annotated[Any, _by(_function, str | None)]
 Key: TypeAlias = Annotated[Any, _by(_key, str | None)]
 Keys: TypeAlias = Annotated[Any, _by(_keys, list[str] | None)]
 Selection: TypeAlias = Annotated[Any, _by(_selection, str | None)]
-Input: TypeAlias = Annotated[Any, _by(_input, str | _Input)]
-RetryPolicy: TypeAlias = Annotated[Any, _by(_retry_policy, _Retry | None)]
-BackfillPolicy: TypeAlias = Annotated[Any, _by(_backfill_policy, _SingleRun | _MultiRun | None)]
-PartitionsDef: TypeAlias = Annotated[Any, _by(_partitions_def, _OneDimension | _Multi | None)]
+Input: TypeAlias = Annotated[Any, _by(_input, str | ReadAsset)]
+RetryPolicy: TypeAlias = Annotated[Any, _by(_retry_policy, Retry | None)]
+BackfillPolicy: TypeAlias = Annotated[Any, _by(_backfill_policy, SingleRun | MultiRun | None)]
+PartitionsDef: TypeAlias = Annotated[Any, _by(_partitions_def, _OneDimension | Multi | None)]

@@ -6,7 +6,6 @@ and its test, and each attribute is an argument of the Python API under its own 
 
 # no `from __future__ import annotations` here: Dagster reads the annotations of a component as types
 
-import inspect
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal, cast
@@ -55,13 +54,6 @@ class _Documented(dg.Resolvable, dg.Model):
         return {name: value for name, value in values.items() if value is not None and value != fields[name].default}
 
 
-class _Component(dg.Component, _Documented):
-    @classmethod
-    def get_spec(cls) -> dg.ComponentTypeSpec:
-        """What `dg` says of it: the docstring, without the example in Python."""
-        return dg.ComponentTypeSpec(description=(inspect.getdoc(cls) or "").partition("\nExample:")[0].strip())
-
-
 def _docs_of_resource() -> dict[str, str]:
     fields = FileDatasetResource.model_fields
     secret = [
@@ -79,16 +71,21 @@ def _docs_of_resource() -> dict[str, str]:
 
 
 @dg.scaffold_with(ResourceScaffolder)
-class FileDatasetComponent(_Component):
+class FileDatasetComponent(dg.Component, _Documented):
     """How S3 is reached, and where manifests lie: a FileDatasetResource and its ManifestIOManager.
 
     Attributes are the fields of FileDatasetResource. Write keys as `{{ env.NAME }}`: such a text becomes an EnvVar,
     which is read when a run begins, and whose value is in no file, UI or run.
 
     Example:
-        >>> component = FileDatasetComponent(base_path="s3://my-bucket/dagster", max_concurrency=16)
-        >>> sorted(dg.build_defs_for_component(component).resources)
-        ['file_dataset', 'io_manager']
+    ```yaml
+    type: file_dataset_dagster.FileDatasetComponent
+    attributes:
+      base_path: s3://my-bucket/dagster
+      endpoint_url: https://minio.example.com
+      aws_access_key_id: "{{ env.SCANS_ACCESS_KEY_ID }}"
+      aws_secret_access_key: "{{ env.SCANS_SECRET_ACCESS_KEY }}"
+    ```
     """
 
     _docs = staticmethod(_docs_of_resource)
@@ -117,7 +114,13 @@ class FileDatasetComponent(_Component):
     manifest_base_path: _yaml.TextOrEnv = None
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:  # noqa: ARG002 (Dagster's signature)
-        """A resource, and its IO manager unless `io_manager_key` is null."""
+        """A resource, and its IO manager unless `io_manager_key` is null.
+
+        Example:
+            >>> component = FileDatasetComponent(base_path="s3://my-bucket/dagster", max_concurrency=16)
+            >>> sorted(dg.build_defs_for_component(component).resources)
+            ['file_dataset', 'io_manager']
+        """
         store = FileDatasetResource(**self.given("resource_key", "io_manager_key", "manifest_base_path"))
         resources: dict[str, object] = {self.resource_key: store}
         if self.io_manager_key is not None:
@@ -238,20 +241,22 @@ class _PipelineAttributes(_Documented):
 
 
 @dg.scaffold_with(PipelineScaffolder)
-class PipelineComponent(_Component, _AssetAttributes, _PipelineAttributes):  # the last one's are shown first
+class PipelineComponent(dg.Component, _AssetAttributes, _PipelineAttributes):  # the last one's are shown first
     """A function of local files becomes an asset: it runs on each row of another asset's manifest.
 
     Attributes are the arguments of `pipeline_asset`, those of `dg.asset` among them, and `manifest_checks`. What YAML
     cannot say is a template: `"{{ dg.AutomationCondition.eager() }}"`, or a variable of your `template_vars_module`.
 
     Example:
-        >>> def shout(input_dir, output_dir):
-        ...     text = (input_dir / "scan.txt").read_text()
-        ...     (output_dir / "loud.txt").write_text(text.upper())
-        ...     return {"loud.txt": output_dir / "loud.txt"}
-        >>> component = PipelineComponent(fn=shout, input="raw_scans", group_name="speech", manifest_checks={})
-        >>> [asset.key.to_user_string() for asset in dg.build_defs_for_component(component).assets]
-        ['shout']
+    ```yaml
+    type: file_dataset_dagster.PipelineComponent
+    attributes:
+      fn: .gray.gray  # the function `gray` of gray.py beside this file
+      input: scans
+      workers: 2
+      max_dropped_fraction: 0.05
+      manifest_checks: {}
+    ```
     """
 
     _docs = staticmethod(_docs_of_pipeline)
@@ -259,7 +264,17 @@ class PipelineComponent(_Component, _AssetAttributes, _PipelineAttributes):  # t
     manifest_checks: ManifestChecks | None = None
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:  # noqa: ARG002 (Dagster's signature)
-        """The asset, and the checks of its manifest where `manifest_checks` asks for them."""
+        """The asset, and the checks of its manifest where `manifest_checks` asks for them.
+
+        Example:
+            >>> def shout(input_dir, output_dir):
+            ...     text = (input_dir / "scan.txt").read_text()
+            ...     (output_dir / "loud.txt").write_text(text.upper())
+            ...     return {"loud.txt": output_dir / "loud.txt"}
+            >>> component = PipelineComponent(fn=shout, input="raw_scans", group_name="speech", manifest_checks={})
+            >>> [asset.key.to_user_string() for asset in dg.build_defs_for_component(component).assets]
+            ['shout']
+        """
         asset = pipeline_asset(self.fn, **self.asset_arguments("fn", "manifest_checks"))
         checks: list[dg.AssetChecksDefinition] = []
         if self.manifest_checks is not None:
@@ -307,16 +322,23 @@ class _FilesAttributes(_Documented):
 
 
 @dg.scaffold_with(FilesScaffolder)
-class FilesComponent(_Component, _AssetAttributes, _FilesAttributes):
+class FilesComponent(dg.Component, _AssetAttributes, _FilesAttributes):
     """The files of a bucket become an asset, and a sensor that requests runs when files are new.
 
     Attributes are the arguments of `files_asset`, those of `dg.asset` among them, and `sensor`: the arguments of
     `build_files_sensor`, {} for its defaults.
 
     Example:
-        >>> component = FilesComponent(name="scans", patterns={"scan.txt": "s3://my-bucket/{id}.txt"}, sensor={})
-        >>> [sensor.name for sensor in dg.build_defs_for_component(component).sensors]
-        ['scans_files']
+    ```yaml
+    type: file_dataset_dagster.FilesComponent
+    attributes:
+      name: scans
+      patterns:
+        scan.mha: s3://my-bucket/raw/{site}/{id}.mha
+      partition_by: site
+      sensor:
+        default_status: running
+    ```
     """
 
     _docs = staticmethod(
@@ -331,7 +353,13 @@ class FilesComponent(_Component, _AssetAttributes, _FilesAttributes):
     sensor: FilesSensor | None = None
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:  # noqa: ARG002 (Dagster's signature)
-        """The asset, and its sensor where `sensor` asks for one."""
+        """The asset, and its sensor where `sensor` asks for one.
+
+        Example:
+            >>> component = FilesComponent(name="scans", patterns={"scan.txt": "s3://my-bucket/{id}.txt"}, sensor={})
+            >>> [sensor.name for sensor in dg.build_defs_for_component(component).sensors]
+            ['scans_files']
+        """
         asset = files_asset(**self.asset_arguments("sensor"))
         if self.sensor is None:
             return dg.Definitions(assets=[asset])

@@ -11,8 +11,10 @@ import dagster as dg
 import pytest
 import yaml
 from dagster.components.core.package_entry import discover_entry_point_package_objects
+from dagster.components.core.snapshot import get_package_entry_snap
 from dagster.components.testing import create_defs_folder_sandbox
 from dagster_runs import copy_scan
+from dagster_shared.serdes.objects import EnvRegistryKey
 
 import file_dataset
 from file_dataset_dagster import (
@@ -140,9 +142,12 @@ def test_dg_shows_what_each_attribute_is(name):
         if not shown.get("description")
     ]
     assert without == []
-    described = COMPONENTS[name].get_description()
-    assert described
-    assert "Example" not in described  # it is Python
+    # a page of Markdown in the UI: an example in YAML, and none in Python
+    shown = get_package_entry_snap(EnvRegistryKey("file_dataset_dagster", name), COMPONENTS[name])
+    assert ">>>" not in shown.description
+    sample = re.search(r"```yaml\n(.*?)```", shown.description, re.DOTALL)[1]
+    assert yaml.safe_load(sample)["type"] == f"file_dataset_dagster.{name}"
+    COMPONENTS[name].model().model_validate(yaml.safe_load(sample)["attributes"])
 
 
 def test_the_docs_of_an_attribute_are_those_of_the_argument():
