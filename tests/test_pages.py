@@ -127,7 +127,13 @@ def missing_extra(script):
     """Return the package of an extra that the page uses, and that the Python in which pages run lacks."""
     if sys.executable == PYTHON:
         return None
-    needed = [name for name, sign in (("ray", "file_dataset.ray."), ("dagster", "import dagster")) if sign in script]
+    signs = {
+        "ray": "file_dataset.ray.",
+        "dagster": "import dagster",
+        "pydicom": "import pydicom",
+        "zarr": "import zarr",
+    }
+    needed = [name for name, sign in signs.items() if sign in script]
     find = "import importlib.util, sys; print(*[n for n in sys.argv[1:] if not importlib.util.find_spec(n)])"
     return subprocess.run([PYTHON, "-c", find, *needed], check=True, capture_output=True, text=True).stdout.strip()
 
