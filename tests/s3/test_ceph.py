@@ -18,6 +18,7 @@ MODULES = (
     "rows/test_reader.py",
     "rows/test_versions.py",
     "rows/test_writer.py",
+    "directories/test_output_stores.py",
     "s3/test_options.py",
 )
 
