@@ -193,11 +193,11 @@ class Arrival:
         return True
 
     def _may_begin(self) -> bool:
-        is_lost = self._failed.all or self._refused or self._fault or self._is_given_up
-        # all files of a few are tried, so that each has its failure
-        return self._next < len(self._files) and (
-            not is_lost or not isinstance(self._files[self._next].transfer, _directories.Member)
-        )
+        if self._next == len(self._files) or self._fault is not None or self._is_given_up:
+            return False
+        is_lost = self._failed.all or self._refused
+        # the few that columns name are tried all the same, so that each has its failure
+        return not (is_lost and isinstance(self._files[self._next].transfer, _directories.Member))
 
     def _has_room(self) -> bool:
         return len(self._running) <= self._stores.ahead // 2

@@ -50,8 +50,10 @@ def contents(directory: Directory, listing: Sequence[Listed]) -> Contents:
     Raises:
         OSError: there is no file in it.
     """
-    start = len(str(directory))
-    names = {str(each.at)[start:]: each for each in listing}
+    start = str(directory)
+    names = {str(each.at).removeprefix(start): each for each in listing}
+    if odd := [str(each.at) for each in listing if not str(each.at).startswith(start)]:
+        raise store_error(OSError, f"the store lists {odd[0]}, which does not begin with {start}")
     markers = [name for name, each in names.items() if not each.size_bytes and (not name or name.endswith("/"))]
     files = {name: each for name, each in names.items() if each.size_bytes or (name and not name.endswith("/"))}
     if not files:

@@ -4,8 +4,18 @@ from __future__ import annotations
 
 import pytest
 from helpers import tree
+from servers.paced import PacedServer
 
 from file_dataset import Pipeline
+
+
+@pytest.fixture
+def paced():
+    """A server that waits, with nothing in it."""
+    with PacedServer() as server:
+        yield server
+        for gate in server.gates.values():
+            gate.set()
 
 
 @pytest.fixture

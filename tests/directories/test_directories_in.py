@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import os
+import threading
 import unicodedata
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from helpers import tree
+from helpers import impatient_options, tree, until
 from hypothesis import given
 from hypothesis import strategies as st
 from servers.faults import ACCESS_DENIED, Replace, Status
 
 from file_dataset import InvalidDatasetError, Pipeline, RowError, changed_rows, reader
+from file_dataset._arrival import Arrival
 from file_dataset._directories import contents, folds, refused
+from file_dataset._plan import FileRow
 from file_dataset._store import Listed
-from file_dataset._urls import Directory, ObjectUrl
+from file_dataset._stores import Stores
+from file_dataset._urls import Directory, ObjectUrl, parse
 
 
 def series(faults, *names, prefix="s3://bucket/in/series-1/"):
@@ -444,3 +448,70 @@ def test_a_plan_knows_a_directory_by_lists_alone(faults, fault_options, tmp_path
     assert plan.requests == {"GET": 2400, "PUT": 0, "HEAD": 0, "LIST": 4}
     assert plan.files["size_bytes"].sum() == 2 * sum(len(str(number)) for number in range(1200))
     assert dict(faults.requests) == {("ListObjectsV2", ""): 4}
+
+
+def test_names_that_a_url_would_escape_land_as_they_are(faults, fault_options, run, trees):
+    names = [
+        "a b+c.dcm",
+        "100%25.dcm",
+        "#1?x=2&y.dcm",
+        "caf\u00e9.dcm",
+        ".zattrs",
+        "c/0.0.0",
+        "~",
+        "'\"",
+        "-",
+        "\U0001f9e0",
+    ]
+    at = series(faults, *names)
+    assert run(frame_of(at), fault_options).failures.empty
+    assert trees[1] == {f"series/{name}": b"%d" % number for number, name in enumerate(names)}
+
+
+def arrival(at, into, options, cancelled):
+    return Arrival(FileRow(1, {"series": parse(at, base=into)}), str(into), Stores(options), cancelled)
+
+
+def test_a_directory_is_announced_once_with_the_bytes_of_all_its_files(faults, fault_options, tmp_path):
+    at = series(faults, *map(str, range(100)))
+    announced, ended = [], threading.Event()
+    files = arrival(at, tmp_path, fault_options, threading.Event())
+    files.begin(lambda more_bytes, is_first: announced.append((more_bytes, is_first)), ended.set)
+    assert ended.wait(30)
+    assert announced == [(190, True)]  # 10 of one digit, 90 of two
+    assert len(files.finish()) == 100
+
+
+def test_of_a_large_directory_some_objects_are_under_way_at_a_time(paced, tmp_path):
+    """Others have their share of connections, and nothing is held of files that have not begun."""
+    at = series(paced, *(f"{number:05}" for number in range(1500)))
+    options = impatient_options(paced.endpoint_url, patience_s=90, max_concurrency=4)
+    gate, ended, cancelled = paced.hold("GetObject"), threading.Event(), threading.Event()
+    files = arrival(at, tmp_path, options, cancelled)
+    files.begin(lambda *_: None, ended.set)
+    assert until(lambda: paced.count("GetObject") == 4)
+    assert len(list(files.silent())) == 16
+    gate.set()
+    assert ended.wait(60)
+    assert len(files.finish()) == 1500
+
+
+def test_what_is_given_up_begins_no_more(paced, tmp_path):
+    at = series(paced, *map(str, range(100)))
+    options = impatient_options(paced.endpoint_url, patience_s=90, max_concurrency=2)
+    gate, ended, cancelled = paced.hold("GetObject"), threading.Event(), threading.Event()
+    files = arrival(at, tmp_path, options, cancelled)
+    files.begin(lambda *_: None, ended.set)
+    assert until(lambda: paced.count("GetObject") == 2)
+    cancelled.set()
+    assert files.give_up() == []
+    gate.set()
+    assert until(lambda: paced.in_flight == 0)
+    assert not ended.is_set()
+    assert paced.count("GetObject") == 2
+    assert tree(tmp_path) == {}
+
+
+def test_a_store_that_lists_what_was_not_asked_for_is_not_believed():
+    with pytest.raises(OSError, match="does not begin with s3://b/d/"):
+        contents(Directory(ObjectUrl("b", "d/")), [Listed(ObjectUrl("b", "e/x"), 1)])
