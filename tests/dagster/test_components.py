@@ -605,4 +605,5 @@ def test_the_yaml_of_the_page_loads(project, monkeypatch, tmp_path):
         assert isinstance(assets["scans/nightly"].partitions_def, dg.DailyPartitionsDefinition)
         store = defs.resources["file_dataset"]
     assert store.addressing_style == "path"
-    assert store.aws_secret_access_key == dg.EnvVar("SCANS_SECRET_ACCESS_KEY")
+    assert isinstance(store.aws_secret_access_key, dg.EnvVar)  # which equals the text of its name
+    assert store.aws_secret_access_key.env_var_name == "SCANS_SECRET_ACCESS_KEY"
