@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 _KINDS = ("missing", "changed", "not readable")
 _NO_FILE = {"FileNotFoundError", "IsADirectoryError", "NotADirectoryError"}
 _COLUMNS = (_frame.ID, "file", "location")
+_STORED = ("size_bytes", "etag", "checksum")
 
 
 def verify(files: pd.DataFrame, *, content: bool = True, options: Options | None = None) -> pd.DataFrame:
@@ -29,9 +30,9 @@ def verify(files: pd.DataFrame, *, content: bool = True, options: Options | None
         options: how S3 is reached; None: by boto3's default session.
 
     Returns:
-        One row per file that does not pass, in their order; none: all do. `id`, `file` and `location` as in `files`;
-        `kind`: `missing`, `changed`, or `not readable` (access denied, throttled, no answer: nothing is known of it);
-        and `finding`, a text: what is there.
+        One row per file that does not pass, in their order and with their index; none: all do. `id`, `file` and
+        `location` as in `files`; `kind`: `missing`, `changed`, or `not readable` (access denied, throttled, no answer:
+        nothing is known of it); and `finding`, a text: what is there.
 
     Raises:
         InvalidDatasetError: `files` is none of a result.
@@ -47,22 +48,19 @@ def verify(files: pd.DataFrame, *, content: bool = True, options: Options | None
         [[2, 'missing']]
     """
     _options.check(options)
-    if not isinstance(files, pd.DataFrame) or {*_COLUMNS, "size_bytes", "etag", "checksum"} - set(files.columns):
+    if not isinstance(files, pd.DataFrame) or {*_COLUMNS, *_STORED} - set(files.columns):
         raise InvalidDatasetError("files: give result.files, the frame of the files that a run has stored")
-    places, kinds, findings = [], [], []
+    faults: dict[int, tuple[str, str]] = {}  # by place
     if len(files):
         rows = _frame.rows_of_frame(files[["location"]].reset_index(drop=True), ["location"], needs_id=False)
-        stored = [_frame._values(files[name]) for name in ("size_bytes", "etag", "checksum")]  # noqa: SLF001
+        columns = [_frame._values(files[name]) for name in _STORED]  # noqa: SLF001  # knows every kind of null
         infos = _file_tables.infos(rows, options).to_pylist()
-        for place, (found, size, etag, checksum) in enumerate(zip(infos, *stored, strict=True)):
-            if (
-                fault := _fault(found, {"size_bytes": size, "etag": etag, "checksum": checksum}, content=content)
-            ) is not None:
-                places.append(place)
-                kinds.append(fault[0])
-                findings.append(fault[1])
-    text = {"kind": pd.Series(kinds, dtype=_frame.TEXT), "finding": pd.Series(findings, dtype=_frame.TEXT)}
-    return files[list(_COLUMNS)].iloc[places].reset_index(drop=True).assign(**text)
+        for place, (found, *values) in enumerate(zip(infos, *columns, strict=True)):
+            if fault := _fault(found, dict(zip(_STORED, values, strict=True)), content=content):
+                faults[place] = fault
+    texts = zip(*faults.values(), strict=True) if faults else ((), ())
+    kind, finding = (pd.Series(list(each), dtype=_frame.TEXT).array for each in texts)
+    return files[list(_COLUMNS)].iloc[list(faults)].assign(kind=kind, finding=finding)
 
 
 def _fault(found: Mapping[str, Any], stored: Mapping[str, Any], *, content: bool) -> tuple[str, str] | None:

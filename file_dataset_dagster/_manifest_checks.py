@@ -3,8 +3,8 @@
 # no `from __future__ import annotations` here: Dagster reads the annotations of a check's function
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Literal, NamedTuple, TypeAlias
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import dagster as dg
 import pandas as pd
@@ -15,20 +15,7 @@ from file_dataset_dagster._frame_metadata import table
 from file_dataset_dagster._io_manager import ManifestIOManager
 from file_dataset_dagster._resource import FileDatasetResource
 
-_Kind: TypeAlias = Literal["missing", "changed", "not readable"]
-_NO_FILE = {"FileNotFoundError", "IsADirectoryError", "NotADirectoryError"}
-
-
-class _Fault(NamedTuple):
-    """Why a file does not pass: `missing` and `changed` are wrong, of one that is `not readable` nothing is known."""
-
-    kind: _Kind
-    finding: str
-
-
-# a row of into_info_table: size_bytes, etag, checksum; or error_type, error_code, error_message
-_Found: TypeAlias = Mapping[str, Any]
-_Judge: TypeAlias = Callable[[Mapping[str, Any], _Found], _Fault | None]
+_SHOWN = ("partition", "id", "file", "location", "kind", "finding")
 
 
 def build_manifest_checks(  # noqa: PLR0913 (each is a choice of the user's)
@@ -68,17 +55,17 @@ def build_manifest_checks(  # noqa: PLR0913 (each is a choice of the user's)
         >>> sorted(check.name for one in checks for check in one.check_specs)
         ['content_unchanged', 'files_exist']
     """
-    wanted: dict[str, tuple[str, _Judge]] = {}
+    wanted: dict[str, tuple[str, bool]] = {}
     if files_exist:
-        wanted["files_exist"] = ("Every file of the manifest is there, with the size it was stored with.", _missing)
+        wanted["files_exist"] = ("Every file of the manifest is there, with the size it was stored with.", False)
     if content_unchanged:
-        wanted["content_unchanged"] = ("Every file of the manifest has the content it was stored with.", _changed)
+        wanted["content_unchanged"] = ("Every file of the manifest has the content it was stored with.", True)
     asset_key = asset.key if hasattr(asset, "key") else dg.AssetKey.from_coercible(asset)
     partitions = by_partition(partitions_def or getattr(asset, "partitions_def", None))
     resources = {resource_key: FileDatasetResource, io_manager_key: ManifestIOManager}
     return [
-        _check(asset_key, name, description=text, judge=judge, resources=resources, partitions=partitions)
-        for name, (text, judge) in wanted.items()
+        _check(asset_key, name, description=text, content=content, resources=resources, partitions=partitions)
+        for name, (text, content) in wanted.items()
     ]
 
 
@@ -87,7 +74,7 @@ def _check(  # noqa: PLR0913 (what the decorator takes, and what the function ne
     name: str,
     *,
     description: str,
-    judge: _Judge,
+    content: bool,
     resources: Mapping[str, type],
     partitions: Mapping[str, Any],
 ) -> dg.AssetChecksDefinition:
@@ -103,13 +90,12 @@ def _check(  # noqa: PLR0913 (what the decorator takes, and what the function ne
             frames = [
                 manifests.load(manifests.uri(asset_key, key, of="files")).assign(partition=key or "") for key in keys
             ]
-            files = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame({"location": []})
-            faults = [
-                (file, fault)
-                for file, found in zip(files.to_dict("records"), _look(files, store.get_options()), strict=True)
-                if (fault := judge(file, found)) is not None
-            ]
-            return _result(asset_key, files, faults, None if list(keys) == [None] else len(keys))
+            if not frames:
+                return _result(asset_key, 0, pd.DataFrame(columns=["kind"]), len(keys))
+            files = pd.concat(frames, ignore_index=True)
+            faults = _verified(files, store.get_options(), content=content)
+            faults["partition"] = files["partition"].loc[faults.index]
+            return _result(asset_key, len(files), faults, None if list(keys) == [None] else len(keys))
 
         keys = _partitions(context, asset_key)
         if not partitions or context.op_execution_context.has_partition_key:
@@ -139,30 +125,26 @@ def _partitions(context: dg.AssetCheckExecutionContext, asset_key: dg.AssetKey) 
     return list(materialized) or [None]
 
 
-def _result(
-    asset_key: dg.AssetKey, files: pd.DataFrame, faults: list[tuple[dict[Any, Any], _Fault]], partitions: int | None
-) -> dg.AssetCheckResult:
-    counts = Counter(fault.kind for _, fault in faults)
+def _result(asset_key: dg.AssetKey, count: int, faults: pd.DataFrame, partitions: int | None) -> dg.AssetCheckResult:
+    counts = Counter(faults["kind"])
     unknown = counts["not readable"]
     wrong = len(faults) - unknown
-    metadata: dict[str, Any] = {"files": len(files), "files_wrong": wrong, "files_not_readable": unknown}
-    if partitions is not None:
+    metadata: dict[str, Any] = {"files": count, "files_wrong": wrong, "files_not_readable": unknown}
+    if partitions is None:
+        faults = faults.drop(columns="partition")
+    else:
         metadata["partitions"] = partitions
-    for name, is_of in (("wrong", lambda kind: kind != "not readable"), ("not_readable", "not readable".__eq__)):
-        rows = [
-            {**({"partition": file["partition"]} if file["partition"] else {}), "id": file["id"], "file": file["file"],
-             "location": file["location"], "kind": fault.kind, "finding": fault.finding}
-            for file, fault in faults if is_of(fault.kind)
-        ]  # fmt: skip
-        if rows:
-            metadata[name] = table(pd.DataFrame(rows))
+    is_unknown = faults["kind"] == "not readable"
+    for name, rows in (("wrong", faults[~is_unknown]), ("not_readable", faults[is_unknown])):
+        if len(rows):
+            metadata[name] = table(rows[[column for column in _SHOWN if column in rows]])
     kinds = ", ".join(f"{counts[kind]} {kind}" for kind in ("missing", "changed") if counts[kind])
-    description = f"{wrong} of {len(files)} files {f'are not as they were stored ({kinds})' if wrong else 'are wrong'}"
+    description = f"{wrong} of {count} files {f'are not as they were stored ({kinds})' if wrong else 'are wrong'}"
     if unknown:
-        first = next(fault.finding for _, fault in faults if fault.kind == "not readable")
+        first = faults.loc[is_unknown, "finding"].tolist()[0]
         description += f"; {unknown} could not be checked, the first: {first}"
     return dg.AssetCheckResult(
-        passed=not faults,
+        passed=not len(faults),
         asset_key=asset_key,
         severity=dg.AssetCheckSeverity.ERROR if wrong else dg.AssetCheckSeverity.WARN,
         description=description,
@@ -170,41 +152,9 @@ def _result(
     )
 
 
-def _missing(stored: Mapping[str, Any], found: _Found) -> _Fault | None:
-    kind, code = found["error_type"], found["error_code"]
-    if kind is not None:
-        finding = found["error_message"] if code is None else f"S3 says {code}"
-        if kind in _NO_FILE:
-            return _Fault("missing", finding)
-        return _Fault(
-            "not readable", f"{finding} ({kind})" if code is None else f"{finding} ({found['error_message']})"
-        )
-    if found["size_bytes"] != stored["size_bytes"]:
-        return _Fault("changed", f"{found['size_bytes']} bytes, {stored['size_bytes']} were stored")
-    return None
-
-
-def _changed(stored: Mapping[str, Any], found: _Found) -> _Fault | None:
-    for name in ("checksum", "etag"):
-        before, now = stored[name], found.get(name)
-        if isinstance(before, str) and isinstance(now, str) and _algorithm(before) == _algorithm(now):
-            return None if before == now else _Fault("changed", f"{name} {now}, {before} was stored")
-    return _missing(stored, found)
-
-
-def _algorithm(digest: str) -> str:
-    """The name before the colon of a checksum, nothing of an ETag: two algorithms cannot be compared."""
-    return digest.partition(":")[0] if ":" in digest else ""
-
-
-def _look(files: pd.DataFrame, options: file_dataset.Options) -> list[dict[str, Any]]:
-    """What the store has of each file, in the order of `files`."""
-    if files.empty:
-        return []
-    named = pd.DataFrame({"id": range(len(files)), "location": files["location"].tolist()})
+def _verified(files: pd.DataFrame, options: file_dataset.Options, *, content: bool) -> pd.DataFrame:
+    """The files that do not pass, as `file_dataset.verify` has them; all, where no file can be looked at."""
     try:
-        infos = file_dataset.reader(named, file_columns=["location"], options=options).into_info_table()
-    except file_dataset.FileDatasetError as exc:  # no credentials: no file can be looked at
-        return [{"error_type": type(exc).__name__, "error_code": None, "error_message": str(exc)}] * len(files)
-    found: list[dict[str, Any]] = infos.to_pylist()
-    return found
+        return file_dataset.verify(files, content=content, options=options)
+    except file_dataset.RowError as exc:
+        return files.assign(kind="not readable", finding=f"{exc} ({type(exc).__name__})")
