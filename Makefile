@@ -14,7 +14,7 @@ venv     = $(if $(UV),uv venv --quiet --allow-existing --python "$(or $(PYTHON),
 install  = $(if $(UV),VIRTUAL_ENV=$(1) uv pip install --quiet,$(1)/bin/python -m pip install --quiet)
 newest   = --upgrade $(if $(UV),$(if $(PRE),--prerelease=allow),--upgrade-strategy eager $(if $(PRE),--pre))
 outdated = $(if $(UV),VIRTUAL_ENV=$(1) uv pip,$(1)/bin/python -m pip) list --outdated
-SAMPLES  = simpleitk  # what the samples of the pages import, beside the library
+SAMPLES  = duckdb polars pydicom simpleitk zarr  # what the samples of the pages import, beside the library
 has_python = test -n "$(UV)$(PYTHON)" || { echo "Python 3.11 or newer is needed: install it, or make PYTHON=..."; exit 1; }
 
 .PHONY: help demo demo-ray ui test lint docs docs-serve bench bench-quick bench-rows bench-million bench-ray \
@@ -124,7 +124,7 @@ dist: $(READY)   ## wheel and sdist, checked, installed with each extra into an 
 dist-%:
 	@echo "the wheel with the extra: $*"
 	@$(call venv,build/dist-$*)
-	@$(call install,build/dist-$*) "$$(echo dist/*.whl)$(if $(filter none,$*),,[$*])" $(SAMPLES)
+	@$(call install,build/dist-$*) "$$(echo dist/*.whl)$(if $(filter none,$*),,[$*])" $(SAMPLES) $(if $(filter all,$*),dagster-ray)
 	FILE_DATASET_PAGES_PYTHON=$(abspath build/dist-$*)/bin/python $(RUN)/python -m pytest -q -n0 -k a_page_runs tests/test_pages.py
 
 audit: $(READY)  ## known weaknesses of what is installed, as pypi.org lists them

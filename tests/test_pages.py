@@ -130,8 +130,7 @@ def missing_extra(script):
     signs = {
         "ray": "file_dataset.ray.",
         "dagster": "import dagster",
-        "pydicom": "import pydicom",
-        "zarr": "import zarr",
+        "dagster_ray": "dagster_ray",
     }
     needed = [name for name, sign in signs.items() if sign in script]
     find = "import importlib.util, sys; print(*[n for n in sys.argv[1:] if not importlib.util.find_spec(n)])"
