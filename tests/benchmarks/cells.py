@@ -20,6 +20,7 @@ L_HALF = Workload("L.half", 2, 256 << 20)  # 512 MiB, for tables
 L_ONE = Workload("L.one", 1, 256 << 20)
 L_ROWS = Workload("L.rows", 6, 256 << 20)
 S_ROWS = Workload("S.rows", 400, 16 << 10)
+SERIES = Workload("series", 300, 512 << 10)  # of each of 20 rows: 3 GiB in files
 S_MANY = Workload("S.many", 20_000, 16 << 10)  # 10 s where 2,000 requests a second are allowed
 L_QUICK = Workload("L", 4, 64 << 20)
 L_ONE_QUICK = replace(L_ONE, size_bytes=64 << 20)
@@ -68,6 +69,7 @@ def untuned(scheme: str, pairs: int) -> list[Cell]:
         Cell("C", "download", L, cloud, _C, once=loop, **defaults),
         Cell("C", "upload", L, cloud, _C, once=loop, **defaults),
         Cell("C", "download", L_ONE, cloud, _C, once=loop, **defaults),
+        Cell("C", "series", SERIES, cloud, (*_BEST[:2], peers.S5cmd.name), **defaults),
         Cell("C", "pipeline", L_ROWS, cloud, _C_ROWS + _ROWS_SWEEP[:4], **defaults),
         Cell("C", "pipeline", S_ROWS, late, _C_ROWS + _ROWS_SWEEP[2:], once=loop, **defaults),
         Cell("C", "download", S, late, small, once=patient, **defaults),

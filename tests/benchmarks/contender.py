@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from endpoint import Workload
 
 PIECE_BYTES = 1 << 20
+SERIES_ROWS = 20  # rows that each have a directory of all objects
 KEYS = {"aws_access_key_id": ACCESS_KEY, "aws_secret_access_key": SECRET_KEY}
 
 
@@ -67,6 +68,10 @@ class Contender:
 
     def download(self, workload: Workload, into: Path) -> object:
         """Put every object into a file below `into`. What is returned lives until the bytes are checked."""
+        raise NotImplementedError
+
+    def series(self, workload: Workload, into: Path) -> object:
+        """Put all objects, which are to be found by their prefix, into a directory for each of `SERIES_ROWS`."""
         raise NotImplementedError
 
     def upload(self, workload: Workload, source: Path, prefix: str) -> None:

@@ -129,6 +129,14 @@ class Endpoint:
                 found[name] = _crc([path])
         self.check_crcs(workload, found)
 
+    def check_directories(self, workload: Workload, root: Path, count: int) -> None:
+        """Compare the files of each directory below `root`, of which there are so many, with the objects."""
+        found = {path.parent for path in root.rglob("*") if path.is_file()}
+        if len(found) != count:
+            raise Wrong(f"{len(found)} directories instead of {count}")
+        for directory in found:
+            self.check_files(workload, directory)
+
     def check_crcs(self, workload: Workload, found: Mapping[str, int]) -> None:
         """Compare digests by name with those of the objects."""
         wanted = self.crcs[workload.name]

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import fresh
 import peers
+from contender import SERIES_ROWS
 from endpoint import Workload, Wrong
 from nginx import ALLOWED_PER_S
 
@@ -136,7 +137,7 @@ class Process:
     def run(self, does: str, workload: Workload) -> dict[str, Any]:
         """Run once, check every byte, remove what it left."""
         command: dict[str, Any] = {"does": does, "workload": dataclasses.asdict(workload)}
-        if does == "download":
+        if does in ("download", "series"):
             self._target.mkdir()
             command["into"] = str(self._target)
         elif does == "upload":
@@ -147,6 +148,8 @@ class Process:
             answer = self._ask(command)
             if does == "download":
                 self._endpoint.check_files(workload, self._target)
+            elif does == "series":
+                self._endpoint.check_directories(workload, self._target, SERIES_ROWS)
             elif does == "upload":
                 self._endpoint.check_stored(workload, "uploaded")
             elif does == "blobs":
@@ -229,6 +232,8 @@ class Measurement:
             return fresh.cannot(name)
         if cell.does == "pipeline" and peers.CONTENDERS[name].pipeline is peers.Contender.pipeline:
             return "has no rows"
+        if cell.does == "series" and peers.CONTENDERS[name].series is peers.Contender.series:
+            return "has no directories here"
         return peers.CONTENDERS[name].cannot.get(cell.does)
 
     def _set(self, cell: Cell) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from contender import Contender, Place, keys, table
+from contender import SERIES_ROWS, Contender, Place, keys, table
 from endpoint import ACCESS_KEY, BUCKET, REGION, SECRET_KEY
 
 if TYPE_CHECKING:
@@ -62,6 +62,20 @@ class Awscrt(Contender):
 
     def download(self, workload: Workload, into: Path) -> object:
         self._wait([self._request("GET", key, recv_filepath=str(into / Path(key).name)) for key in keys(workload)])
+        return None
+
+    def series(self, workload: Workload, into: Path) -> object:
+        """Its names are given: it has no listing of its own."""
+        places = [into / f"{row}" for row in range(SERIES_ROWS)]
+        for place in places:
+            place.mkdir()
+        self._wait(
+            [
+                self._request("GET", key, recv_filepath=str(place / Path(key).name))
+                for place in places
+                for key in keys(workload)
+            ]
+        )
         return None
 
     def upload(self, workload: Workload, source: Path, prefix: str) -> None:

@@ -9,7 +9,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from contender import PIECE_BYTES, Contender, Place, keys, table
+from contender import PIECE_BYTES, SERIES_ROWS, Contender, Place, keys, table
 from endpoint import ACCESS_KEY, BUCKET, REGION, SECRET_KEY
 
 if TYPE_CHECKING:
@@ -144,6 +144,10 @@ class S5cmd(Contender):
 
     def download(self, workload: Workload, into: Path) -> object:
         self._run(f"cp s3://{BUCKET}/{key} {into}/{Path(key).name}" for key in keys(workload))
+        return None
+
+    def series(self, workload: Workload, into: Path) -> object:
+        self._run(f"cp s3://{BUCKET}/{workload.name}/* {into}/{row}/" for row in range(SERIES_ROWS))
         return None
 
     def upload(self, workload: Workload, source: Path, prefix: str) -> None:

@@ -6,7 +6,7 @@ import functools
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from contender import KEYS, Contender, Place, head, keys
+from contender import KEYS, SERIES_ROWS, Contender, Place, head, keys
 from endpoint import BUCKET, REGION
 from peer_boto3 import boto3_config
 
@@ -52,6 +52,12 @@ class Ours(Contender):
 
     def download(self, workload: Workload, into: Path) -> object:
         return self._reader(workload).into_temp_dir(dir=into)
+
+    def series(self, workload: Workload, into: Path) -> object:
+        import pandas as pd
+
+        frame = pd.DataFrame({"id": range(SERIES_ROWS), "series": f"s3://{BUCKET}/{workload.name}/"})
+        return self._library.reader(dataframe=frame, options=self.options).into_temp_dir(dir=into)
 
     def upload(self, workload: Workload, source: Path, prefix: str) -> None:
         files = {name: source / name for name in workload.files}

@@ -56,7 +56,7 @@ def run(contender: peers.Contender, command: dict[str, Any]) -> dict[str, Any]:
     workload = Workload(**command["workload"])
     does = getattr(contender, command["does"])
     arguments: tuple[Any, ...] = (workload,)
-    if command["does"] == "download":
+    if command["does"] in ("download", "series"):
         arguments = (workload, Path(command["into"]))
     elif command["does"] == "upload":
         arguments = (workload, Path(command["source"]), command["into"])

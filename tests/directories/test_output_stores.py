@@ -16,7 +16,8 @@ from servers.faults import Status
 
 from file_dataset import Options, Pipeline, write_files
 
-MANY = 1_200  # two pages of a LIST
+# two pages of a LIST; rclone looks through a directory for each object that it takes
+MANY = {"moto": 1_200, "rclone": 200}
 
 
 @pytest.fixture(params=["moto", "rclone"])
@@ -56,9 +57,9 @@ def counted(input_dir, output_dir):
 
 
 @pytest.mark.slow
-def test_many_files_are_stored_read_back_and_replaced_by_fewer(store, frame, tmp_path):
+def test_many_files_are_stored_read_back_and_replaced_by_fewer(store, request, frame, tmp_path):
     into_path, options = store
-    for count in (MANY, 3):
+    for count in (MANY[request.node.callspec.params["store"]], 3):
         first = Pipeline(slices(count), into_path=into_path, options=options, progress=False).run(frame)
         assert first.failures.empty, first.failures["error_message"].tolist()
         assert first.files["id"].value_counts().to_dict() == {1: count, 10: count}
