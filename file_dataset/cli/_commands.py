@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import logging
 import sys
 import traceback
@@ -129,6 +130,11 @@ class _Lines(logging.Formatter):
 
     def formatException(self, ei: Any) -> str:  # noqa: ANN401, N802  # as logging has it
         """Return the traceback as text."""
+        cause = ei[1].__cause__
+        if type(cause).__name__ == "RemoteTraceback":  # of a worker process: its lines are text
+            text = str(cause).strip('"\n')
+            head, *lines = text.splitlines()
+            return text if head in lines else "\n".join(itertools.takewhile(lambda line: line.startswith(" "), lines))
         found = traceback.TracebackException(*ei)
         own = [frame for frame in found.stack if not frame.filename.startswith(_PACKAGE)]
         found.stack = traceback.StackSummary.from_list(own)

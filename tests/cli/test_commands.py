@@ -108,11 +108,13 @@ def test_what_fn_prints_is_not_among_the_lines_for_machines(shell, read_lines, w
     assert piped.stdout.decode().splitlines()[0] == "half.txt,id"
 
 
-def test_the_traceback_of_a_failure_is_of_fn_alone(shell):
-    done = shell.run("run", "shrink:halve", shell.write(shell.put_scans(1, bad=[0])), "--into", "half")
-    said = done.stderr.decode()
-    assert 'shrink.py", line' in said
-    assert "_function.py" not in said
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_under_a_failure_are_the_lines_of_fn_alone(shell, workers):
+    args = [shell.write(shell.put_scans(1, bad=[0])), "--into", "half", "--workers", workers]
+    failed, where, line, *_ = shell.run("run", "shrink:halve", *args).stderr.decode().splitlines()
+    assert failed == "row '000' failed at fn: ValueError: this scan is bad"
+    assert where.startswith(f'  File "{shell.directory}/shrink.py", line ')
+    assert line.strip() == 'raise ValueError("this scan is bad")'
 
 
 def test_the_store_is_that_of_the_options(shell, endpoint, tmp_path):
