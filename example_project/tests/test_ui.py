@@ -161,3 +161,52 @@ def test_the_resource_shows_no_secret(browser: Browser) -> None:
 
 def test_the_schedule_runs_at_two(browser: Browser) -> None:
     browser.open("/locations/example_project/schedules/nightly", "At 02:00 AM")
+
+
+def test_a_red_day_stays_red_in_the_check(browser: Browser) -> None:
+    """The last day was good, and the check is that of all days."""
+    browser.page.set_viewport_size({"width": 1900, "height": 1000})  # Dagster cuts a wide table off here
+    browser.open("/assets/pictures?view=checks", "Latest execution", "2026-01-10: 0 of 2 rows dropped")
+    assert "no_dropped_rows\nFailed" in browser.page.inner_text("body")
+    browser.page.get_by_text("Partitions", exact=True).nth(1).click()  # the asset has a tab of that name, too
+    browser.wait("Failed (1)", "Passed (5)")
+    browser.click("2026-01-08")
+    browser.wait("2 of 2 rows dropped")
+    shown = browser.keep("check-by-partition")
+    for text in ("case-07", "case-10", "NoSuchKey", "partition=2026-01-08.rejected.parquet"):
+        assert text in shown
+
+
+def test_the_end_of_a_chain_says_what_was_lost_before(browser: Browser) -> None:
+    browser.open("/assets/measured?view=checks", "Latest execution")
+    browser.click("no_dropped_rows")
+    browser.wait("0 of 10 rows dropped; 2 of 12 dropped upstream in resampled", "dropped_upstream")
+
+
+def test_numbers_of_a_materialization_are_plotted(browser: Browser) -> None:
+    browser.page.set_viewport_size({"width": 1500, "height": 1400})
+    browser.open("/assets/measured?view=overview", "Row count", "slices.png")
+    browser.page.locator("button", has_text="Plots").first.click()
+    browser.wait("download_s", "fn_s", "read_bytes", "throttles", "upload_s")
+
+
+def test_a_backfill_from_the_ui_leaves_the_red_day_red(browser: Browser) -> None:
+    """One run of the daemon over all days: each of them is evaluated again."""
+    browser.open("/assets/pictures?view=partitions", "Failed (1)")
+    browser.page.locator("button", has_text="Materialize").first.click()
+    browser.wait("Backfills all partitions in a single run.")
+    browser.page.get_by_role("dialog").get_by_text("All", exact=True).click()
+    browser.page.locator("button", has_text="Launch backfill").click()
+    browser.wait("Created backfill")
+    deadline = time.monotonic() + 240
+    while True:
+        browser.open("/overview/backfills", "pictures")
+        if "Failure" in (shown := browser.page.inner_text("body")):  # of the one day
+            break
+        assert time.monotonic() < deadline, shown
+        time.sleep(3)
+    browser.open("/assets/pictures?view=checks", "Latest execution")
+    browser.page.get_by_text("Partitions", exact=True).nth(1).click()
+    browser.wait("Failed (1)", "Passed (5)")
+    browser.click("2026-01-10")
+    browser.wait("View all historical executions (2)")
