@@ -143,7 +143,9 @@ class Pipeline:
             fn: `fn(input_dir, output_dir)`, by keyword when its parameters have these names; returns a mapping of file
                 name to path (None: no such file this time). A class is made once per process and its instance called.
                 With a third parameter named `row` it also gets its row: a read-only mapping of `id` and the carried
-                columns' values (None: null).
+                columns' values (None: null). A file of the row is `input_dir / <column>`. Of a cell that is a directory
+                (text that ends in a slash, or a local one) that is a directory with all files below it: one LIST per
+                1,000 objects, one GET each; one that changes after the LIST fails the row.
             write_options: `{"into_path": ..., "extra_args": ..., "options": ..., "if_exists": ...}`: where outputs go,
                 and whether they replace what is there (`WriteOptions` has more). `options` there is for a target store
                 that is not the source's.

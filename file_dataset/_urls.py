@@ -22,11 +22,6 @@ SEGMENT_BYTES = 255
 # (https://docs.aws.amazon.com/AmazonS3/latest/userguide/object-keys.html).
 KEY_BYTES = 1024
 
-DIRECTORY_REMEDY = (
-    "a directory (a DICOM series, a Zarr store) is not one file: give each file a column of its own, "
-    "or store it as one archive"
-)
-
 ONE_FILE_REMEDY = (
     "a directory (a DICOM series, a Zarr store) is not one file: a Pipeline, into_temp_dir() and into_dir() take it"
 )
