@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+from botocore.exceptions import BotoCoreError, ClientError
 
 import file_dataset
 from file_dataset_dagster import _file_changes
@@ -23,6 +24,7 @@ from file_dataset_dagster._file_changes import Files, Step
 from file_dataset_dagster._file_patterns import fields_of
 from file_dataset_dagster._listings import METADATA, Listing
 from file_dataset_dagster._manifest_store import ManifestStore
+from file_dataset_dagster._paths import bucket_and_key
 from file_dataset_dagster._resource import FileDatasetResource
 
 _INTERVAL_S = 60  # 100,000 keys are 100 LISTs: at AWS's prices of 2026 0.7 $ a day; a guess at what is wanted
@@ -273,9 +275,9 @@ def _listing_of(asset: Any) -> tuple[Listing, dg.PartitionsDefinition[Any] | Non
 
 def _remove(uri: str, options: file_dataset.Options) -> None:
     """Remove a listing that no tick reads again; where that is not allowed it stays, and does no harm."""
-    if not uri.startswith("s3://"):
-        Path(uri).unlink(missing_ok=True)
-        return
-    bucket, _, key = uri.removeprefix("s3://").partition("/")
-    with contextlib.suppress(Exception):  # of boto3, in whatever way the store refuses
-        options.s3_client.delete_object(Bucket=bucket, Key=key)
+    with contextlib.suppress(OSError, BotoCoreError, ClientError):
+        if uri.startswith("s3://"):
+            bucket, key = bucket_and_key(uri)
+            options.s3_client.delete_object(Bucket=bucket, Key=key)
+        else:
+            Path(uri).unlink(missing_ok=True)

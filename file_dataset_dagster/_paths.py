@@ -37,6 +37,12 @@ def segment(text: str) -> str:
     return readable.encode()[: _LETTERS_BYTES - len(digest) - 2].decode("utf-8", "ignore") + "%~" + digest
 
 
+def bucket_and_key(place: str) -> tuple[str, str]:
+    """Split `s3://bucket/key`. The name of an access point has a slash: arn:aws:s3:region:account:accesspoint/name."""
+    *bucket, key = place.removeprefix("s3://").split("/", 2 if place.startswith("s3://arn:") else 1)
+    return "/".join(bucket), key
+
+
 def fitting(place: str, of: str) -> str:
     """Return a key or path when a store can hold it: all of it in S3, each name in a file system.
 
@@ -48,8 +54,7 @@ def fitting(place: str, of: str) -> str:
         file_dataset.InvalidDatasetError: it is too long, naming `of`.
     """
     if place.startswith("s3://"):
-        # an access point has its name behind a slash: arn:aws:s3:region:account:accesspoint/name/key
-        key = place.removeprefix("s3://").split("/", 2 if place.startswith("s3://arn:") else 1)[-1]
+        _, key = bucket_and_key(place)
         size, limit, what = len(key.encode()), _KEY_BYTES, "key in S3"
     else:
         size, limit, what = max(len(name.encode()) for name in place.split("/")), _NAME_BYTES, "file name"

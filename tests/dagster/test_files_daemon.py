@@ -13,7 +13,7 @@ import pytest
 
 from file_dataset_dagster import FileDatasetResource, ManifestIOManager
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 LOCATION = Path(__file__).with_name("files_location.py")
 
@@ -25,6 +25,8 @@ class Home:
         self.place, self.groups = place, []
         (place / "home").mkdir()
         (place / "home" / "dagster.yaml").write_text("telemetry:\n  enabled: false\n")
+        # made before a daemon does: two processes that make one at once break it
+        self.instance = dg.DagsterInstance.from_config(str(place / "home"))
         self.manifests = ManifestIOManager(resource=FileDatasetResource(base_path=str(place / "base")))
 
     def put(self, site, name, text):
@@ -55,12 +57,12 @@ class Home:
         for group in self.groups:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(group, signal.SIGKILL)
+        self.instance.dispose()
 
     def runs(self):
-        with dg.DagsterInstance.from_config(str(self.place / "home")) as instance:
-            return instance.get_runs()
+        return self.instance.get_runs()
 
-    def wait_for(self, count, *, patience_s=240):
+    def wait_for(self, count, *, patience_s=400):
         """Wait until that many runs have ended."""
         deadline = time.monotonic() + patience_s
         while sum(run.is_finished for run in self.runs()) < count:

@@ -8,6 +8,7 @@ from dagster._core.execution.build_resources import wrap_resources_for_execution
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from servers.faults import Status
 
 import file_dataset
 from file_dataset_dagster import FileDatasetResource, ManifestIOManager, build_files_sensor, files_asset
@@ -16,11 +17,11 @@ from file_dataset_dagster import FileDatasetResource, ManifestIOManager, build_f
 class Ticks:
     """A sensor as Dagster's daemon runs it: the cursor is kept only of a tick that ends, run keys are looked up."""
 
-    def __init__(self, resource, instance, scans, **arguments):
+    def __init__(self, resource, instance, scans, assets=None, **arguments):
         self.resource, self.instance, self.scans = resource, instance, scans
         self.sensor = build_files_sensor(scans, **arguments)
         resources = {"file_dataset": resource, "io_manager": ManifestIOManager(resource=resource)}
-        self.defs = dg.Definitions([scans], sensors=[self.sensor], resources=resources)
+        self.defs = dg.Definitions(assets or [scans], sensors=[self.sensor], resources=resources)
         self.cursor = None
         self.run_keys = []
         self.logged = []
@@ -222,6 +223,40 @@ def test_a_cursor_of_another_sensor_is_refused(ticks):
         ticks()
 
 
+@pytest.fixture
+def counted(faults, instance):
+    """A sensor of a server that counts requests."""
+    for name in ("bucket", "base"):
+        faults.store.buckets[name] = {}
+    resource = FileDatasetResource(endpoint_url=faults.endpoint_url, base_path="s3://base/dagster")
+    return Ticks(resource, instance, files_asset("scans", {"scan.txt": "s3://bucket/raw/{id}.txt"}))
+
+
+def test_a_tick_costs_a_listing_and_three_requests_where_something_has_changed(counted, faults):
+    costs = []
+    for body in (b"A", b"B", b"C", b"C"):
+        faults.store.replace("bucket", "raw/1.txt", body)
+        faults.requests.clear()
+        counted()
+        costs.append(sorted(operation for operation, _ in faults.requests.elements()))
+    listing, get = "ListObjectsV2", "GetObject"
+    # once the second listing is stored and named by the cursor, no tick reads the first one again
+    assert costs == [
+        [listing, "PutObject"],
+        [get, listing, "PutObject"],
+        ["DeleteObject", get, listing, "PutObject"],
+        [get, listing],
+    ]
+
+
+def test_a_listing_that_may_not_be_removed_stays(counted, faults):
+    faults.fail("DeleteObject", Status(403, "AccessDenied"), times=None)
+    for number in range(4):
+        faults.store.replace("bucket", f"raw/{number}.txt", b"scan")
+        assert counted() == {None: {"new": 1}}
+    assert len(faults.keys("base")) == 4
+
+
 def test_the_first_tick_says_what_it_will_do(by_site, put):
     for site in "abc":
         put(f"raw/{site}/1.txt")
@@ -284,7 +319,7 @@ def test_a_file_that_goes_with_every_row_is_new_in_every_partition(resource, ins
     assert ticks() == {"a": {"overwritten": 1}, "b": {"overwritten": 1}}
 
 
-KEYS = st.tuples(st.sampled_from("ab"), st.sampled_from("12"))
+KEYS = st.sampled_from([("a", "1"), ("a", "2"), ("b", "1")])
 SCHEDULES = st.lists(
     st.one_of(
         st.tuples(st.just("put"), KEYS, st.sampled_from(["x", "y"])),
@@ -341,7 +376,9 @@ def test_each_file_that_is_there_at_a_tick_is_requested_once(
                 assert sum(tags.get("deleted", 0) for tags in said.values()) + elsewhere == gone
             else:
                 assert isinstance(said, str)
-                assert (f"{gone} deleted" in said) == bool(gone)
+                quiet = said.startswith(("nothing has changed", "no file matches"))
+                assert quiet == (not gone)
+                assert quiet or f", {gone} deleted" in said
             delivered = dict(there)
     assert len(set(ticks.run_keys)) == len(ticks.run_keys)
 
@@ -369,6 +406,25 @@ def test_what_cannot_be_meant_is_refused_at_import(arguments, message):
     scans = files_asset("scans", {"scan.txt": "s3://bucket/raw/{site}/{id}.txt"})
     with pytest.raises(file_dataset.InvalidDatasetError, match=message):
         build_files_sensor(scans, **arguments)
+
+
+@pytest.mark.parametrize("kind", ["a job", "assets downstream", "an observed asset"])
+def test_whatever_runs_can_be_the_target(resource, instance, bucket, put, kind):
+    scans = files_asset("scans", {"scan.txt": f"s3://{bucket}/raw/{{id}}.txt"}, observe=kind == "an observed asset")
+
+    @dg.asset(deps=[scans])
+    def after() -> None: ...
+
+    job = dg.define_asset_job("job", selection=[scans, after])
+    given = {"a job": {"job": job}, "assets downstream": {"target": [scans, after]}, "an observed asset": {}}[kind]
+    ticks = Ticks(resource, instance, scans, assets=[scans, after], **given)
+    put("raw/1.txt")
+    (request,) = ticks.evaluate().run_requests
+    resolved = ticks.defs.resolve_job_def(request.job_name or ticks.sensor.job_name)
+    result = resolved.execute_in_process(instance=instance, run_config=request.run_config, tags=request.tags)
+    assert result.success
+    assert instance.get_latest_data_version_record(scans.key) is not None
+    assert (instance.get_latest_materialization_event(after.key) is not None) == (kind != "an observed asset")
 
 
 def test_an_asset_of_another_kind_is_refused():
