@@ -57,7 +57,10 @@ class WriteOptions(_RequiredWriteOptions, total=False):
       rows that a checkpoint had not written down yet: run those rows once with `"skip"` or `"overwrite"`.
     - `"skip"`: a row whose declared outputs are all there is listed in the manifest and in `result.files`; nothing is
       downloaded and fn is not called. Where one is missing, the row runs and replaces the others. One HEAD per
-      declared output; the bytes are not compared with anything.
+      declared output, and one LIST for the first that is no object; the bytes are not compared with anything.
+
+    A directory is there when any object lies below it. `"error"` looks with one LIST before it stores one. `"skip"`
+    cannot see that a killed run has left a part of one.
 
     HEADs need the right to list the bucket (s3:ListBucket): without it S3 answers 403 for what is not there.
 
@@ -96,7 +99,8 @@ class Pipeline:
     """Runs a function on local files for every row of a frame, and returns a frame of what it stored.
 
     For each row: its files are copied into a new directory, fn is called with it, and the files that fn returns are
-    stored at `<into_path>/<id>/<file name>`. A row is listed only when all its outputs are stored. A row that fails is
+    stored at `<into_path>/<id>/<file name>`, those of a directory that it returns below `<into_path>/<id>/<name>/`,
+    where nothing else is left. A row is listed only when all its outputs are stored. A row that fails is
     dropped and reported. While fn works on a row, the next ones download and finished ones upload; a row's files are on
     disk only from its download to its upload.
 
@@ -140,8 +144,9 @@ class Pipeline:
         """Check everything that can be checked without a frame.
 
         Args:
-            fn: `fn(input_dir, output_dir)`, by keyword when its parameters have these names; returns a mapping of file
-                name to path (None: no such file this time). A class is made once per process and its instance called.
+            fn: `fn(input_dir, output_dir)`, by keyword when its parameters have these names; returns a mapping of name
+                to file or directory (None: there is none this time). A directory holds files and directories, and no
+                links. A class is made once per process and its instance called.
                 With a third parameter named `row` it also gets its row: a read-only mapping of `id` and the carried
                 columns' values (None: null). A file of the row is `input_dir / <column>`. Of a cell that is a directory
                 (text that ends in a slash, or a local one) that is a directory with all files below it: one LIST per
@@ -153,7 +158,7 @@ class Pipeline:
             options: how S3 is reached; None: by boto3's default session, as it is at each call, or when pickled.
             file_columns: decides alone which columns name files; without it their names and values do, which say
                 little when a frame has no rows or a column only nulls.
-            outputs: the file names that fn returns; None: those of its `TypedDict` annotation, or whatever it returns.
+            outputs: the names that fn returns; None: those of its `TypedDict` annotation, or whatever it returns.
             on_failure: `"drop"` the row; `"raise"` at the first failure; or `"record"` it: the manifest keeps all rows,
                 with the failure's columns, null for good rows.
             max_failures: more failed rows than this stop the run; None: any number. Failures that an earlier Pipeline
@@ -242,7 +247,8 @@ class Pipeline:
         """Run every row of the frame and return the manifest, the failures and what was stored, in input order.
 
         One GET per input file and one PUT per output (over 32 MiB: an upload in parts); no HEAD, no listing. With
-        `if_exists` "error" or "skip" there is one HEAD more per declared output.
+        `if_exists` "error" or "skip" there is one HEAD more per declared output. A directory costs a LIST per 1,000
+        files; one that fn returns also a DELETE for each object of an earlier run that is no part of it any more.
 
         With a checkpoint, finished rows are written down as the run goes on, and a later run with the same checkpoint
         does not do them again, however the first one ended (SIGKILL and a lost machine, too). Rows run that are new,

@@ -44,13 +44,13 @@ class PipelineResult:
     Attributes:
         input: the frame that was given, unchanged; None when the result was loaded, or made of a recorded frame alone.
         manifest: one row per row that succeeded (with `on_failure="record"`: every row), in input order: a text column
-            per output (`s3://` URL or absolute path; null: fn gave None for it), `id`, then the carried columns. `id`
-            and carried columns have the dtypes of the input.
+            per output (`s3://` URL or absolute path, of a directory with a slash at its end; null: fn gave None for
+            it), `id`, then the carried columns. `id` and carried columns have the dtypes of the input.
         failures: one row per failure, in input order: `id`, then `error_stage` (`download`, `fn` or `upload`),
             `error_file`, `error_url`, `error_type`, `error_code`, `error_message`: text, null where not applicable.
             A row can have several: one per file that failed.
-        files: one row per stored output: `id`, `file`, `location`, `size_bytes` (int64), `etag`, `checksum`
-            (`CRC64NVME:<base64>`; null where the store gives none).
+        files: one row per stored file (of a directory `series/0001.dcm`): `id`, `file`, `location`, `size_bytes`
+            (int64), `etag`, `checksum` (`CRC64NVME:<base64>`; null where the store gives none).
         inputs: one row per file that was read, of rows that are stored or failed after their download, in input order:
             `id`, `file`, `location`, `size_bytes` (int64), `etag` (of a local file: its modification time, ns),
             `version_id` (null where the bucket keeps no versions), `checksum` (as in `files`; null where the store gave
