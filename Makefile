@@ -18,7 +18,7 @@ SAMPLES  = duckdb polars pydicom simpleitk zarr  # what the samples of the pages
 has_python = test -n "$(UV)$(PYTHON)" || { echo "Python 3.11 or newer is needed: install it, or make PYTHON=..."; exit 1; }
 
 .PHONY: help demo demo-ray ui test lint docs docs-serve bench bench-quick bench-rows bench-million bench-ray \
-        bench-dagster test-all test-lowest test-newest test-pythons dist audit soak screenshots format clean
+        bench-dagster bench-listing test-all test-lowest test-newest test-pythons dist audit soak screenshots format clean
 
 help:            ## what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -78,6 +78,12 @@ bench-ray:       ## blobs in Ray beside its own readers and Daft, Pipelines besi
 
 bench-dagster: $(READY)  ## what a pipeline_asset costs beside Pipeline.run (a minute)
 	@$(RUN)/python tests/benchmarks/bench_dagster.py
+
+bench-listing:   ## 100,000 keys beside s5cmd and the AWS CLI (three minutes; nginx)
+	@$(has_python)
+	@$(call venv,.venv-bench)
+	@$(call install,.venv-bench) -e . --group bench
+	@.venv-bench/bin/python tests/benchmarks/bench_listing.py $(BENCH)
 
 screenshots: $(READY)  ## docs/images: Dagster's UI on the demo, in a browser (Debian: chromium)
 	$(call install,$(VENV)) --group browser
