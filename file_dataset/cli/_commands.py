@@ -348,6 +348,7 @@ def run_command(  # noqa: PLR0913  # each is a choice of the user's
         if path is not None:
             _frames.check_name(path)
     table = _frames.read_frame(frame)
+    _frames.check_storable(table, output, None if save is None else "result.parquet")
     try:
         with _endings.stdout_for_the_command() as own:
             progress = functools.partial(_print_row, own) if as_json else None
@@ -460,6 +461,7 @@ def put_command(
     if output is not None:
         _frames.check_name(output)
     table = _frames.read_frame(frame)
+    _frames.check_storable(table, output)
     try:
         manifest = file_dataset.write_files(
             table, into_path=into_path, file_columns=file_columns or None, options=options

@@ -40,6 +40,20 @@ def check_name(path: str) -> None:
         raise file_dataset.InvalidDatasetError(f"{path}: there is no directory {str(directory)!r}: make it first")
 
 
+def check_storable(frame: pd.DataFrame, *places: str | None) -> None:
+    """Refuse a frame whose carried values no Parquet file can hold, before hours of rows rather than after them.
+
+    Args:
+        frame: the input.
+        places: where frames of it go.
+
+    Raises:
+        InvalidDatasetError: naming the columns.
+    """
+    if any(place is not None and _suffix(place) == ".parquet" for place in places):
+        file_dataset.parquet.check_storable(frame)
+
+
 def read_frame(path: str) -> pd.DataFrame:
     """Return the frame in a file, or in what comes from stdin.
 
