@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813  # the name its documentation uses
 
-from example_project.cohort import MISSING_ID, TRUNCATED_ID, Case, build_cohort
+from example_project.cohort import GAPPED_ID, MISSING_ID, TRUNCATED_ID, Case, build_cohort, ct_series
 from example_project.pipelines import measure, resample
 
 
@@ -162,12 +162,20 @@ def test_the_epi_scan_keeps_its_tilt(images: dict[str, sitk.Image]) -> None:
     assert tilt_deg == pytest.approx(9.3, abs=0.1)
 
 
-def test_neither_nilearn_nor_nibabel_is_imported(tmp_path: Path) -> None:
+def test_a_ct_series_is_a_directory_of_slices_of_one_series() -> None:
+    for case_id, count in (("ct-01", 5), (GAPPED_ID, 4)):
+        directory = ct_series()[case_id]
+        (found,) = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(directory))
+        names = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(directory), found)
+        assert len(names) == len(list(directory.iterdir())) == count
+
+
+def test_no_package_whose_data_is_read_is_imported(tmp_path: Path) -> None:
     code = (
         "import sys, pathlib\n"
-        "from example_project.cohort import build_cohort\n"
-        "build_cohort(pathlib.Path(sys.argv[1]))\n"
-        "print([m for m in ('nilearn', 'nibabel', 'sklearn') if m in sys.modules])\n"
+        "from example_project.cohort import build_cohort, ct_series\n"
+        "build_cohort(pathlib.Path(sys.argv[1])), ct_series()\n"
+        "print([m for m in ('nilearn', 'nibabel', 'pydicom', 'sklearn') if m in sys.modules])\n"
     )
     run = subprocess.run(  # our own interpreter and code
         [sys.executable, "-c", code, str(tmp_path)],

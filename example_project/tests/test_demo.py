@@ -1,4 +1,4 @@
-"""The demo as `make demo` runs it: a server of its own, Dagster, four assets, two dropped rows, a picture."""
+"""The demo as `make demo` runs it: a server of its own, Dagster, two dropped rows, a picture, a DICOM series."""
 
 import os
 import subprocess
@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from example_project.cohort import MISSING_ID, TRUNCATED_ID
+from example_project.cohort import GAPPED_ID, MISSING_ID, TRUNCATED_ID
 from example_project.definitions import defs
 from example_project.demo import last_words
-from example_project.environment import STORES, storage, store
+from example_project.environment import STORES, raw, storage, store
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +38,20 @@ def test_it_prints_the_manifest_the_dropped_rows_and_where_the_montage_lies(demo
     assert f"{TRUNCATED_ID}          fn" in rest
     assert f"{MISSING_ID}    download" in rest
     assert "Check resampled:no_dropped_rows: WARN" in rest
+    assert "the row has no file" in rest  # the study's table names it, and the bucket has none
     assert "Check measured:no_dropped_rows: passed" in rest
     assert str(directory / ".demo/montage.png") in rest
+
+
+def test_a_directory_of_slices_becomes_a_volume_and_a_series_with_a_gap_is_dropped(demo: tuple[str, Path]) -> None:
+    series = demo[0].partition("Manifest of `volumes`")[2].partition("Pictures of six days")[0]
+    manifest, _, rest = series.partition("Dropped by `volumes`: 1 of 2 rows dropped (50.0%): 1 at fn")
+    assert manifest.split()[-3:] == [
+        "ct-01",
+        "s3://demo/cohort/files/volumes/ct-01/image.mha",
+        "s3://demo/cohort/files/volumes/ct-01/slices/",  # a directory, by its slash
+    ]
+    assert f"{GAPPED_ID}          fn ValueError slices are missing: 4 slices lie 1.25 to 202 mm apart" in rest
 
 
 def test_the_montage_is_a_picture(demo: tuple[str, Path]) -> None:
@@ -52,14 +64,22 @@ def test_dagster_keeps_the_run_for_the_ui(demo: tuple[str, Path]) -> None:
     home = str(demo[1] / ".demo/dagster")
     with dg.DagsterInstance.from_config(home) as instance:
         statuses = {run.job_name: run.status for run in instance.get_runs()}
-        assert statuses == {"cohort": dg.DagsterRunStatus.SUCCESS, "daily": dg.DagsterRunStatus.FAILURE}
-        for name in ("raw_scans", "resampled", "measured", "report"):
+        succeeded = dg.DagsterRunStatus.SUCCESS
+        assert statuses == {"cohort": succeeded, "series": succeeded, "daily": dg.DagsterRunStatus.FAILURE}
+        for name in ("listed_scans", "raw_scans", "resampled", "measured", "report", "listed_series", "volumes"):
             assert instance.get_latest_materialization_event(dg.AssetKey(name))
 
 
 def test_the_definitions_load_without_a_store() -> None:
     keys = {key.to_user_string() for key in dg.Definitions.merge(defs()).resolve_all_asset_keys()}
-    assert keys == {"raw_scans", "resampled", "measured", "report", "arrivals", "pictures", "measured_on_ray"}
+    assert {"listed_scans", "listed_series", "resampled"} <= keys
+
+
+def test_without_a_base_path_the_bucket_that_is_listed_says_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FILE_DATASET_DEMO_S3", raising=False)
+    assert raw("{id}/series/") == "s3://set-file-dataset-demo-s3/raw/{id}/series/"
+    monkeypatch.setenv("FILE_DATASET_DEMO_S3", "s3://bucket/prefix/")
+    assert raw("{id}/series/") == "s3://bucket/prefix/raw/{id}/series/"
 
 
 def test_of_six_days_one_is_empty_and_one_all_bad(demo: tuple[str, Path]) -> None:
@@ -77,7 +97,10 @@ def test_of_six_days_one_is_empty_and_one_all_bad(demo: tuple[str, Path]) -> Non
 def test_its_last_words_are_that_all_went_as_it_should(demo: tuple[str, Path]) -> None:
     printed, directory = demo
     words = printed.partition("What went wrong, on purpose:")[2]
-    assert f"Scan {TRUNCATED_ID} is cut short, and {MISSING_ID} is not there." in words
+    assert (
+        f"Scan {TRUNCATED_ID} is cut short, and {MISSING_ID} is in the study's table, but not in the bucket." in words
+    )
+    assert f"Of the DICOM series {GAPPED_ID} most slices are missing." in words
     assert "On 2026-01-08 only these two came in." in words
     assert "All went as it should." in words
     assert words.rstrip().splitlines()[-3].split()[:2] == ["make", "ui"]
@@ -86,8 +109,9 @@ def test_its_last_words_are_that_all_went_as_it_should(demo: tuple[str, Path]) -
 
 def test_what_else_goes_wrong_is_an_error() -> None:
     day = "2026-01-08"
-    assert "All went as it should." in last_words({TRUNCATED_ID, MISSING_ID}, {day})
-    for dropped, days in (({MISSING_ID}, {day}), ({TRUNCATED_ID, MISSING_ID, "case-01"}, {day}), (set(), set())):
+    expected = {TRUNCATED_ID, MISSING_ID, GAPPED_ID}
+    assert "All went as it should." in last_words(expected, {day})
+    for dropped, days in ((expected - {GAPPED_ID}, {day}), (expected | {"case-01"}, {day}), (expected, set())):
         with pytest.raises(SystemExit, match="the demo failed"):
             last_words(dropped, days)
 

@@ -1,6 +1,7 @@
 """`resample` and `measure` on images whose right answers are known by arithmetic."""
 
 import json
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from io import BytesIO
 from math import pi, radians, sqrt
@@ -9,12 +10,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pydicom
 import pytest
 import SimpleITK as sitk  # noqa: N813  # the name its documentation uses
 from PIL import Image
 
+from example_project.cohort import GAPPED_ID, ct_series
 from example_project.pictures import PANEL_GAP_PIXELS, PIXELS_PER_MM, slices_png
-from example_project.pipelines import measure, resample
+from example_project.pipelines import assemble, measure, middle_slice, resample
 
 Pipeline = Callable[[Path, Path], Mapping[str, object]]
 
@@ -339,3 +342,56 @@ def test_grey_runs_from_the_1st_to_the_99th_percentile() -> None:
     axial = panels(image_of(values))["axial"]
     assert axial[:, :15].max() == 0
     assert axial[:, -15:].min() == 255
+
+
+class TestAssemble:
+    def test_the_volume_has_the_values_and_places_that_pydicom_reads(self, dirs: tuple[Path, Path]) -> None:
+        shutil.copytree(ct_series()["ct-01"], dirs[0] / "series")
+        volume = sitk.ReadImage(assemble(*dirs)["image.mha"])
+        slices = sorted(
+            (pydicom.dcmread(path) for path in (dirs[0] / "series").iterdir()),
+            key=lambda one: float(one.ImagePositionPatient[2]),
+        )
+        hounsfield = [one.pixel_array * float(one.RescaleSlope) + float(one.RescaleIntercept) for one in slices]
+        assert (sitk.GetArrayFromImage(volume) == np.stack(hounsfield)).all()
+        assert volume.GetOrigin() == pytest.approx([float(mm) for mm in slices[0].ImagePositionPatient])
+        assert volume.GetSpacing() == pytest.approx((0.488281, 0.488281, 2.5))
+
+    def test_each_slice_is_pictured_by_one_grey_for_all(self, dirs: tuple[Path, Path]) -> None:
+        shutil.copytree(ct_series()["ct-01"], dirs[0] / "series")
+        pictured = sorted(assemble(*dirs)["slices"].iterdir())
+        assert [path.name for path in pictured] == ["001.png", "002.png", "003.png", "004.png", "005.png"]
+        stack = np.stack([np.asarray(Image.open(path)) for path in pictured])
+        values = sitk.GetArrayFromImage(sitk.ReadImage(dirs[1] / "image.mha"))
+        darkest, brightest = np.percentile(values, [1, 99])
+        assert (stack[values <= darkest] == 0).all()
+        assert (stack[values >= brightest] == 255).all()
+        assert 0 < stack[(values > darkest + 20) & (values < brightest - 20)].mean() < 255
+
+    def test_the_preview_is_the_middle_slice_enlarged(self, dirs: tuple[Path, Path]) -> None:
+        shutil.copytree(ct_series()["ct-01"], dirs[0] / "series")
+        middle = assemble(*dirs)["slices"] / "003.png"
+        with Image.open(BytesIO(middle_slice(dirs[1]))) as picture, Image.open(middle) as small:
+            assert picture.size == (256, 256)
+            assert (np.asarray(picture)[::16, ::16] == np.asarray(small)).all()
+
+    def test_a_series_with_a_gap_is_refused(self, dirs: tuple[Path, Path]) -> None:
+        """ITK reads it, and says that its slices are 68 mm apart."""
+        shutil.copytree(ct_series()[GAPPED_ID], dirs[0] / "series")
+        with pytest.raises(ValueError, match=r"slices are missing: 4 slices lie 1\.25 to 202 mm apart"):
+            assemble(*dirs)
+
+    def test_one_slice_alone_is_a_volume(self, dirs: tuple[Path, Path]) -> None:
+        (dirs[0] / "series").mkdir()
+        shutil.copy(ct_series()["ct-01"] / "2062", dirs[0] / "series")
+        assert sitk.ReadImage(assemble(*dirs)["image.mha"]).GetSize() == (16, 16, 1)
+
+    def test_several_series_and_none_are_refused(self, dirs: tuple[Path, Path]) -> None:
+        for case_id, directory in ct_series().items():
+            shutil.copytree(directory, dirs[0] / "series" / case_id)
+        with pytest.raises(ValueError, match="0 DICOM series, not 1"):  # sub-directories are not searched
+            assemble(*dirs)
+        for directory in ct_series().values():
+            shutil.copytree(directory, dirs[0] / "series", dirs_exist_ok=True)
+        with pytest.raises(ValueError, match="2 DICOM series, not 1"):
+            assemble(*dirs)

@@ -105,7 +105,7 @@ def test_the_check_shows_the_dropped_rows_and_plots(browser: Browser) -> None:
     browser.page.set_viewport_size({"width": 1500, "height": 1400})  # the plots are below the table
     browser.open("/assets/resampled?view=checks", "2 of 12 rows dropped (16.7%): 1 at download, 1 at fn")
     shown = browser.keep("check")
-    for text in ("case-07", "case-10", "NoSuchKey", "damaged or cut short", "dropped_fraction", "Plots"):
+    for text in ("case-07", "case-10", "the row has no file", "damaged or cut short", "dropped_fraction", "Plots"):
         assert text in shown
 
 

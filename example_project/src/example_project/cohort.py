@@ -1,15 +1,16 @@
-"""A dozen scans made from real anatomy; one is cut short, one is not there.
+"""A dozen scans made from real anatomy, one cut short, one not there; and two series of CT slices, one with a gap.
 
-Two sources, both inside packages from PyPI, so nothing is downloaded:
+Three sources, all inside packages from PyPI, so nothing is downloaded:
 
 - `nilearn` carries the MNI152 T1 template, 1 mm: the average of 152 people's
   brains, skull removed (Fonov 2009, doi:10.1016/S1053-8119(09)70884-5).
 - `nibabel` carries one person's EPI scan, 24 tilted slices, for its own tests.
+- `pydicom` carries DICOM slices of scanners, cropped to 16 x 16 pixels, for its own tests.
 
-Only their data files are read. Neither package is imported: nilearn's import brings
+Only their data files are read. None of the packages is imported: nilearn's import brings
 scikit-learn and takes seconds.
 
-Every case is a pure function of those two files: no random numbers.
+Every case is a pure function of these files: no random numbers.
 """
 
 import importlib.util
@@ -26,6 +27,9 @@ import SimpleITK as sitk  # noqa: N813  # the name its documentation uses
 
 TRUNCATED_ID = "case-07"
 MISSING_ID = "case-10"
+GAPPED_ID = "ct-02"
+# In pydicom's wheel: five slices of a heart, 2.5 mm apart; and of a head's 182 slices the 18th and the last three.
+_SERIES = {"ct-01": "98892001/CT5N", GAPPED_ID: "77654033/CT2"}
 
 Triple = tuple[float, float, float]
 
@@ -116,6 +120,15 @@ def build_cohort(directory: Path) -> list[Case]:
     return cases
 
 
+def ct_series() -> dict[str, Path]:
+    """Return a directory of DICOM slices per id: `GAPPED_ID`'s lacks most of its slices.
+
+    Raises:
+        FileNotFoundError: the installed pydicom does not carry them.
+    """
+    return {case: _packaged("pydicom", f"data/test_files/dicomdirtests/{name}") for case, name in _SERIES.items()}
+
+
 def _write(directory: Path, case_id: str, derived_by: str, contrast: str, image: sitk.Image) -> Case:
     path = directory / f"{case_id}.mha"
     if case_id == MISSING_ID:
@@ -194,12 +207,12 @@ def _epi() -> sitk.Image:
 
 
 def _packaged(package: str, name: str) -> Path:
-    """Path of a data file in an installed package, without importing the package."""
+    """Path of a data file, or of a directory of them, in an installed package, without importing the package."""
     spec = importlib.util.find_spec(package)
     folders = (spec.submodule_search_locations if spec else None) or []
     for folder in folders:
         path = Path(folder) / name
-        if path.is_file():
+        if path.exists():
             return path
     message = f"{package} does not carry {name}: install the versions of pyproject.toml"
     raise FileNotFoundError(message)

@@ -1,4 +1,4 @@
-"""The demo: scans in S3, Dagster assets over them, two dropped rows, a montage; then six days, one of them all bad.
+"""The demo: scans in S3, Dagster assets over them, two dropped rows, a montage; then DICOM series, and six days.
 
 `make demo` runs on an S3 server of its own on loopback; with `FILE_DATASET_DEMO_S3=s3://bucket/prefix` it runs on that
 bucket, with the credentials and the endpoint of the environment. `make demo-ray` measures the scans on Ray instead.
@@ -25,7 +25,7 @@ import pandas as pd
 
 import file_dataset
 from example_project import cohort_store
-from example_project.cohort import MISSING_ID, TRUNCATED_ID
+from example_project.cohort import GAPPED_ID, MISSING_ID, TRUNCATED_ID
 from example_project.definitions import defs
 from example_project.defs.daily import DAYS
 
@@ -118,16 +118,19 @@ def show(result: dg.ExecuteInProcessResult, base_path: str) -> set[str]:
     pd.set_option("display.width", 200, "display.max_colwidth", 70, "display.max_columns", 12)
     print("\nManifest of `measured`:\n")
     print(result.output_for_node("measured")[["id", "measures.json", "slices.png"]].to_string(index=False))
-    dropped_rows = _check_of(result, "resampled")
-    with file_dataset.reader({"failures.parquet": dropped_rows.metadata["failures_uri"].value}).into_temp_dir() as temp:
-        dropped = pd.read_parquet(temp / "failures.parquet")
-    print(f"\nDropped by `resampled`: {dropped_rows.description}\n")
-    print(dropped[["id", "error_stage", "error_type", "error_code", "error_message"]].to_string(index=False))
+    dropped = _show_dropped(result, "resampled")
     for check in result.get_asset_check_evaluations():
         state = "passed" if check.passed else check.severity.value
         print(f"\nCheck {check.asset_key.to_user_string()}:{check.check_name}: {state}. {check.description}")
     _copy_montage(base_path)
-    return set(dropped["id"])
+    return dropped
+
+
+def show_series(result: dg.ExecuteInProcessResult) -> set[str]:
+    """Print which directories went in and out, and the series that was dropped; return its id."""
+    print("\nManifest of `volumes`, made from directories of DICOM slices:\n")
+    print(result.output_for_node("volumes")[["id", "image.mha", "slices"]].to_string(index=False))
+    return _show_dropped(result, "volumes")
 
 
 def show_days(result: dg.ExecuteInProcessResult) -> set[str]:
@@ -151,15 +154,17 @@ def last_words(dropped: set[str], failed_days: set[str]) -> str:
         SystemExit: something else went wrong.
     """
     days = {cohort_store.ARRIVED[case] for case in (TRUNCATED_ID, MISSING_ID)}
-    if (dropped, failed_days) != ({TRUNCATED_ID, MISSING_ID}, days):
+    expected = {TRUNCATED_ID, MISSING_ID, GAPPED_ID}
+    if (dropped, failed_days) != (expected, days):
         sys.exit(
-            f"the demo failed: it should drop {sorted((TRUNCATED_ID, MISSING_ID))} and the days {sorted(days)}, and "
-            f"dropped {sorted(dropped)} and {sorted(failed_days)}; see {_HERE / 'demo.log'}"
+            f"the demo failed: it should drop {sorted(expected)} and the days {sorted(days)}, and dropped "
+            f"{sorted(dropped)} and {sorted(failed_days)}; see {_HERE / 'demo.log'}"
         )
     return f"""
 What went wrong, on purpose:
-  - Scan {TRUNCATED_ID} is cut short, and {MISSING_ID} is not there. `resampled` dropped these two rows and reported
-    them. The other ten went through all assets.
+  - Scan {TRUNCATED_ID} is cut short, and {MISSING_ID} is in the study's table, but not in the bucket.
+    `resampled` dropped these two rows and reported them. The other ten went through all assets.
+  - Of the DICOM series {GAPPED_ID} most slices are missing. `volumes` dropped it.
   - On {days.pop()} only these two came in. So that day failed, and with it its run. The manifests of the other
     five days are stored.
 
@@ -169,6 +174,16 @@ Next:
   make ui                                              assets, checks and days in Dagster's web UI
   FILE_DATASET_DEMO_S3=s3://bucket/prefix make demo    the same on a bucket of yours
   example_project/notebooks/first_hour.ipynb           the same scans in a notebook, without Dagster"""
+
+
+def _show_dropped(result: dg.ExecuteInProcessResult, name: str) -> set[str]:
+    """Print the rows that an asset dropped, as its check reports them; return their ids."""
+    dropped_rows = _check_of(result, name)
+    with file_dataset.reader({"failures.parquet": dropped_rows.metadata["failures_uri"].value}).into_temp_dir() as temp:
+        dropped = pd.read_parquet(temp / "failures.parquet")
+    print(f"\nDropped by `{name}`: {dropped_rows.description}\n")
+    print(dropped[["id", "error_stage", "error_type", "error_message"]].to_string(index=False))
+    return set(dropped["id"])
 
 
 def _check_of(result: dg.ExecuteInProcessResult, name: str) -> dg.AssetCheckEvaluation:
@@ -231,11 +246,14 @@ def run(*, ui_port: int | None, on_ray: bool) -> None:
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     with s3() as base_path:
         count, size_bytes = cohort_store.upload(base_path)
-        print(f"Cohort:     {count} scans, {size_bytes / 1e6:.1f} MB, at {base_path}/raw; the table names one more")
+        print(f"Cohort:     {count} scans, {size_bytes / 1e6:.1f} MB, and DICOM series, at {base_path}/raw")
         if on_ray:
-            show_ray(materialize_and_time("on_ray", "raw_scans, resampled and, on Ray, measured_on_ray"))
+            show_ray(materialize_and_time("on_ray", "scans listed, resampled and, on Ray, measured: all"))
             return
-        dropped = show(materialize_and_time("cohort", "raw_scans, resampled, measured and report"), base_path)
+        dropped = show(
+            materialize_and_time("cohort", "listed_scans, raw_scans, resampled, measured and report"), base_path
+        )
+        dropped |= show_series(materialize_and_time("series", "listed_series and volumes"))
         first, *_, last = DAYS.get_partition_keys()
         days = {"dagster/asset_partition_range_start": first, "dagster/asset_partition_range_end": last}
         failed_days = show_days(materialize("daily", tags=days))

@@ -30,8 +30,21 @@ def store() -> FileDatasetResource:
 
 def storage(asset: str) -> dict[str, str]:
     """Return the metadata by which Dagster's overview of an asset shows where its manifest lies."""
-    base_path = os.environ.get(_BASE_PATHS.get(_name(), "SCANS_BASE_PATH"), "")
-    return {"dagster/uri": f"{base_path.rstrip('/')}/manifests/{asset}/manifest.parquet"} if base_path else {}
+    base_path = _base_path()
+    return {"dagster/uri": f"{base_path}/manifests/{asset}/manifest.parquet"} if base_path else {}
+
+
+def raw(pattern: str) -> str:
+    """Return a pattern of files below `raw/`; where no base path is set, of a bucket whose name says so."""
+    return f"{_base_path() or 's3://set-' + _variable().lower().replace('_', '-')}/raw/{pattern}"
+
+
+def _base_path() -> str:
+    return os.environ.get(_variable(), "").rstrip("/")
+
+
+def _variable() -> str:
+    return _BASE_PATHS.get(_name(), "SCANS_BASE_PATH")
 
 
 def _name() -> str:

@@ -4,7 +4,7 @@ import textwrap
 from collections.abc import Sequence
 from functools import cache
 from io import BytesIO
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -49,10 +49,7 @@ def slices_png(image: sitk.Image) -> bytes:
     # posterior, z to superior
     upright = sitk.DICOMOrient(image, "LPS")
     values = sitk.GetArrayFromImage(upright).astype(np.float64)
-    dark, bright = np.percentile(values, [1, 99])
-    # a width of 0 would be a division by it: then all is black or white
-    window = (values - dark) / max(bright - dark, np.finfo(np.float32).tiny)
-    grey: _Pixels = np.rint(window.clip(0, 1) * 255).astype(np.uint8)
+    grey = _grey(values)
 
     z, y, x = (length // 2 for length in grey.shape)
     x_mm, y_mm, z_mm = upright.GetSpacing()
@@ -69,6 +66,18 @@ def slices_png(image: sitk.Image) -> bytes:
         picture.paste(panel, (left, (height - panel.height) // 2))
         left += panel.width + PANEL_GAP_PIXELS
     return _png(picture)
+
+
+def slice_pngs(image: sitk.Image) -> list[bytes]:
+    """Picture each slice along the z axis as grey PNG, a pixel per voxel; all have the grey of the whole image."""
+    return [_png(Image.fromarray(np.ascontiguousarray(one))) for one in _grey(sitk.GetArrayFromImage(image))]
+
+
+def enlarged_png(png: bytes) -> bytes:
+    """Enlarge a small picture to at least 256 pixels of width, voxels left square."""
+    with Image.open(BytesIO(png)) as picture:
+        factor = -(-256 // picture.width)
+        return _png(picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST))
 
 
 class Tile(NamedTuple):
@@ -133,6 +142,15 @@ def _tile(tile: Tile, picture: Image.Image | None, size: tuple[int, int]) -> Ima
         draw.text(middle, words, _WARNING, _font(19), anchor="mm", align="center", spacing=8)
         draw.text((_PADDING, room + 29), "no picture", _FAINT, _font(17))
     return drawn
+
+
+def _grey(values: npt.NDArray[Any]) -> _Pixels:
+    """Grey from the 1st to the 99th percentile of all values."""
+    dark, bright = np.percentile(values, [1, 99])
+    # a width of 0 would be a division by it: then all is black or white
+    window = (values - dark) / max(bright - dark, np.finfo(np.float32).tiny)
+    grey: _Pixels = np.rint(window.clip(0, 1) * 255).astype(np.uint8)
+    return grey
 
 
 def _panel(grey: _Pixels, column_mm: float, row_mm: float) -> Image.Image:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk  # noqa: N813  # the name its documentation uses
 
-from example_project.pictures import slices_png
+from example_project.pictures import enlarged_png, slice_pngs, slices_png
 
 SPACING_MM = 2.0
 
@@ -19,6 +19,7 @@ SPACING_MM = 2.0
 Resampled = TypedDict("Resampled", {"image.mha": Path})
 Measured = TypedDict("Measured", {"measures.json": Path, "slices.png": Path})
 Pictured = TypedDict("Pictured", {"slices.png": Path})
+Assembled = TypedDict("Assembled", {"image.mha": Path, "slices": Path})
 
 
 def resample(input_dir: Path, output_dir: Path) -> Resampled:
@@ -113,6 +114,41 @@ def picture(input_dir: Path, output_dir: Path) -> Pictured:
     return {"slices.png": path}
 
 
+def assemble(input_dir: Path, output_dir: Path) -> Assembled:
+    """Read the DICOM slices of the directory `series/` as one volume, `image.mha`, and picture each slice.
+
+    Values are those of the scanner (of CT: Hounsfield units). The directory `slices/` holds a grey PNG for each slice,
+    `001.png` first, in the order of the volume's z axis.
+
+    Raises:
+        ValueError: the directory holds no DICOM series or several, or slices are missing: their distances differ by
+            more than 1 % (ITK would spread the slices evenly over the gap).
+    """
+    directory = str(input_dir / "series")
+    found = sitk.ImageSeriesReader.GetGDCMSeriesIDs(directory)
+    if len(found) != 1:
+        message = f"series/ holds {len(found)} DICOM series, not 1"
+        raise ValueError(message)
+    names = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(directory, found[0])
+    gaps_mm = np.linalg.norm(np.diff([_position_mm(name) for name in names], axis=0), axis=1)
+    if gaps_mm.size and np.ptp(gaps_mm) > 0.01 * gaps_mm.min():
+        message = f"slices are missing: {len(names)} slices lie {gaps_mm.min():.3g} to {gaps_mm.max():.3g} mm apart"
+        raise ValueError(message)
+    image = sitk.ReadImage(names)
+    volume, slices = output_dir / "image.mha", output_dir / "slices"
+    sitk.WriteImage(image, volume, useCompression=False)
+    slices.mkdir()
+    for number, png in enumerate(slice_pngs(image), 1):
+        (slices / f"{number:03}.png").write_bytes(png)
+    return {"image.mha": volume, "slices": slices}
+
+
+def middle_slice(output_dir: Path) -> bytes:
+    """Return the middle one of the slices that `assemble` pictured, enlarged, for Dagster to show."""
+    slices = sorted((output_dir / "slices").iterdir())
+    return enlarged_png(slices[len(slices) // 2].read_bytes())
+
+
 def thumbnail(output_dir: Path) -> bytes:
     """Return the picture that `measure` or `picture` made, for Dagster to show."""
     return (output_dir / "slices.png").read_bytes()
@@ -130,6 +166,15 @@ def _statistics(values: npt.NDArray[Any]) -> dict[str, float]:
         "max": values.max(),
     }
     return {name: float(value) for name, value in statistics.items()}
+
+
+def _position_mm(name: str) -> tuple[float, ...]:
+    """Where the first voxel of a slice lies; of the file its header alone is read."""
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(name)
+    reader.ReadImageInformation()
+    position: tuple[float, ...] = reader.GetOrigin()
+    return position
 
 
 def _read(path: Path) -> sitk.Image:

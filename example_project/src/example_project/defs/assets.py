@@ -1,4 +1,4 @@
-"""raw_scans -> resampled -> measured -> report: manifests of files in S3, and at the end a picture and a table."""
+"""listed_scans -> raw_scans -> resampled -> measured -> report: manifests of files in S3; at the end, a picture."""
 
 import base64
 import json
@@ -11,17 +11,35 @@ import pandas as pd
 
 import file_dataset
 from example_project import cohort_store, pipelines
-from example_project.environment import storage
+from example_project.environment import raw, storage
 from example_project.pictures import Tile, montage
-from file_dataset_dagster import FileDatasetResource, ManifestIOManager, build_manifest_checks, pipeline_asset
+from file_dataset_dagster import (
+    FileDatasetResource,
+    ManifestIOManager,
+    build_manifest_checks,
+    files_asset,
+    pipeline_asset,
+)
+
+listed_scans = files_asset(
+    "listed_scans",
+    {"image.mha": raw("{id}/image.mha")},
+    details=["etag"],
+    group_name="cohort",
+    resource_key="store",
+    description="The scans that the bucket holds.",
+)
 
 
 @dg.asset(group_name="cohort", kinds={"s3", "csv"})
-def raw_scans(store: dg.ResourceParam[FileDatasetResource]) -> pd.DataFrame:
-    """Every scan of the cohort: the table that lies beside the scans in S3."""
+def raw_scans(listed_scans: pd.DataFrame, store: dg.ResourceParam[FileDatasetResource]) -> pd.DataFrame:
+    """Every scan that the study's table names, with its file in the bucket: null where there is none."""
     table = {"scans.csv": cohort_store.table_url(_base_path(store))}
     with file_dataset.reader(table, options=store.get_options()).into_temp_dir() as temp:
-        return pd.read_csv(temp / "scans.csv")
+        study = pd.read_csv(temp / "scans.csv")
+    # of the raw scan: the resampled one, which has the same file name, has another
+    found = listed_scans.rename(columns={"image.mha.etag": "scan.etag"})
+    return study.merge(found, how="left", on="id")
 
 
 resampled = pipeline_asset(
