@@ -53,17 +53,14 @@ class PipelineResult:
             (int64), `etag`, `checksum` (`CRC64NVME:<base64>`; null where the store gives none).
         inputs: one row per file that was read, of rows that are stored or failed after their download, in input order:
             `id`, `file`, `location`, `size_bytes` (int64), `etag` (of a local file: its modification time, ns),
-            `version_id` (null where the bucket keeps no versions), `checksum` (as in `files`; null where the store gave
-            none). The answers that bring the files have all of it: it costs no request.
+            `version_id` (null where the bucket keeps none), `checksum` (as in `files`). It costs no request.
         files_without_digest: downloads of which the store offered no digest (a multipart ETag without a full-object
             checksum): their length and version were compared, their bytes could not be.
-        hint: what to check where all rows failed alike: the endpoint, when the store has no object (or bucket) that any
-            row asked for; None elsewhere.
-        prefetch: how many rows were ahead of fn at the end (`prefetch.rows`), and why not more (`prefetch.why`); None
-            where more than one run made the result, as on Ray, or where it was loaded.
+        hint: what to check where the store has no object (or bucket) that any row asked for; None elsewhere.
+        prefetch: `rows` that were ahead of fn at the end, and `why` not more; None of several runs, on Ray, or loaded.
         counts: `retries`, `throttles`, and `download_s`, `fn_s`, `upload_s`, summed over the rows that ran here, which
             overlap; those of a checkpoint add nothing. None on Ray, or where it was loaded.
-        input_count: of a result that was loaded, how many rows its input had; else None.
+        input_count: how many rows the input of a loaded result had; else None.
 
     Example:
         >>> def copy(input_dir, output_dir):
