@@ -1,7 +1,8 @@
 """`if_exists`: what is there already of a row's outputs, looked at before its download, and what a row takes back.
 
 One HEAD per declared output; to skip a row, one LIST where there is no such object, for it may be a directory. A row
-that fails under `"error"` removes what it stored: nothing was there before, and the row can run again.
+that fails under `"error"` removes what it stored: nothing was there before, and the row can run again. Under `"skip"`
+a row with directories removes what it stored of the output that was missing: a part would be taken for the whole.
 """
 
 from __future__ import annotations
@@ -162,6 +163,13 @@ class Look:
         outputs = {name: f"{at}/" if name in self._lists else str(at) for name, at in self._targets.items()}
         return Stored(outputs, tuple(file for files in found.values() for file in files), 0, was_there=True)
 
+    def missing(self) -> tuple[str, ...]:
+        """Return the outputs of which there was neither an object nor a directory; call it before `forget`."""
+        listed = {name: self._listed(name) for name in self._lists}
+        return tuple(
+            name for name, found in listed.items() if not (isinstance(found, OSError) or self._files(0, name, found))
+        )
+
     def _files(self, position: int, name: str, listing: Listing) -> list[_frame.StoredFile]:
         try:
             found = _directories.contents(_urls.directory_at(self._targets[name]), listing)
@@ -195,15 +203,16 @@ def _explained(error: OSError) -> OSError:
 class TakingBack:
     """Removes what a row has stored that failed, or was given up."""
 
-    def __init__(self, failed: Failed | None, stored: Mapping[str, Location], stores: Stores) -> None:
+    def __init__(self, failed: Failed | None, stored: Mapping[str, Location], stores: Stores, note: str = "") -> None:
         """Remove nothing yet.
 
         Args:
             failed: the outcome of the row; None: it has none.
             stored: where the files lie that it has stored, by name.
             stores: the stores of these.
+            note: follows the messages of the failures when they are removed.
         """
-        self._failed = failed
+        self._failed, self._note = failed, note
         self._asked: Asked[None] = Asked(stored, stores)
 
     def begin(self, then: Callable[[], object]) -> list[Future[None]]:
@@ -227,9 +236,11 @@ class TakingBack:
             return None
         left = [f"{targets[name]}: {why.strerror}" for name, why in self._asked.answers().items() if why is not None]
         self._asked.forget()
-        if not left:
+        note = self._note
+        if left:
+            note = f" (stored before that; remove it before the row runs again, for that failed: {'; '.join(left)})"
+        if not note:
             return failed
-        note = f" (stored before that; remove it before the row runs again, for that failed: {'; '.join(left)})"
         noted = [dataclasses.replace(each, message=each.message + note) for each in failed.error.failures]
         error = RowError(noted)
         error.__cause__ = failed.error.__cause__

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from file_dataset._prepared import Prepared
     from file_dataset._silence import Silence
     from file_dataset._stores import Stores
+    from file_dataset._urls import Location
     from file_dataset._window import OnDisk
 
 
@@ -56,6 +57,7 @@ class Flight:
         "_files",
         "_has_begun",
         "_looking",
+        "_missing",
         "_new_in",
         "_storing",
         "_taking_back",
@@ -89,6 +91,7 @@ class Flight:
         self._looking: _existing.Look | None = None
         self._has_begun = False
         self._new_in: Stores | None = None  # where what it stores replaces nothing, so that it can be taken back
+        self._missing: tuple[str, ...] | None = None  # the outputs of which that holds; None: all of them
         self._ended: Callable[[], object] = _nothing
         self._taking_back: _existing.TakingBack | None = None
         self._storing: _storing.Storing | None = None
@@ -154,6 +157,7 @@ class Flight:
         outcome: Stored | Failed | Ended | None = None
         try:
             outcome = look.seen(self.position)
+            self._missing = look.missing()
             look.forget()
             if outcome is None:
                 go_on()
@@ -230,6 +234,8 @@ class Flight:
             then()
 
         if only_new := prepared.settings.if_exists == "error":
+            self._missing = None
+        if only_new or (prepared.settings.if_exists == "skip" and uploads.directories):
             self._new_in, self._ended = prepared.target, then
         self._storing = storing = _storing.Storing(uploads, prepared.target, self.cancelled)
         storing.store(prepared.extra_args, stored, only_new=only_new)
@@ -243,11 +249,12 @@ class Flight:
         if self.outcome is None and self._taking_back is not None:
             self.outcome = self._taking_back.outcome()
         elif self.outcome is None and (storing := self._storing) is not None and self.fetched is not None:
-            outcome, stored = self._stored_or_not(storing, self.fetched), storing.stored()
+            outcome, stored = self._stored_or_not(storing, self.fetched), self._new(storing)
             storing.forget()
             ended, self._ended = self._ended, _nothing  # which refers to this
             if isinstance(outcome, Failed) and stored and self._new_in is not None:
-                self._taking_back = _existing.TakingBack(outcome, stored, self._new_in)
+                note = f"; removed again: {', '.join(self._missing)}" if self._missing else ""
+                self._taking_back = _existing.TakingBack(outcome, stored, self._new_in, note)
                 self._taking_back.begin(ended)
                 return False
             self.outcome = outcome
@@ -309,9 +316,17 @@ class Flight:
         """
         stores, storing = self._new_in, self._storing
         if self._taking_back is None and self.outcome is None and stores is not None and storing is not None:
-            self._taking_back = _existing.TakingBack(None, storing.stored(), stores)
+            self._taking_back = _existing.TakingBack(None, self._new(storing), stores)
             return [*self._taking_back.begin(_nothing)]
         return [] if self._taking_back is None else [*self._taking_back.running]
+
+    def _new(self, storing: _storing.Storing) -> Mapping[str, Location]:
+        """Return what is stored where nothing was."""
+        stored, missing = storing.stored(), self._missing
+        if missing is None:
+            return stored
+        below = tuple(f"{name}/" for name in missing)
+        return {file: at for file, at in stored.items() if file in missing or file.startswith(below)}
 
     def clean_up(self) -> None:
         """Remove the row's files."""

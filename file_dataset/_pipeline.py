@@ -59,8 +59,9 @@ class WriteOptions(_RequiredWriteOptions, total=False):
       downloaded and fn is not called. Where one is missing, the row runs and replaces the others. One HEAD per
       declared output, and one LIST for the first that is no object; the bytes are not compared with anything.
 
-    A directory is there when any object lies below it. `"error"` looks with one LIST before it stores one. `"skip"`
-    cannot see that a killed run has left a part of one.
+    A directory is there when any object lies below it. `"error"` looks with one LIST before it stores one. A row that
+    fails under `"skip"` removes what it stored of the output that was missing. What a killed run, or a row that failed
+    under `"overwrite"`, has left of a directory `"skip"` takes for the whole: run such rows with `"overwrite"`.
 
     HEADs need the right to list the bucket (s3:ListBucket): without it S3 answers 403 for what is not there.
 

@@ -108,6 +108,32 @@ def test_skip_runs_a_row_whose_directory_is_not_there_after_one_list(faults, run
     assert counts(faults) == [2, 2, 1, 3, 0]  # the second LIST finds what is no part of it any more
 
 
+@pytest.mark.parametrize("marker", [False, True], ids=["nothing", "a marker"])
+def test_skip_takes_no_part_of_a_directory_that_a_failed_row_stored_for_the_whole(faults, run, marker):
+    if marker:
+        faults.put(f"{OUT}/1/series/", b"")
+    faults.put(f"{OUT}/1/series-1/theirs", b"theirs")
+    faults.fail("PutObject", Status(400, "InvalidRequest"), key="out/1/series/sub/2")
+    failed = failure_of(run("skip", both, outputs=["series", "a.txt"]))
+    assert "; removed again: series" in failed.error_message
+    assert not [key for key in faults.keys("bucket") if key.startswith("out/1/series/") and not key.endswith("/")]
+    faults.reset()
+    assert len(run("skip", both, outputs=["series", "a.txt"]).files) == 3
+    assert "out/1/series-1/theirs" in faults.keys("bucket")
+
+
+def test_skip_leaves_what_was_there_of_a_row_that_fails(faults, run):
+    for name in ("1", "sub/2"):
+        faults.put(f"{OUT}/1/series/{name}", b"before")
+    faults.fail("PutObject", Status(400, "InvalidRequest"), key="out/1/series/sub/2")
+    failure_of(run("skip", both, outputs=["series", "a.txt"]))  # a.txt is missing
+    assert [key for key in faults.keys("bucket") if key.startswith("out/")] == ["out/1/series/1", "out/1/series/sub/2"]
+    faults.reset()
+    assert faults.body(f"{OUT}/1/series/sub/2") == b"before"
+    assert len(run("skip", both, outputs=["series", "a.txt"]).files) == 3
+    assert faults.body(f"{OUT}/1/series/sub/2") == b"sub/2"
+
+
 def test_skip_takes_markers_for_nothing(faults, run):
     faults.put(f"{OUT}/1/series/", b"")
     faults.put(f"{OUT}/1/a.txt", b"before")
