@@ -12,11 +12,23 @@ import os
 import re
 import stat
 import threading
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from file_dataset import _digest, _directories, _frame, _in_order, _listings, _local_file, _plan, _stores, _urls
+from file_dataset import (
+    _digest,
+    _directories,
+    _frame,
+    _in_order,
+    _listings,
+    _local_file,
+    _plan,
+    _progress,
+    _stores,
+    _urls,
+)
 from file_dataset._directories import Member
 from file_dataset._errors import Failure, InvalidDatasetError, RowError
 from file_dataset._local_file import LocalFile
@@ -35,6 +47,7 @@ if TYPE_CHECKING:
     from file_dataset._frame import Rows
     from file_dataset._options import Options
     from file_dataset._plan import FileRow, Transfer
+    from file_dataset._progress import Count, Report
     from file_dataset._sink import ObjectInfo
     from file_dataset._urls import Location
 
@@ -44,13 +57,16 @@ _MD5 = re.compile(r"[0-9a-fA-F]{32}")  # of an object encrypted by KMS it is non
 _THREADS = 8  # that read what is there already; a guess, as for local copies
 
 
-def into_dir(rows: Rows, path: object, options: Options | None) -> pd.DataFrame | dict[str, Path | None]:
+def into_dir(
+    rows: Rows, path: object, options: Options | None, progress: Report
+) -> pd.DataFrame | dict[str, Path | None]:
     """Have every file below a directory, and return where: the frame, or a row's files.
 
     Raises:
         RowError: files that could not be read, every one of them.
         InvalidDatasetError: ids, names or the directory do not allow it; nothing was read.
     """
+    _progress.check(progress)
     if rows.frame is not None:
         _frame.check_directories(rows)
     _plan.check_file_names(list(rows.file_columns), local=True)
@@ -69,8 +85,10 @@ def into_dir(rows: Rows, path: object, options: Options | None) -> pd.DataFrame 
         raise InvalidDatasetError(f"files that are to be read would be replaced before that: {lost[:5]}")
     if within := [each for each in transfers if isinstance(each, Member) and f"{into}/".startswith(each.source_root)]:
         raise InvalidDatasetError(f"{into} lies in {within[0].source_root}, which is to be read: give another path")
-    with TempDir(into) as arriving:
-        _Filling(stores, str(arriving)).fill(transfers, unlisted)
+    wanted = [each for each in transfers if not _is_itself(each)]
+    with TempDir(into) as arriving, _progress.counting(progress, len(rows)) as count:
+        left = _RowsLeft(count, rows.ids or [None], wanted, unlisted)
+        _Filling(stores, str(arriving), left).fill(wanted, unlisted)
     directories = {(each.row_id, each.column) for each in transfers if isinstance(each, Member)}
     return _answer(rows, into, directories)
 
@@ -144,14 +162,43 @@ class _Step:
     expected: Digest | None
 
 
+class _RowsLeft:
+    """The rows that have not ended: each is counted as its last file ends."""
+
+    def __init__(
+        self,
+        count: Count,
+        ids: Iterable[RowId],
+        transfers: Iterable[Transfer[str]],
+        unlisted: Iterable[Failure],
+    ) -> None:
+        """Count the rows of which there is nothing to read."""
+        self._count = count
+        self._files = Counter(each.row_id for each in transfers)
+        self._failures: dict[RowId, list[Failure]] = {}
+        for each in unlisted:
+            self._failures.setdefault(each.id, []).append(each)
+        for row_id in ids:
+            if row_id not in self._files:
+                self._count(row_id, self._failures.get(row_id, []))
+
+    def file_ends(self, row_id: RowId, *failures: Failure) -> None:
+        """Take note that a file of a row is there, or why it is not."""
+        if failures:
+            self._failures.setdefault(row_id, []).extend(failures)
+        self._files[row_id] -= 1
+        if not self._files[row_id]:
+            self._count(row_id, self._failures.get(row_id, []))
+
+
 class _Filling:
     """Fills one directory. What is not whole when it ends leaves nothing behind."""
 
-    def __init__(self, stores: _stores.Stores, arriving: str) -> None:
-        """Take the stores of the sources, and where files lie that are not whole."""
-        self._stores, self._arriving = stores, arriving
+    def __init__(self, stores: _stores.Stores, arriving: str, left: _RowsLeft) -> None:
+        """Take the stores of the sources, where files lie that are not whole, and what counts the rows."""
+        self._stores, self._arriving, self._left = stores, arriving, left
         self._cancelled = threading.Event()
-        self._failed: _in_order.FailedFiles[_Step] = _in_order.FailedFiles(_unread)
+        self._failed: _in_order.FailedFiles[_Step] = _in_order.FailedFiles(self._lost)
         self._sinks: dict[_Step, Sink] = {}  # of files without their names
         self._unnamed: dict[_Step, OSError] = {}
         self._lock = threading.Lock()
@@ -181,7 +228,7 @@ class _Filling:
 
         Files of directories are first compared with the ETag that the listing has, where that is an MD5.
         """
-        steps = [_Step(transfer, None) for transfer in transfers if not _is_itself(transfer)]
+        steps = [_Step(transfer, None) for transfer in transfers]
         listed = {step: _Step(step.transfer, digest) for step in steps if (digest := _listed_digest(step)) is not None}
         differ = {step.transfer for step in self._do(listed.values())}
         steps = [step for step in steps if step not in listed or step.transfer in differ]
@@ -203,11 +250,20 @@ class _Filling:
         for step, found in self._tried(steps, self._begin):
             if found is False:
                 differ.append(step)
-            elif step.expected is None:
-                error = _directories.why_other(step.transfer, found) or self._named(step)
-                if error is not None:
-                    self._failed.add(step, error)
+                continue
+            is_whole = step.expected is not None
+            error = None if is_whole else _directories.why_other(step.transfer, found) or self._named(step)
+            if error is None:
+                self._left.file_ends(step.transfer.row_id)
+            else:
+                self._failed.add(step, error)
         return differ
+
+    def _lost(self, step: _Step, error: OSError) -> Failure:
+        transfer = step.transfer
+        failure = Failure.of(transfer.row_id, "download", error, file=transfer.file, url=transfer.source)
+        self._left.file_ends(transfer.row_id, failure)
+        return failure
 
     def _tried(self, steps: Iterable[_Step], start: Callable[[_Step], Future[T]]) -> Iterator[tuple[_Step, T]]:
         return _in_order.tried(steps, start, _place, self._failed, self._stores, self._cancelled)
@@ -284,8 +340,3 @@ def _expected(step: _Step, info: ObjectInfo) -> Digest | None:
 
 def _place(step: _Step) -> Location:
     return step.transfer.source if step.expected is None else Path(step.transfer.target)  # type: ignore[return-value]
-
-
-def _unread(step: _Step, error: OSError) -> Failure:
-    transfer = step.transfer
-    return Failure.of(transfer.row_id, "download", error, file=transfer.file, url=transfer.source)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, Unpack, cast, get_args, overload
 
-from file_dataset import _function, _options, _outputs, _per_process, _pickling, _urls
+from file_dataset import _function, _options, _outputs, _per_process, _pickling, _progress, _urls
 from file_dataset._errors import InvalidDatasetError
 from file_dataset._interrupts import Interrupts
 from file_dataset._options import Options
@@ -196,8 +196,7 @@ class Pipeline:
             raise InvalidDatasetError(f"temp_dir={temp_dir!r}: give the path of a directory")
         if temp_dir is not None:
             _urls.check_home(temp_dir)
-        if progress is not None and not isinstance(progress, bool) and not callable(progress):
-            raise InvalidDatasetError(f"progress={progress!r}: give None, False or a function that takes a Progress")
+        _progress.check(progress)
         self._contract = _outputs.contract_of(fn, outputs)
         _check_skip(write_options, self._contract)
         self._idle_workers: list[Workers] | None = None

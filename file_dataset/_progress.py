@@ -9,6 +9,8 @@ import time
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, TypeAlias
 
+from file_dataset._errors import InvalidDatasetError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
@@ -22,6 +24,8 @@ _LOG_EVERY_S = 5.0  # a guess: often enough to see life, seldom enough to read a
 @dataclass(frozen=True, slots=True, match_args=False)
 class Progress:
     """How far a run is, in rows; `done` counts dropped rows too. `Pipeline(..., progress=function)` calls with one.
+
+    So do `into_dir` and `write_files`, which drop nothing: there `dropped` counts rows of which a file has failed.
 
     `prefetch` is how many rows may be ahead of fn now, where the run chooses that; None where it was given. `id` is the
     row that ended last, and `failures` why it failed (empty: it is stored); on Ray, where many rows end at once, None.
@@ -51,6 +55,18 @@ class Progress:
 
 # None: a bar on a terminal or in a notebook, log lines elsewhere; False: silence.
 Report: TypeAlias = "Callable[[Progress], object] | bool | None"
+# counts a row that has ended, and why it failed
+Count: TypeAlias = "Callable[[RowId, Sequence[Failure]], None]"
+
+
+def check(progress: object) -> None:
+    """Refuse what is no `Report`.
+
+    Raises:
+        InvalidDatasetError: it is none.
+    """
+    if progress is not None and not isinstance(progress, bool) and not callable(progress):
+        raise InvalidDatasetError(f"progress={progress!r}: give None, False or a function that takes a Progress")
 
 
 @contextlib.contextmanager
@@ -74,6 +90,23 @@ def reporting(progress: Report, total: int, done: int = 0) -> Iterator[Callable[
             yield advance
     else:
         yield _log_lines()
+
+
+@contextlib.contextmanager
+def counting(progress: Report, total: int) -> Iterator[Count]:
+    """Yield the function that counts and reports a row that ended, of `total` rows, and why it failed.
+
+    One row alone has no bar and no log line.
+    """
+    done = dropped = 0
+    with reporting(False if progress is None and total <= 1 else progress, total) as report:
+
+        def count(row_id: RowId, failures: Sequence[Failure]) -> None:
+            nonlocal done, dropped
+            done, dropped = done + 1, dropped + bool(failures)
+            report(Progress(done, total, dropped, id=row_id, failures=tuple(failures)))
+
+        yield count
 
 
 def _log_lines() -> Callable[[Progress], None]:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from file_dataset._frame import Rows
     from file_dataset._options import Options
     from file_dataset._plan import FileRow
+    from file_dataset._progress import Report
 
 
 def reader(
@@ -136,7 +137,7 @@ class Reader:
             raise
         return temp
 
-    def into_dir(self, path: str | os.PathLike[str]) -> Any:  # noqa: ANN401  # a frame or a dict, as what is read
+    def into_dir(self, path: str | os.PathLike[str], *, progress: Report = None) -> Any:  # noqa: ANN401  # a frame or a dict, as what is read
         """Read every file into a directory that stays, and return where they are.
 
         A row's files lie at `<path>/<file name>`, a frame's at `<path>/<id>/<file name>`. One GET per file that is not
@@ -148,6 +149,10 @@ class Reader:
         directory that its source has not fails: both would be no state of the source, and nothing of yours is removed.
 
         After an interruption whole files are there and no partial ones; call it again to go on.
+
+        Args:
+            path: the directory; it is made where there is none.
+            progress: as in `Pipeline`. A row ends with its last file. One row alone has no bar and no log line.
 
         Returns:
             Of a frame: the frame with absolute paths as text in its file columns, those of directories with a slash at
@@ -164,7 +169,7 @@ class Reader:
             >>> Path(local["scan.txt"][0]).relative_to(Path.cwd())
             PosixPath('scans/7/scan.txt')
         """
-        return _into_dir.into_dir(self._rows, path, self._options)
+        return _into_dir.into_dir(self._rows, path, self._options, progress)
 
     def iter_temp_dirs(self, *, dir: str | os.PathLike[str] | None = None) -> Iterator[TempDir]:  # noqa: A002
         """Return an iterator over a temp dir for each row, in the frame's order.

@@ -17,6 +17,7 @@ from file_dataset import (
     _local_file,
     _options,
     _plan,
+    _progress,
     _stores,
     _storing,
     _urls,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
     from file_dataset._errors import RowId
     from file_dataset._options import Options
+    from file_dataset._progress import Count, Report
     from file_dataset._urls import Location
 
 _Source: TypeAlias = LocalFile | LocalDirectory
@@ -45,6 +47,7 @@ def write_files(
     id: str | int,
     options: Options | None = None,
     extra_args: Mapping[str, Any] | None = None,
+    progress: Report = None,
 ) -> dict[str, str | Path | None]: ...
 
 
@@ -56,6 +59,7 @@ def write_files(
     file_columns: Sequence[str] | None = None,
     options: Options | None = None,
     extra_args: Mapping[str, Any] | None = None,
+    progress: Report = None,
 ) -> pd.DataFrame: ...
 
 
@@ -67,6 +71,7 @@ def write_files(  # noqa: PLR0913  # two ways to say what is stored, and where a
     file_columns: Sequence[str] | None = None,
     options: Options | None = None,
     extra_args: Mapping[str, Any] | None = None,
+    progress: Report = None,
 ) -> dict[str, str | Path | None] | pd.DataFrame:
     """Store local files and directories at `<into_path>/<id>/<name>`, now, replacing what is there.
 
@@ -85,6 +90,7 @@ def write_files(  # noqa: PLR0913  # two ways to say what is stored, and where a
         file_columns: decides alone which columns of a frame name files, as in `reader`.
         options: how S3 is reached; None: by boto3's default session.
         extra_args: boto3's `ExtraArgs` of uploads, such as `{"ContentType": "image/png"}`; local targets ignore them.
+        progress: as in `Pipeline`. Rows end in the frame's order. One row alone has no bar and no log line.
 
     Returns:
         Of a row: name -> where it is now, an `s3://` URL as text (of a directory, with a slash at its end), or, for a
@@ -107,30 +113,42 @@ def write_files(  # noqa: PLR0913  # two ways to say what is stored, and where a
         ['s3://my-bucket/notes/2/note.txt']
     """
     _options.check(options)
+    _progress.check(progress)
     if extra_args is not None and not isinstance(extra_args, Mapping):
         raise InvalidDatasetError(f"extra_args is a {type(extra_args).__name__}: give a mapping, boto3's ExtraArgs")
     prefix = _urls.parse_prefix(into_path, local_paths=_options.takes_local_paths(options))
     if isinstance(files, Mapping):
         if file_columns is not None:
             raise InvalidDatasetError("file_columns are of a frame: every name of a mapping is a file's")
-        return _write_row(files, id, prefix, options, extra_args or {})
+        with _progress.counting(progress, 1) as count:
+            return _write_row(files, id, prefix, options, extra_args or {}, count)
     if not hasattr(files, "columns"):
         kind = type(files).__name__
         raise InvalidDatasetError(f"files is a {kind}: give a mapping of file name to local path, or a frame of them")
     if id is not None:
         raise InvalidDatasetError(f"id={id!r} is of one row: a frame has its ids in the column 'id'")
-    return _write_frame(_rows(files, file_columns, prefix), prefix, options, extra_args or {})
+    return _write_frame(_rows(files, file_columns, prefix), prefix, options, extra_args or {}, progress)
 
 
-def _write_row(
-    files: Mapping[str, Any], row_id: RowId, prefix: Location, options: Options | None, extra_args: Mapping[str, Any]
+def _write_row(  # noqa: PLR0913, PLR0917  # what is stored, where and how, and what counts it
+    files: Mapping[str, Any],
+    row_id: RowId,
+    prefix: Location,
+    options: Options | None,
+    extra_args: Mapping[str, Any],
+    count: Count,
 ) -> dict[str, str | Path | None]:
     _check_names(list(files), prefix)
     sources = {name: None if _urls.is_null(path) else _source(name, path) for name, path in files.items()}
     uploads = _plan.uploads(row_id, sources, prefix)
     _check_apart([uploads], prefix)
     _check_extra_args(extra_args, prefix)
-    _storing.copy_out(uploads, _stores.Stores(options), extra_args)
+    try:
+        _storing.copy_out(uploads, _stores.Stores(options), extra_args)
+    except RowError as exc:
+        count(row_id, exc.failures)
+        raise
+    count(row_id, ())
     stored = uploads.locations
     if isinstance(prefix, Path):
         return {name: Path(stored[name]) if name in stored else None for name in files}
@@ -164,7 +182,7 @@ def _rows(frame: object, file_columns: Sequence[str] | None, prefix: Location) -
 
 
 def _write_frame(
-    rows: _frame.Rows, prefix: Location, options: Options | None, extra_args: Mapping[str, Any]
+    rows: _frame.Rows, prefix: Location, options: Options | None, extra_args: Mapping[str, Any], progress: Report
 ) -> pd.DataFrame:
     into = rows.base / prefix if isinstance(prefix, Path) else prefix
     sources = _sources(rows)
@@ -179,7 +197,9 @@ def _write_frame(
             _check_apart((_plan.uploads(rows.id_at(at), files, into) for at, files in enumerate(sources)), into)
     _check_extra_args(extra_args, into)
     uploads = (_plan.uploads(rows.id_at(at), files, into) for at, files in enumerate(sources))
-    _store_rows(uploads, _stores.Stores(options), extra_args, shown=f"{len(rows)} rows are stored, below {into}")
+    shown = f"{len(rows)} rows are stored, below {into}"
+    with _progress.counting(progress, len(rows)) as count:
+        _store_rows(uploads, _stores.Stores(options), extra_args, _Ended(rows.ids or (), count), shown)
     outputs = {
         name: [_located(files.get(name), row.get(name)) for files, row in zip(sources, planned, strict=True)]
         for name in rows.cells
@@ -237,6 +257,7 @@ def _store_rows(
     rows: Iterable[_plan.Uploads],
     stores: _stores.Stores,
     extra_args: Mapping[str, Any],
+    ended: _Ended,
     shown: str,
 ) -> None:
     """Store the files of many rows, as many at once as keep the store busy.
@@ -246,7 +267,6 @@ def _store_rows(
     """
     cancelled = threading.Event()
     running: deque[tuple[int, _storing.Storing]] = deque()  # with the number of its files
-    ended = _Ended()
     count = 0
     try:
         for uploads in rows:
@@ -273,34 +293,41 @@ def _store_rows(
 class _Ended:
     """What became of the rows that have ended; of their errors the first one is kept, or the first that is fatal."""
 
+    ids: Sequence[RowId]
+    count: Count
+    ended: int = 0
     stored: int = 0
     failures: list[Failure] = field(default_factory=list)
     cause: BaseException | None = None
     is_fatal: bool = False
-    _unbegun: set[int] = field(default_factory=set)
+    _unbegun: dict[int, Sequence[Failure]] = field(default_factory=dict)
 
     def begin(self, storing: _storing.Storing, extra_args: Mapping[str, Any]) -> None:
         """Begin to store a row; one whose directory cannot be made has failed."""
         try:
             storing.store(extra_args, lambda: None)
         except RowError as exc:
-            self._unbegun.add(id(storing))
+            self._unbegun[id(storing)] = exc.failures
             self._fail(exc)
 
     def end_first(self, running: deque[tuple[int, _storing.Storing]]) -> int:
         """Wait for the first row, and take it out; return how many files it has."""
-        count, storing = running[0]
-        if id(storing) not in self._unbegun:
+        files, storing = running[0]
+        failures = self._unbegun.pop(id(storing), None)
+        if failures is None:
+            failures = ()
             try:
                 storing.wait()
                 storing.finish_out()
                 self.stored += 1
             except RowError as exc:
                 self._fail(exc)
+                failures = exc.failures
             storing.forget()
         running.popleft()  # not before: what is interrupted abandons it
-        self._unbegun.discard(id(storing))
-        return count
+        row_id, self.ended = self.ids[self.ended], self.ended + 1
+        self.count(row_id, failures)
+        return files
 
     def _fail(self, error: RowError) -> None:
         cause, self.failures = error.__cause__, [*self.failures, *error.failures]

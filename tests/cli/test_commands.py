@@ -67,10 +67,11 @@ def test_commands_join_into_a_pipe_and_ids_stay_text(shell):
 def test_get_and_put_move_the_files_of_a_frame(shell):
     name = shell.write(shell.put_scans(2).assign(site="07"))
     got = shell.run("get", name, "scans", "-o", "local.csv")
-    assert (got.returncode, got.stderr) == (0, b"2 rows are in scans\n")
+    assert (got.returncode, got.stderr) == (0, b"2 of 2 rows done, 0 dropped\n2 rows are in scans\n")
     assert (shell.directory / "scans/001/scan.txt").read_text() == "scan 1"
     put = shell.run("put", "local.csv", "--into", shell.bucket.url("copy/"), "-o", "manifest.csv")
-    assert (put.returncode, put.stderr.decode()) == (0, f"2 rows are stored below {shell.bucket.url('copy/')}\n")
+    said = f"2 of 2 rows done, 0 dropped\n2 rows are stored below {shell.bucket.url('copy/')}\n"
+    assert (put.returncode, put.stderr.decode()) == (0, said)
     assert shell.bucket.get("copy/001/scan.txt") == b"scan 1"
     assert shell.read("manifest.csv")["site"].tolist() == ["07", "07"]
 
