@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 
 import pytest
@@ -67,7 +68,11 @@ def here(tmp_path, monkeypatch):
         (tmp_path / name).write_text(text)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
+    logger = logging.getLogger("file_dataset")  # a command of this process sets it up
+    before = logger.level, logger.handlers
     yield tmp_path
+    logger.setLevel(before[0])
+    logger.handlers = before[1]
     for name in FILES:
         sys.modules.pop(name.removesuffix(".py"), None)
 

@@ -332,11 +332,14 @@ def test_the_materialization_tells_rows_bytes_seconds_and_place(run, local, raw_
     result = run([raw_scans, pipeline_asset(shout, input=raw_scans, name="loud")], local)
     (event,) = result.asset_materializations_for_node("loud")
     told = {name: value.value for name, value in event.metadata.items()}
-    assert told.pop("seconds") >= 0
+    assert all(told.pop(name) >= 0 for name in ("seconds", "download_s", "fn_s", "upload_s"))
     assert [column.name for column in told.pop("dagster/column_schema").columns] == ["loud.txt", "id"]
     assert told == {
         "input_rows": 2,
         "dropped_rows": 0,
+        "read_bytes": 14,
+        "retries": 0,
+        "throttles": 0,
         "stored_bytes": 14,
         "files_without_digest": 0,
         "into_path": f"{local.base_path}/files/loud",
