@@ -35,7 +35,7 @@ def materialize(context: dg.AssetExecutionContext, given: Any, settings: Setting
     except file_dataset.InvalidDatasetError as exc:  # of resources and config alone: it names no id
         raise dg.Failure(str(exc), allow_retries=False) from exc
     keys = list(context.partition_keys) if settings.is_partitioned else [None]
-    with sending():
+    with sending(context.log):
         if len(keys) == 1:
             yield from _alone(run, given, keys[0])
         else:

@@ -1,7 +1,8 @@
 """Runs as OpenTelemetry has them: a span for each partition, and counters. The only module that knows OpenTelemetry.
 
 Nothing is imported, and nothing happens, unless a variable says where an OTLP collector listens. What cannot be sent is
-lost: a collector that is down must not fail a run, nor hold it up for longer than a few seconds at its end.
+lost: whatever is wrong with the collector, or with a setting, is a line of the log, and fails no run. A process waits
+for a collector that does not answer once.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ import contextlib
 import functools
 import logging
 import os
+import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -27,7 +29,10 @@ logger = logging.getLogger(__name__)
 _ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
 _ENDPOINTS = (_ENDPOINT, "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT")
 _TIMEOUTS = ("OTEL_EXPORTER_OTLP_TIMEOUT", "OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "OTEL_EXPORTER_OTLP_METRICS_TIMEOUT")
-_TIMEOUT_S = 3  # for what is sent at the end of a step, of spans and of metrics; a guess
+_TIMEOUT_S = 3  # of a request, and for all that is sent at the end of a step; a guess
+_EXPORTERS = tuple(f"opentelemetry.exporter.otlp.proto.http.{name}_exporter" for name in ("trace", "metric"))
+_NOT_SENT = "OpenTelemetry's spans and counters were not sent: {why}. The run goes on, and this is said once"
+_CHARS = 300  # of an exporter's message, which has its URL first; a guess
 _SHOWN = 20  # dropped rows of a span: one more event each; a guess
 _COUNTERS = ("input_rows", "dropped_rows", "read_bytes", "stored_bytes", "retries", "throttles")
 _STAGES = ("download", "fn", "upload")
@@ -41,22 +46,63 @@ class Sender:
     meters: Any
     tracer: Any
     counters: Mapping[str, Any]
+    refused: list[str]  # why what could not be sent; filled by exporters
+    said: list[str] = field(default_factory=list)  # that it was not sent: once in a process
 
-    def send(self) -> None:
-        """Send what has not been sent."""
-        for provider in (self.tracers, self.meters):
-            with contextlib.suppress(Exception):  # whatever an exporter raises is not worth the run
-                provider.force_flush()
+    def send(self, log: logging.Logger) -> None:
+        """Send what has not been sent; wait for it no longer than `_TIMEOUT_S`, and not at all where that failed."""
+        providers = (self.tracers, self.meters)
+        threads = [threading.Thread(target=_flush, args=(one,), daemon=True) for one in providers]
+        for thread in threads:
+            thread.start()
+        until = time.monotonic() + (0 if self.said else _TIMEOUT_S)
+        for thread in threads:
+            thread.join(max(0, until - time.monotonic()))
+        if not self.said and (self.refused or any(thread.is_alive() for thread in threads)):
+            self.said.append(self.refused[0] if self.refused else f"no answer within {_TIMEOUT_S} s")
+            log.warning("%s", _NOT_SENT.format(why=self.said[0]))
 
 
 @contextlib.contextmanager
-def sending() -> Iterator[None]:
-    """Send, at the end of a step, what was reported in it."""
+def sending(log: logging.Logger) -> Iterator[None]:
+    """Send, at the end of a step, what was reported in it; say in its log that it could not be sent."""
     try:
         yield
     finally:
         if (sender := sender_of_process()) is not None:
-            sender.send()
+            sender.send(log)
+
+
+def _flush(provider: Any) -> None:  # noqa: ANN401 (of spans, or of metrics)
+    with contextlib.suppress(Exception):  # whatever an exporter raises is not worth the run
+        provider.force_flush()
+
+
+def _watched(exporter: Any, refused: list[str]) -> Any:  # noqa: ANN401 (of spans, or of metrics)
+    """Note in `refused` what this exporter could not send. It logs a line for each try: they go no further."""
+    of_thread = threading.local()  # other exporters of the process log by the same logger
+
+    def goes_on(record: logging.LogRecord) -> bool:
+        lines = getattr(of_thread, "lines", None)
+        if lines is not None:
+            lines.append(record.getMessage())
+        return lines is None
+
+    logging.getLogger(type(exporter).__module__).addFilter(goes_on)
+    export = exporter.export
+
+    def watched(*arguments: Any, **options: Any) -> Any:  # noqa: ANN401 (what an exporter takes)
+        of_thread.lines = lines = []
+        try:
+            result = export(*arguments, **options)
+        finally:
+            of_thread.lines = None
+        if result.name != "SUCCESS":
+            refused.append((lines or ["the exporter does not say why"])[0][:_CHARS])
+        return result
+
+    exporter.export = watched
+    return exporter
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,25 +169,34 @@ def sender_of_process() -> Sender | None:
 
 @functools.cache
 def made_for(_: int) -> Sender | None:
+    """The sender of a process; None: it cannot be made, and a line of the log says why."""
     try:
-        from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
-        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-        from opentelemetry.sdk.metrics import MeterProvider
-        from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
-        from opentelemetry.sdk.resources import Resource
-        from opentelemetry.sdk.trace import TracerProvider
-        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+        return _made()
     except ImportError:
         logger.warning("%s is set and OpenTelemetry is not installed: pip install 'file-dataset[otel]'", _ENDPOINT)
-        return None
+    except Exception as exc:  # noqa: BLE001 (a variable of OpenTelemetry's is wrong: that is not worth the run)
+        logger.warning("%s", _NOT_SENT.format(why=f"{str(exc).rstrip('.')}; look at the variables OTEL_*"))
+    return None
+
+
+def _made() -> Sender:
+    from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+    from opentelemetry.sdk.metrics import MeterProvider
+    from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
+    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
     is_named = os.environ.get("OTEL_SERVICE_NAME") or "service.name=" in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
     resource = Resource.create({} if is_named else {"service.name": "file_dataset"})
     timeout: dict[str, Any] = {} if any(os.environ.get(name) for name in _TIMEOUTS) else {"timeout": _TIMEOUT_S}
+    refused: list[str] = []
     tracers = TracerProvider(resource=resource, shutdown_on_exit=False)
-    tracers.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(**timeout)))
-    reader = PeriodicExportingMetricReader(OTLPMetricExporter(**timeout))
+    tracers.add_span_processor(BatchSpanProcessor(_watched(OTLPSpanExporter(**timeout), refused)))
+    reader = PeriodicExportingMetricReader(_watched(OTLPMetricExporter(**timeout), refused))
     meters = MeterProvider(metric_readers=[reader], resource=resource, shutdown_on_exit=False)
     meter = meters.get_meter("file_dataset")
     counters = {name: meter.create_counter(f"file_dataset.{name}") for name in _COUNTERS}
     counters["seconds"] = meter.create_counter("file_dataset.stage.seconds", unit="s")
-    return Sender(tracers, meters, tracers.get_tracer("file_dataset"), counters)
+    return Sender(tracers, meters, tracers.get_tracer("file_dataset"), counters, refused)

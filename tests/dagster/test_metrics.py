@@ -167,11 +167,25 @@ def test_ids_are_sent_only_where_they_may_be_shown(chain, scans, collector, show
     assert (b"patient-7" in collector.text) is shows
 
 
-def test_a_collector_that_is_down_fails_nothing(chain, scans, collector, monkeypatch):
+def test_a_collector_that_is_down_fails_nothing_and_is_said_once(
+    chain, scans, collector, instance, monkeypatch, caplog
+):
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")
-    assert chain(scans(["a"])).success
+    results = [chain(scans(["a"])) for _ in range(2)]
+    assert all(result.success for result in results)
     assert collector.received == []
+    lines = [entry.user_message for result in results for entry in instance.all_logs(result.run_id)]
+    (line,) = [line for line in lines if "OpenTelemetry" in line]
+    assert "were not sent: " in line
+    assert "Connection refused" in line
+    assert not [record for record in caplog.records if record.name.startswith("opentelemetry.exporter")]
+
+
+def test_a_wrong_setting_of_opentelemetry_s_fails_nothing(chain, scans, collector, monkeypatch, caplog):
+    monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "0")
+    assert chain(scans(["a"])).success
+    assert "max_queue_size must be a positive integer; look at the variables OTEL_*" in caplog.text
 
 
 def test_without_an_endpoint_nothing_is_imported(tmp_path):
