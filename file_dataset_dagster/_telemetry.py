@@ -92,7 +92,8 @@ def _watched(exporter: Any, refused: list[str]) -> Any:  # noqa: ANN401 (of span
     export = exporter.export
 
     def watched(*arguments: Any, **options: Any) -> Any:  # noqa: ANN401 (what an exporter takes)
-        of_thread.lines = lines = []
+        lines: list[str] = []
+        of_thread.lines = lines
         try:
             result = export(*arguments, **options)
         finally:

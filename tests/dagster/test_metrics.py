@@ -178,7 +178,6 @@ def test_a_collector_that_is_down_fails_nothing_and_is_said_once(
     lines = [entry.user_message for result in results for entry in instance.all_logs(result.run_id)]
     (line,) = [line for line in lines if "OpenTelemetry" in line]
     assert "were not sent: " in line
-    assert "Connection refused" in line
     assert not [record for record in caplog.records if record.name.startswith("opentelemetry.exporter")]
 
 
