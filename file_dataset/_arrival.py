@@ -9,10 +9,9 @@ from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
-from file_dataset import _directories, _in_order, _per_process
+from file_dataset import _directories, _in_order
 from file_dataset._errors import Failure, RowError
 from file_dataset._plan import Transfer
-from file_dataset._pool import Pool
 from file_dataset._sink import ObjectInfo, Sink
 from file_dataset._urls import Directory
 
@@ -28,8 +27,6 @@ if TYPE_CHECKING:
 # Is called in any thread when the size of a file is known, or changes: with how many bytes more it takes than at the
 # call before, and whether this is the first call for the file. A directory counts as one file.
 Began: TypeAlias = Callable[[int, bool], object]
-
-_THREADS = 2  # that begin what follows; a guess: each does so for half of what is under way
 
 
 @dataclass(slots=True, eq=False)
@@ -181,14 +178,24 @@ class Arrival:
                 if is_announced
                 else _Announced(target, self._cancelled, self._began)
             )
-            try:
-                # the lock is held: who gives up finds every file that has begun
-                future = self._stores.of(coming.transfer.source).download(coming.transfer.source, coming.sink)
-            except OSError as exc:
-                self._failed.add((coming.transfer.file, coming.transfer.source), exc)
-                return True
-            coming.future = future
+            sink = coming.sink
             self._running[at] = coming
+        # the lock is not held: this can wait for new credentials, and what ends meanwhile for nothing
+        try:
+            future = self._stores.of(coming.transfer.source).download(coming.transfer.source, sink)
+        except BaseException as exc:
+            with self._lock:
+                self._running.pop(at, None)
+                if isinstance(exc, OSError):
+                    self._failed.add((coming.transfer.file, coming.transfer.source), exc)
+                    return True
+            raise
+        with self._lock:
+            coming.future = future
+            is_given_up = self._is_given_up
+        if is_given_up:  # by a thread that did not find it
+            future.cancel()
+            sink.discard()
         future.add_done_callback(functools.partial(self._ended, at))
         return True
 
@@ -223,8 +230,7 @@ class Arrival:
         if is_end:
             self._then()
         elif goes_on:  # not here: to begin can take a while, and this thread moves bytes
-            pool = _per_process.shared("arrivals", lambda: Pool(_THREADS, "file_dataset-arrivals"))
-            pool.submit(self._fill)
+            _in_order.elsewhere(self._fill)
 
     def _note(self, at: int, coming: _Coming, future: Future[ObjectInfo]) -> None:
         transfer, sink = coming.transfer, coming.sink

@@ -11,7 +11,9 @@ from collections import deque
 from concurrent.futures import CancelledError, Future, wait
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from file_dataset import _per_process
 from file_dataset._errors import RowError, is_fatal, is_unanswered
+from file_dataset._pool import Pool
 from file_dataset._silence import awaited
 
 if TYPE_CHECKING:
@@ -28,9 +30,19 @@ T = TypeVar("T")
 
 # How late a thread that waits for a transfer hears that another thread has cancelled it; a guess.
 _POLL_S = 0.1
-# Files of a row that are begun at once: a connection that ends one has the next, and a directory of 10,000 files takes
-# no 10,000 requests in memory. A guess.
+# Files of a row that are begun at once, and others when half of them have ended: a directory of 10,000 files takes no
+# 10,000 requests in memory. A guess.
 _TOGETHER = 256
+_THREADS = 2  # that begin what follows; a guess: each does so for half of what is under way
+
+
+def elsewhere(work: Callable[[], object]) -> None:
+    """Have a thread begin requests, which can wait for new credentials; this one, where there can be no other."""
+    pool = _per_process.shared("beginners", lambda: Pool(_THREADS, "file_dataset-begin"))
+    try:
+        pool.submit(work)
+    except OSError:  # what waits for the requests would wait for ever
+        work()
 
 
 class AllEnd:
@@ -57,10 +69,10 @@ class AllEnd:
 
 
 class Together(Generic[T]):
-    """Requests that belong together: begun at once, and, where they are very many, another one as each ends.
+    """Requests that belong together: begun at once, and, where they are very many, others when half have ended.
 
-    What ends is taken note of by the thread that ends it, which begins the next: it must not wait. After a failure none
-    is begun that was not begun with the first ones.
+    What ends is taken note of by the thread that ends it, which moves bytes: another one begins what follows. After a
+    failure none is begun that was not begun with the first ones.
 
     Attributes:
         results: what requests gave, by number; of those that ended well.
@@ -186,15 +198,23 @@ class Together(Generic[T]):
         return self._next < self._first or (self._next < self._count and not self._failed)
 
     def _one_ended(self, at: int, future: Future[T]) -> None:
+        error = CancelledError() if future.cancelled() else future.exception()
         with self._lock:
-            del self._running[at]
-        if future.cancelled():
-            self._failed[at] = CancelledError()
-        elif (error := future.exception()) is not None:
-            self._failed[at] = error
+            if error is None:
+                self.results[at] = future.result()
+            else:
+                self._failed[at] = error
+            del self._running[at]  # when it is noted: another thread may be the one that ends the last
+            if self._turns:
+                self._turns += 1  # whoever is at it looks once more
+                return
+            begins = self._may_begin()
+            if begins and len(self._running) > self._most // 2:
+                return
+        if begins:
+            elsewhere(self._go_on)
         else:
-            self.results[at] = future.result()
-        self._go_on()
+            self._go_on()
 
 
 def _nothing() -> None:

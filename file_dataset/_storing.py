@@ -64,7 +64,7 @@ def abandon(rows: Sequence[Storing], cancelled: threading.Event) -> None:
 class Storing:
     """The outputs of one row on their way.
 
-    All files are begun at once, or, where they are very many, another as one ends.
+    All files are begun at once, or, where they are very many, others when half have ended.
     """
 
     def __init__(self, uploads: Uploads, stores: Stores, cancelled: threading.Event) -> None:

@@ -7,6 +7,7 @@ import types
 from concurrent.futures import Future
 
 import pytest
+from helpers import until
 
 from file_dataset._in_order import _TOGETHER, Together
 
@@ -32,19 +33,64 @@ class Requests:
         self.ended += 1
 
 
-def test_no_more_than_so_many_are_begun_and_each_that_ends_begins_another():
+def test_no_more_than_so_many_are_begun_and_others_when_half_have_ended():
     requests = Requests(1_000).begin()
+    half = _TOGETHER // 2
     assert list(requests.begun) == list(range(_TOGETHER))
-    requests.begun[7].set_result("seven")
-    assert list(requests.begun) == list(range(_TOGETHER + 1))
-    assert requests.all.results == {7: "seven"}
+    for at in range(half - 1):
+        requests.begun[at].set_result(at)
+    assert list(requests.begun) == list(range(_TOGETHER))
+    requests.begun[half].set_result(half)
+    assert until(lambda: len(requests.begun) == _TOGETHER + half)
+    assert requests.all.results == {at: at for at in (*range(half - 1), half)}
     assert requests.ended == 0
+
+
+def test_the_thread_that_ends_one_begins_no_other():
+    threads = []
+
+    def start(at):
+        threads.append(threading.get_ident())
+        futures.append(Future())
+        return futures[-1]
+
+    futures: list[Future] = []
+    requests = Together(_TOGETHER + 10, start, types.SimpleNamespace(ahead=4), threading.Event())
+    requests.begin(lambda: None)
+    ends = threading.Thread(target=lambda: [futures[at].set_result(at) for at in range(_TOGETHER)])
+    ends.start()
+    ends.join()
+    assert until(lambda: len(threads) == _TOGETHER + 10)
+    assert ends.ident not in threads
+
+
+def test_one_that_is_not_taken_note_of_yet_has_not_ended():
+    over = threading.Event()
+
+    class Slow(Future):
+        """Its result is looked at while the other one ends, in another thread."""
+
+        def exception(self, timeout=None):
+            other = threading.Thread(target=last.set_result, args=("last",))
+            other.start()
+            other.join(20)
+            assert not over.is_set()
+            return super().exception(timeout)
+
+    first, last = Slow(), Future()
+    requests = Together(2, [first, last].__getitem__, types.SimpleNamespace(ahead=4), threading.Event())
+    ends = []
+    requests.begin(lambda: (ends.append(dict(requests.results)), over.set()))
+    first.set_result("first")
+    assert over.wait(20)
+    assert ends == [{0: "first", 1: "last"}]
 
 
 def test_the_last_one_that_ends_says_so_once():
     requests = Requests(1_000).begin()
     for at in range(1_000):
         assert requests.ended == 0
+        assert until(lambda at=at: at in requests.begun)
         requests.begun[at].set_result(at)
     assert (requests.ended, requests.all.is_whole) == (1, True)
     assert list(requests.all.errors()) == []
