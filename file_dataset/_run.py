@@ -53,7 +53,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from concurrent.futures import Future
 
-    from file_dataset._errors import Failure
     from file_dataset._plan import FileRow
     from file_dataset._prepared import Prepared
     from file_dataset._result import PipelineResult
@@ -204,12 +203,7 @@ class Run:
                     self.tally.put(position, outcome)
             if isinstance(outcome, Ended):
                 raise outcome.error
-            if isinstance(outcome, Failed):
-                self.tally.judge(position, outcome)
-            self.tally.check_journal()
-            prefetch, dropped = self.window.prefetch if self.window.is_chosen else None, len(self.tally.failed)
-            done, row_id, total = self.prepared.kept + self.turns.taken, self.rows.id_at(position), self.prepared.whole
-            report(_progress.Progress(done, total, dropped, prefetch, row_id, _failures(outcome)))
+            _judge_row(self, position, outcome, report)
 
     def _begin_fn(self) -> bool:
         """Call fn for a row whose files are here, or hand it to a worker; return whether there was one."""
@@ -432,8 +426,22 @@ def _output_bytes(files: Mapping[str, _outputs.Output], flight: Flight) -> int:
     return sum(file.size_bytes for file in files.values() if file is not None and not file.path.startswith(inputs))
 
 
-def _failures(outcome: Stored | Failed) -> tuple[Failure, ...]:
-    return tuple(outcome.error.failures) if isinstance(outcome, Failed) else ()
+def _judge_row(
+    run: Run, position: int, outcome: Stored | Failed, report: Callable[[_progress.Progress], object]
+) -> None:
+    """Log a row that failed, and report the row, also one that stops the run."""
+    failures = tuple(outcome.error.failures) if isinstance(outcome, Failed) else ()
+    prefetch, dropped = run.window.prefetch if run.window.is_chosen else None, len(run.tally.failed)
+    done, row_id = run.prepared.kept + run.turns.taken, run.rows.id_at(position)
+    now = _progress.Progress(done, run.prepared.whole, dropped, prefetch, row_id, failures)
+    try:
+        if isinstance(outcome, Failed):
+            run.tally.judge(position, outcome)
+        run.tally.check_journal()
+    except RunStoppedError:
+        report(now)
+        raise
+    report(now)
 
 
 def _failure_log() -> FailureLog:

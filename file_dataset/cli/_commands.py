@@ -168,6 +168,27 @@ _INTO = click.option(
 )  # fmt: skip
 
 
+def _check_outputs(*paths: str | None, as_json: bool) -> None:
+    """Refuse what no frame can be written to; of the paths the first is that of `-o`.
+
+    Raises:
+        InvalidDatasetError: naming the path.
+    """
+    if as_json and paths[0] == "-":
+        raise file_dataset.InvalidDatasetError("--json and -o - both write to stdout: give a file to -o")
+    for path in paths:
+        if path is not None:
+            _frames.check_name(path)
+
+
+def _summarize(summary: str, *, as_json: bool, **counts: object) -> None:
+    """Say how a command ended: for a person on stderr, or as the last of the lines for machines."""
+    if as_json:
+        click.echo(_frames.json_line({"summary": summary, **counts}))
+    else:
+        say(summary)
+
+
 def _patterns(_ctx: click.Context, _option: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
     """Return file name -> pattern.
 
@@ -193,12 +214,14 @@ def _patterns(_ctx: click.Context, _option: click.Parameter, values: tuple[str, 
     click.option("--id", metavar="TEXT", help="What ids are made of, such as '{site}-{patient}'; without it, {id}."),
     click.option("--details", is_flag=True, help="Add the columns <file>.size_bytes, .etag and .last_modified."),
     click.option("--allow-empty", is_flag=True, help="A pattern that matches nothing is no error."),
-    _output_option("Where the frame goes; without it stdout (CSV).", default="-"),
+    _output_option("Where the frame goes; without it and --json stdout (CSV)."),
+    _JSON,
 )  # fmt: skip
 def list_command(
     *,
     patterns: dict[str, str],
-    output: str,
+    output: str | None,
+    as_json: bool,
     options: file_dataset.Options | None,
     **choices: Any,  # noqa: ANN401  # those of list_files
 ) -> None:
@@ -214,10 +237,13 @@ def list_command(
       file-dataset list --file image.mha='s3://my-bucket/raw/{site}/{id}.mha' \\
           --file mask.mha='s3://my-bucket/masks/{id}*.mha' -o scans.parquet
     """  # noqa: D301  # click's mark
-    _frames.check_name(output)
+    _check_outputs(output, as_json=as_json)
     frame = file_dataset.list_files(patterns, options=options, **choices)
-    _frames.write_frame(frame, output)
-    say(f"{len(frame):,} rows listed")
+    if output is not None or not as_json:
+        _frames.write_frame(frame, output or "-")
+    for record in _frames.records(frame) if as_json else ():
+        click.echo(_frames.json_line(record))
+    _summarize(f"{len(frame):,} rows listed", as_json=as_json, rows=len(frame))
 
 
 _PIPELINE_OPTIONS = (
@@ -342,11 +368,7 @@ def run_command(  # noqa: PLR0913  # each is a choice of the user's
       file-dataset run my_module:resample scans.csv --into s3://my-bucket/resampled/ \\
           --checkpoint s3://my-bucket/runs/resampled/ --workers 4 -o manifest.parquet --failures failures.csv
     """  # noqa: D301  # click's mark
-    if as_json and output == "-":
-        raise file_dataset.InvalidDatasetError("--json and -o - both write to stdout: give a file to -o")
-    for path in (output, failures):
-        if path is not None:
-            _frames.check_name(path)
+    _check_outputs(output, failures, as_json=as_json)
     table = _frames.read_frame(frame)
     _frames.check_storable(table, output, None if save is None else "result.parquet")
     try:
@@ -366,12 +388,12 @@ def run_command(  # noqa: PLR0913  # each is a choice of the user's
     return _endings.DROPPED if result.dropped_rows else _endings.GOOD
 
 
-def _print_row(own: TextIO, now: file_dataset.Progress) -> None:
-    """Write a line for the row that ended."""
+def _print_row(own: TextIO, now: file_dataset.Progress, failed: str = "dropped") -> None:
+    """Write a line for the row that ended; `failed` is the word for one that did."""
     first = now.failures[0] if now.failures else None
     names = ("stage", "file", "url", "type", "code", "message")
     why = {} if first is None else {f"error_{name}": getattr(first, name) for name in names}
-    record = {"id": now.id, "state": "stored" if first is None else "dropped", **why}
+    record = {"id": now.id, "state": "stored" if first is None else failed, **why}
     print(_frames.json_line(record), file=own, flush=True)
 
 
@@ -390,12 +412,34 @@ def _report(
         _frames.write_frame(result.failures, failures)
     rest = result.input_rows - len(result.manifest) - result.dropped_rows
     summary = f"{result.summary()}{f'; {rest:,} not processed' if rest else ''}"
-    if not as_json:
-        say(summary)
-        return
     counts = {"rows": result.input_rows, "stored": len(result.manifest), "dropped": result.dropped_rows}
     why = {} if error is None else {"error": error}
-    click.echo(_frames.json_line({"summary": summary, **counts, "not_processed": rest, **why}))
+    _summarize(summary, as_json=as_json, **counts, not_processed=rest, **why)
+
+
+def _move(move: Callable[..., pd.DataFrame], rows: int, output: str | None, where: str, *, as_json: bool) -> None:
+    """Move the files of a frame, whose rows are `where` then; write the frame that comes back, and the summary."""
+    last = file_dataset.Progress(0, rows, 0)
+
+    def note(now: file_dataset.Progress) -> None:
+        nonlocal last
+        last = now
+        _print_row(sys.stdout, now, "failed")
+
+    try:
+        moved = move(progress=note if as_json else None)
+    except (file_dataset.RowError, KeyboardInterrupt) as exc:
+        if as_json:
+            stored, rest = last.done - last.dropped, rows - last.done
+            counts = {"rows": rows, "stored": stored, "failed": last.dropped, "not_processed": rest}
+            summary = f"{stored:,} of {rows:,} rows {where}"
+            _summarize(summary, as_json=True, **counts, error=str(exc) or "interrupted")
+        if isinstance(exc, file_dataset.RowError):
+            _endings.leave(_endings.DROPPED, f"Error: {exc}", exc)
+        raise
+    if output is not None:
+        _frames.write_frame(moved, output)
+    _summarize(f"{rows:,} rows {where}", as_json=as_json, rows=rows, stored=rows, failed=0, not_processed=0)
 
 
 def _reader(frame: pd.DataFrame, options: file_dataset.Options | None, columns: tuple[str, ...]) -> file_dataset.Reader:
@@ -407,12 +451,14 @@ def _reader(frame: pd.DataFrame, options: file_dataset.Options | None, columns: 
     click.argument("directory", type=click.Path(file_okay=False)),
     _FILE_COLUMNS,
     _output_option("Where a frame of the local paths goes."),
+    _JSON,
 )
-def get_command(
+def get_command(  # noqa: PLR0913  # each is a choice of the user's
     *,
     frame: str,
     directory: str,
     output: str | None,
+    as_json: bool,
     options: file_dataset.Options | None,
     file_columns: tuple[str, ...],
 ) -> None:
@@ -427,24 +473,19 @@ def get_command(
     Example:
       file-dataset get scans.csv scans/ -o local.csv
     """  # noqa: D301  # click's mark
-    if output is not None:
-        _frames.check_name(output)
+    _check_outputs(output, as_json=as_json)
     table = _frames.read_frame(frame)
-    try:
-        local = _reader(table, options, file_columns).into_dir(directory)
-    except file_dataset.RowError as exc:
-        _endings.leave(_endings.DROPPED, f"Error: {exc}", exc)
-    if output is not None:
-        _frames.write_frame(local, output)
-    say(f"{len(table):,} rows are in {directory}")
+    read = functools.partial(_reader(table, options, file_columns).into_dir, directory)
+    _move(read, len(table), output, f"are in {directory}", as_json=as_json)
 
 
-@_command(_frame_argument(), _INTO, _FILE_COLUMNS, _output_option("Where the manifest goes."))
-def put_command(
+@_command(_frame_argument(), _INTO, _FILE_COLUMNS, _output_option("Where the manifest goes."), _JSON)
+def put_command(  # noqa: PLR0913  # each is a choice of the user's
     *,
     frame: str,
     into_path: str,
     output: str | None,
+    as_json: bool,
     options: file_dataset.Options | None,
     file_columns: tuple[str, ...],
 ) -> None:
@@ -458,19 +499,17 @@ def put_command(
     Example:
       file-dataset put scans.csv --into s3://my-bucket/raw/ -o manifest.parquet
     """  # noqa: D301  # click's mark
-    if output is not None:
-        _frames.check_name(output)
+    _check_outputs(output, as_json=as_json)
     table = _frames.read_frame(frame)
     _frames.check_storable(table, output)
-    try:
-        manifest = file_dataset.write_files(
-            table, into_path=into_path, file_columns=file_columns or None, options=options
+    columns = file_columns or None
+
+    def store(progress: Any) -> pd.DataFrame:  # noqa: ANN401  # as write_files has it
+        return file_dataset.write_files(
+            table, into_path=into_path, file_columns=columns, options=options, progress=progress
         )
-    except file_dataset.RowError as exc:
-        _endings.leave(_endings.DROPPED, f"Error: {exc}", exc)
-    if output is not None:
-        _frames.write_frame(manifest, output)
-    say(f"{len(manifest):,} rows are stored below {into_path}")
+
+    _move(store, len(table), output, f"are stored below {into_path}", as_json=as_json)
 
 
 @_command(click.argument("place"), _JSON)

@@ -76,6 +76,37 @@ def test_get_and_put_move_the_files_of_a_frame(shell):
     assert shell.read("manifest.csv")["site"].tolist() == ["07", "07"]
 
 
+def test_list_get_and_put_have_lines_for_machines(shell, read_lines):
+    shell.put_scans(2)
+    args = ["list", "--file", f"scan.txt={shell.bucket.url('raw/{id}/scan.txt')}", "--json"]
+    listed = shell.run(*args, "-o", "scans.csv")
+    assert shell.run(*args).stdout == listed.stdout  # and no frame among the lines
+    assert (listed.returncode, listed.stderr) == (0, b"")
+    url = shell.bucket.url("raw/001/scan.txt")
+    assert read_lines(listed)[1:] == [{"scan.txt": url, "id": "001"}, {"summary": "2 rows listed", "rows": 2}]
+    assert shell.read("scans.csv")["id"].tolist() == ["000", "001"]
+    counts = {"rows": 2, "stored": 2, "failed": 0, "not_processed": 0}
+    both = [{"id": "000", "state": "stored"}, {"id": "001", "state": "stored"}]
+    got = shell.run("get", "scans.csv", "scans", "-o", "local.csv", "--json")
+    assert (got.returncode, got.stderr) == (0, b"")
+    assert read_lines(got) == [*both, {"summary": "2 rows are in scans", **counts}]
+    put = shell.run("put", "local.csv", "--into", "copy", "--json")
+    assert (put.returncode, put.stderr) == (0, b"")
+    assert read_lines(put) == [*both, {"summary": "2 rows are stored below copy", **counts}]
+
+
+def test_the_line_of_a_row_that_get_cannot_read_says_why(shell, read_lines):
+    frame = shell.put_scans(2)
+    frame.loc[1, "scan.txt"] = shell.bucket.url("gone")
+    got = shell.run("get", shell.write(frame), "scans", "--json")
+    assert got.returncode == 3
+    good, bad, summary = read_lines(got)
+    assert good == {"id": "000", "state": "stored"}
+    assert (bad["id"], bad["state"], bad["error_file"], bad["error_code"]) == ("001", "failed", "scan.txt", "NoSuchKey")
+    assert (summary["stored"], summary["failed"], summary["summary"]) == (1, 1, "1 of 2 rows are in scans")
+    assert "gone" in summary["error"]
+
+
 def test_get_brings_what_is_there_and_names_what_is_not(shell):
     frame = shell.put_scans(2)
     frame.loc[0, "scan.txt"] = shell.bucket.url("gone")
@@ -91,7 +122,9 @@ def test_too_many_failures_stop_the_run_and_are_written(shell, read_lines):
     limits = ["--max-failures", "2", "--failures", "failures.csv", "-o", "manifest.csv"]
     done = shell.run("run", "shrink:halve", shell.write(frame), "--into", "half", "--json", *limits)
     assert done.returncode == 4
-    assert read_lines(done)[-1]["not_processed"] == 3
+    *rows, summary = read_lines(done)
+    assert [(row["id"], row["state"]) for row in rows] == [(f"00{n}", "dropped") for n in range(3)]
+    assert (summary["dropped"], summary["not_processed"]) == (3, 3)
     assert len(shell.read("failures.csv")) == 3
     assert not (shell.directory / "manifest.csv").exists()
     assert b"Error: " in done.stderr
