@@ -11,7 +11,7 @@ from file_dataset import _frame
 from file_dataset._checkpoint import fingerprints, parts, states
 from file_dataset._checkpoint.frames import frames_at
 from file_dataset._checkpoint.inputs import changed
-from file_dataset._checkpoint.place import known_at, place_of
+from file_dataset._checkpoint.place import check_apart, known_at, place_of
 from file_dataset._errors import RowError
 from file_dataset._journal import Journal, Line, why_not
 from file_dataset._result import RunStoppedError, joined
@@ -50,8 +50,12 @@ class Book:
         """
         self.prepared, self.wish = prepared, wish
         options = wish.options or prepared.settings.write_options.get("options") or prepared.settings.options
-        stores = prepared.target if wish.options is None else Stores(wish.options)
+        target = prepared.target
+        stores = target if wish.options is None else Stores(wish.options)
         self.place: Place = place_of(wish.place, stores, options, prepared.temp_dir)
+        texts = [str(row_id) for row_id in prepared.rows.ids or ()]
+        is_one_store = lambda: stores is target or stores.endpoint == target.endpoint  # noqa: E731
+        check_apart(self.place, prepared.prefix, texts, is_one_store)
         try:
             self.known, self._parts = known_at(self.place)
         except (OSError, RowError) as exc:
@@ -62,7 +66,6 @@ class Book:
         if of_rows is None:
             of_rows = fingerprints.fingerprints(rows, self._into_path, wish.code_version, prepared.carried)
         self._fingerprints = of_rows
-        texts = [str(row_id) for row_id in rows.ids or ()]
         found = states.decide(texts, self._fingerprints, self.known)
         if rows.failed:  # they are passed on as they came
             found.of_rows[list(rows.failed)] = states.FAILED

@@ -22,7 +22,7 @@ from file_dataset._stores import Stores
 from file_dataset._tempdir import TempDir
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from file_dataset._options import Options
     from file_dataset._urls import Location
@@ -169,6 +169,30 @@ def place_of(value: object, stores: Stores, options: Options | None, temp_dir: P
         if at.exists() and not at.is_dir():
             raise InvalidDatasetError(f"checkpoint={str(at)!r} is a file: give a directory")
     return Place(at, stores, temp_dir)
+
+
+def check_apart(place: Place, prefix: Location, ids: Iterable[str], is_one_store: Callable[[], bool]) -> None:
+    """Refuse a checkpoint where a row's outputs go: a directory that is stored there would remove what it holds.
+
+    Args:
+        place: the checkpoint.
+        prefix: where outputs go.
+        ids: of the rows, as text.
+        is_one_store: whether the checkpoint's store is that of the outputs.
+
+    Raises:
+        InvalidDatasetError: it lies below `<prefix>/<id>/`.
+    """
+    at, start = (
+        f"{os.path.realpath(each) if isinstance(each, Path) else each}".removesuffix("/") + "/"
+        for each in (place.at, prefix)
+    )
+    row_id, slash, below = at.removeprefix(start).partition("/")
+    if at.startswith(start) and slash and below and row_id in set(ids) and is_one_store():
+        raise InvalidDatasetError(
+            f"checkpoint={str(place)!r} lies among the outputs of row {row_id!r}, below {start}{row_id}/: a directory "
+            "that is stored there would take its place. Give the checkpoint a place of its own"
+        )
 
 
 def remove_checkpoint(place: str | os.PathLike[str], *, options: Options | None = None) -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from file_dataset import Pipeline, PipelineResult, _frame
+from file_dataset import InvalidDatasetError, Pipeline, PipelineResult, _frame
 from file_dataset._checkpoint import frames, parts
 from file_dataset._ray import outcomes
 from file_dataset._tally import Stored, StoredRows
@@ -41,6 +41,23 @@ class Mixed:
         if row["id"] == 3:
             return {"series/0001": input_dir / "a.txt", "mask.txt": None}
         return {"mask.txt": input_dir / "a.txt", "series": output_dir / "series"}
+
+
+@pytest.mark.parametrize("is_local", [False, True], ids=["S3", "disk"])
+def test_a_checkpoint_among_the_outputs_of_a_row_is_refused_before_anything_is_requested(
+    faults, fault_options, frame, tmp_path, is_local
+):
+    into_path = f"{tmp_path}/out" if is_local else OUT
+    pipeline = Pipeline(Mixed(), into_path=into_path, options=fault_options, progress=False)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "out")
+    there = f"{tmp_path}/link" if is_local else OUT
+    before = sum(faults.requests.values())
+    with pytest.raises(InvalidDatasetError, match=r"lies among the outputs of row '1', below .*/out/1/"):
+        pipeline.run(frame, checkpoint=f"{there}/1/series/")
+    assert sum(faults.requests.values()) == before
+    for apart in (f"{there}/9/series", f"{there}/1-1/series", f"{there}/runs"):
+        assert len(pipeline.run(frame, checkpoint=apart).manifest) == 4
 
 
 @pytest.mark.parametrize("into_path", [OUT, "local"])
