@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 CHECK_NAME = "no_dropped_rows"
+SHOW_IDS = "file_dataset/show_ids"  # metadata of the check's definition, for other checks of the asset to read
 OnExceeded: TypeAlias = Literal["fail", "block", "check"]
 
 _SHOWN = 10  # partitions in a description; a guess
@@ -185,6 +186,7 @@ def check_spec(
             asset=asset_key,
             blocking=policy.on_exceeded == "block",
             description="Every row of the input is in the manifest.",
+            metadata=None if policy.show_ids else {SHOW_IDS: False},
             **by_partition(partitions_def),
         )
 

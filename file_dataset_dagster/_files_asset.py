@@ -44,6 +44,7 @@ def files_asset(  # noqa: PLR0913 (each is a choice of the user's)
     partition_by: str | None = None,
     observe: bool = False,
     resource_key: str = "file_dataset",
+    show_ids: bool = True,
     **asset_args: Unpack[AssetArguments],
 ) -> dg.AssetsDefinition:
     """Return an asset whose value is the frame of the files in a bucket or below a directory.
@@ -69,6 +70,7 @@ def files_asset(  # noqa: PLR0913 (each is a choice of the user's)
         observe: the asset is observed, not materialized: for files that something else than Dagster makes. The manifest
             is stored as well, by the ManifestIOManager of `io_manager_key`.
         resource_key: the FileDatasetResource by which files are listed.
+        show_ids: False keeps ids and names of files out of what Dagster stores, the messages of its sensor among it.
         asset_args: any argument of `dg.asset`, but `ins`, `check_specs`, `dagster_type` and `config_schema`; of an
             observed one those of `dg.AssetSpec`.
 
@@ -88,7 +90,10 @@ def files_asset(  # noqa: PLR0913 (each is a choice of the user's)
     if not isinstance(resource_key, str) or not resource_key:
         raise file_dataset.InvalidDatasetError(f"resource_key={resource_key!r}: give the key of a resource, as text")
     key = _asset_key(name, asset_args)
-    listing = Listing(_texts(patterns), id, _details(details), partition_by, bool(allow_empty), resource_key)
+    if not isinstance(show_ids, bool):  # "no" would show them
+        raise file_dataset.InvalidDatasetError(f"show_ids={show_ids!r}: give True or False")
+    given = _texts(patterns)
+    listing = Listing(given, id, _details(details), partition_by, bool(allow_empty), resource_key, show_ids)
     partitions_def = _partitions_def(listing, asset_args.get("partitions_def"))
     io_manager_key = asset_args.get("io_manager_key") or "io_manager"
     arguments = {

@@ -250,7 +250,8 @@ class _Sensor:
             nothing = f"nothing has changed: {files:,} files" if files else f"no file matches {self.listing.patterns}"
             return f"{nothing}{wait}"
         gone = [location for change in step.changes.values() for location, _ in change.deleted]
-        shown = f" ({', '.join(gone[:_SHOWN])}{', ...' if len(gone) > _SHOWN else ''})" if gone else ""
+        is_shown = gone and self.listing.show_ids
+        shown = f" ({', '.join(gone[:_SHOWN])}{', ...' if len(gone) > _SHOWN else ''})" if is_shown else ""
         changed = f"{new:,} files new, {overwritten:,} overwritten, {deleted:,} deleted{shown} of {files:,}"
         return f"{changed} -> {f'{requests:,} run requests{of}' if requests else 'no run request'}{wait}"
 

@@ -18,6 +18,11 @@ METADATA = "file_dataset/listing"
 DETAILS = ("size_bytes", "etag", "last_modified")  # as list_files names them
 _NONE = "no file matches {patterns}{of}: correct the patterns, or pass allow_empty=True if that may be so"
 
+_NO_NAMES = (
+    "list_files refuses names that match {patterns}, and show_ids=False keeps them from here: call "
+    "file_dataset.list_files with these patterns to see them"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Listing:
@@ -30,6 +35,7 @@ class Listing:
         partition_by: the field whose values are the partitions; None: there are none.
         allow_empty: no file is no error.
         resource_key: the FileDatasetResource that lists.
+        show_ids: whether names of files may be in a message.
     """
 
     patterns: Mapping[str, str]
@@ -38,6 +44,7 @@ class Listing:
     partition_by: str | None
     allow_empty: bool
     resource_key: str
+    show_ids: bool = True
 
     def to_metadata(self) -> dict[str, Any]:
         """Return it as metadata of a definition."""
@@ -51,9 +58,9 @@ class Listing:
             partition_by: ids need to differ only where the value of this field is the same.
         """
         if partition_by is None:
-            return file_dataset.list_files(self.patterns, id=self.id, details=True, allow_empty=True, options=options)
+            return self._listed(self.patterns, self.id, options)
         template, prefixed = id_across(self.id, partition_by)
-        frame = file_dataset.list_files(self.patterns, id=template, details=True, allow_empty=True, options=options)
+        frame = self._listed(self.patterns, template, options)
         if prefixed:
             pairs = zip(frame["id"].tolist(), frame[partition_by].tolist(), strict=True)
             ids = [text[len(value) + 1 :] for text, value in pairs]
@@ -66,9 +73,20 @@ class Listing:
         if (less := narrowed(self.patterns, self.id, self.partition_by, key)) is None:
             frame = self.whole(options, partition_by=self.partition_by)
             return frame[frame[self.partition_by] == key].reset_index(drop=True)
-        frame = file_dataset.list_files(less[0], id=less[1], details=True, allow_empty=True, options=options)
+        frame = self._listed(*less, options)
         frame[self.partition_by] = pd.Series([key] * len(frame), index=frame.index, dtype=frame["id"].dtype)
         return frame[self._columns()]
+
+    def _listed(
+        self, patterns: Mapping[str, str], id_: str | None, options: file_dataset.Options | None
+    ) -> pd.DataFrame:
+        try:
+            return file_dataset.list_files(patterns, id=id_, details=True, allow_empty=True, options=options)
+        except file_dataset.InvalidDatasetError:
+            if self.show_ids:
+                raise
+        # not in the handler: what is raised there has the error with its names as its context
+        raise file_dataset.InvalidDatasetError(_NO_NAMES.format(patterns=dict(self.patterns)))
 
     def _columns(self) -> list[str]:
         """The columns in the order that `list_files` gives them."""

@@ -11,11 +11,13 @@ import pandas as pd
 
 import file_dataset
 from file_dataset_dagster._checks_by_partition import by_partition, declared, evaluation
+from file_dataset_dagster._dropped_rows import CHECK_NAME, SHOW_IDS
 from file_dataset_dagster._frame_metadata import table
 from file_dataset_dagster._io_manager import ManifestIOManager
 from file_dataset_dagster._resource import FileDatasetResource
 
 _SHOWN = ("partition", "id", "file", "location", "kind", "finding")
+_NAMING = ("id", "location", "finding")  # the columns in which an id can stand
 
 
 def build_manifest_checks(  # noqa: PLR0913 (each is a choice of the user's)
@@ -26,6 +28,7 @@ def build_manifest_checks(  # noqa: PLR0913 (each is a choice of the user's)
     resource_key: str = "file_dataset",
     io_manager_key: str = "io_manager",
     partitions_def: dg.PartitionsDefinition[Any] | None = None,
+    show_ids: bool | None = None,
 ) -> list[dg.AssetChecksDefinition]:
     """Return checks of the files that a pipeline's manifest names, which run by themselves or with the asset.
 
@@ -49,6 +52,8 @@ def build_manifest_checks(  # noqa: PLR0913 (each is a choice of the user's)
         resource_key: the FileDatasetResource of the store that the outputs are in: the asset's `write_resource_key`
             where it has one.
         io_manager_key: the asset's ManifestIOManager.
+        show_ids: False keeps ids, locations and what the store says of them out of the results. None: as the
+            `pipeline_asset` says; True where it is named by its key.
 
     Example:
         >>> checks = build_manifest_checks(dg.AssetKey("loud"), content_unchanged=True)
@@ -63,8 +68,13 @@ def build_manifest_checks(  # noqa: PLR0913 (each is a choice of the user's)
     asset_key = asset.key if hasattr(asset, "key") else dg.AssetKey.from_coercible(asset)
     partitions = by_partition(partitions_def or getattr(asset, "partitions_def", None))
     resources = {resource_key: FileDatasetResource, io_manager_key: ManifestIOManager}
+    shows = _shows_ids(asset) if show_ids is None else show_ids
+    if not isinstance(shows, bool):  # "no" would show them
+        raise file_dataset.InvalidDatasetError(f"show_ids={show_ids!r}: give True, False or None")
     return [
-        _check(asset_key, name, description=text, content=content, resources=resources, partitions=partitions)
+        _check(
+            asset_key, name, description=text, content=content, resources=resources, partitions=partitions, shows=shows
+        )
         for name, (text, content) in wanted.items()
     ]
 
@@ -77,6 +87,7 @@ def _check(  # noqa: PLR0913 (what the decorator takes, and what the function ne
     content: bool,
     resources: Mapping[str, type],
     partitions: Mapping[str, Any],
+    shows: bool,
 ) -> dg.AssetChecksDefinition:
     resource_key, io_manager_key = resources
 
@@ -91,11 +102,12 @@ def _check(  # noqa: PLR0913 (what the decorator takes, and what the function ne
                 manifests.load(manifests.uri(asset_key, key, of="files")).assign(partition=key or "") for key in keys
             ]
             if not frames:
-                return _result(asset_key, 0, pd.DataFrame(columns=["kind"]), len(keys))
+                return _result(asset_key, 0, pd.DataFrame(columns=["kind"]), len(keys), shows=shows)
             files = pd.concat(frames, ignore_index=True)
             faults = _verified(files, store.get_options(), content=content)
             faults["partition"] = files["partition"].loc[faults.index]
-            return _result(asset_key, len(files), faults, None if list(keys) == [None] else len(keys))
+            count = None if list(keys) == [None] else len(keys)
+            return _result(asset_key, len(files), faults, count, shows=shows)
 
         keys = _partitions(context, asset_key)
         if not partitions or context.op_execution_context.has_partition_key:
@@ -125,7 +137,15 @@ def _partitions(context: dg.AssetCheckExecutionContext, asset_key: dg.AssetKey) 
     return list(materialized) or [None]
 
 
-def _result(asset_key: dg.AssetKey, count: int, faults: pd.DataFrame, partitions: int | None) -> dg.AssetCheckResult:
+def _shows_ids(asset: Any) -> bool:  # noqa: ANN401 (whatever names an asset)
+    """Whether a `pipeline_asset` shows ids; what is none, or a key alone, does."""
+    specs = getattr(asset, "check_specs", ())
+    return not any(spec.name == CHECK_NAME and (spec.metadata or {}).get(SHOW_IDS) is False for spec in specs)
+
+
+def _result(
+    asset_key: dg.AssetKey, count: int, faults: pd.DataFrame, partitions: int | None, *, shows: bool
+) -> dg.AssetCheckResult:
     counts = Counter(faults["kind"])
     unknown = counts["not readable"]
     wrong = len(faults) - unknown
@@ -137,12 +157,13 @@ def _result(asset_key: dg.AssetKey, count: int, faults: pd.DataFrame, partitions
     is_unknown = faults["kind"] == "not readable"
     for name, rows in (("wrong", faults[~is_unknown]), ("not_readable", faults[is_unknown])):
         if len(rows):
-            metadata[name] = table(rows[[column for column in _SHOWN if column in rows]])
+            columns = [column for column in _SHOWN if column in rows and (shows or column not in _NAMING)]
+            metadata[name] = table(rows[columns])
     kinds = ", ".join(f"{counts[kind]} {kind}" for kind in ("missing", "changed") if counts[kind])
     description = f"{wrong} of {count} files {f'are not as they were stored ({kinds})' if wrong else 'are wrong'}"
     if unknown:
-        first = faults.loc[is_unknown, "finding"].tolist()[0]
-        description += f"; {unknown} could not be checked, the first: {first}"
+        first = f", the first: {faults.loc[is_unknown, 'finding'].tolist()[0]}" if shows else ""
+        description += f"; {unknown} could not be checked{first}"
     return dg.AssetCheckResult(
         passed=not len(faults),
         asset_key=asset_key,

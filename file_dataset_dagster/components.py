@@ -192,6 +192,7 @@ class ManifestChecks(_Documented):
     content_unchanged: bool = False
     resource_key: str | None = None
     io_manager_key: str | None = None
+    show_ids: bool | None = None
 
 
 def _docs_of_pipeline() -> dict[str, str]:
@@ -319,6 +320,7 @@ class _FilesAttributes(_Documented):
     partition_by: _yaml.Text = None
     observe: bool = False
     resource_key: str = "file_dataset"
+    show_ids: bool = True
 
 
 @dg.scaffold_with(FilesScaffolder)

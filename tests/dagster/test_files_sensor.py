@@ -1,5 +1,6 @@
 """Which files a sensor requests: each once, whatever is created, overwritten, deleted, and whenever a tick dies."""
 
+import traceback
 import uuid
 
 import dagster as dg
@@ -147,6 +148,21 @@ def test_a_deletion_is_said_by_the_skip_or_by_a_tag(ticks, put, delete, bucket):
     assert ticks() == {None: {"new": 1, "overwritten": 1, "deleted": 1}}
     put("raw/1.txt")
     assert ticks() == {None: {"new": 1}}
+
+
+def test_names_are_in_no_message_where_ids_are_not_to_be_shown(resource, instance, bucket, put, delete):
+    pattern = {"scan.txt": f"s3://{bucket}/raw/{{id}}/*.txt"}
+    ticks = Ticks(resource, instance, files_asset("scans", pattern, show_ids=False))
+    for name in ("patient-7", "patient-8"):
+        put(f"raw/{name}/1.txt")
+    ticks()
+    delete("raw/patient-7/1.txt")
+    assert ticks() == "0 files new, 0 overwritten, 1 deleted of 1 -> no run request"
+    put("raw/patient-8/2.txt")  # two files of one row
+    with pytest.raises(file_dataset.InvalidDatasetError, match="show_ids=False") as caught:
+        ticks()
+    assert "patient" not in "".join(traceback.format_exception(caught.value))
+    assert caught.value.__context__ is None
 
 
 def test_a_tick_that_dies_before_its_cursor_is_kept_delivers_again(ticks, put):

@@ -5,6 +5,7 @@ from pathlib import Path
 import dagster as dg
 import pandas as pd
 import pytest
+from dagster_runs import copy_scan
 from servers.faults import Replace, Reset, Status
 
 from file_dataset_dagster import FileDatasetResource, ManifestIOManager, build_manifest_checks, pipeline_asset
@@ -49,6 +50,22 @@ def test_a_file_that_went_is_reported(chain, checks, scans, resource, s3, bucket
     (row,) = check.metadata["wrong"].records
     assert row.data["location"] == f"s3://{bucket}/base/files/copied/b/copy.txt"
     assert [row.data[name] for name in ("id", "file", "kind", "finding")] == ["b", "copy.txt", "missing", "S3 says 404"]
+
+
+@pytest.mark.parametrize("shows", [True, False])
+def test_a_wrong_file_is_named_only_where_its_asset_shows_ids(run, scans, resource, s3, bucket, instance, shows):
+    @dg.asset
+    def raw_scans() -> pd.DataFrame:
+        return scans(["patient-7", "b"])
+
+    copied = pipeline_asset(copy_scan, name="copied", input=raw_scans, show_ids=shows)
+    assert run([raw_scans, copied], resource).success
+    s3.delete_object(Bucket=bucket, Key="base/files/copied/patient-7/copy.txt")
+    checks = build_manifest_checks(copied)
+    result = run([raw_scans, copied, *checks], resource, selection=dg.AssetSelection.checks(*checks))
+    (check,) = result.get_asset_check_evaluations()
+    assert check.description == "1 of 2 files are not as they were stored (1 missing)"
+    assert ("patient-7" in "".join(map(repr, instance.all_logs(result.run_id)))) is shows
 
 
 def test_content_of_the_same_size_that_changed_is_reported(chain, checks, scans, resource, s3, bucket):
