@@ -82,9 +82,13 @@ class Browser:
         self.page.get_by_text(text, exact=True).first.click()
 
     def keep(self, name: str) -> str:
-        """Keep a picture and return the text of the page, which must not be wider than the window."""
+        """Keep a picture for the docs, and return the text of the page."""
         self.page.wait_for_timeout(2000)  # icons, plots
         self.page.screenshot(path=self.pictures / f"{name}.png")
+        return self.text()
+
+    def text(self) -> str:
+        """Return the text of the page, which must not be wider than the window."""
         assert not self.page.evaluate("document.documentElement.scrollWidth > document.documentElement.clientWidth")
         return str(self.page.inner_text("body"))
 
@@ -147,9 +151,11 @@ def test_the_partitions_show_the_bad_day_and_the_empty_one(browser: Browser) -> 
 
 
 def test_the_lineage_shows_every_asset(browser: Browser) -> None:
-    browser.open("/locations/example_project/asset-groups/cohort/lineage", "raw_scans", "3 / 3 Passed", "0 / 1 Passed")
+    browser.open(
+        "/locations/example_project/asset-groups/cohort/lineage", "listed_scans", "3 / 3 Passed", "0 / 1 Passed"
+    )
     shown = browser.keep("lineage")
-    for text in ("resampled", "measured", "report", "arrivals", "measured_on_ray"):
+    for text in ("raw_scans", "resampled", "measured", "report", "arrivals", "measured_on_ray"):
         assert text in shown
 
 
@@ -157,6 +163,47 @@ def test_the_resource_shows_no_secret(browser: Browser) -> None:
     browser.open("/locations/example_project/resources/store", "base_path", "FILE_DATASET_DEMO_S3")
     shown = browser.keep("resource")
     assert shown.count("********") == 3
+
+
+def test_the_launchpad_is_filled_in_and_starts_without_a_change(browser: Browser) -> None:
+    browser.open("/locations/example_project/jobs/series/playground", "FILE_DATASET_DEMO_S3", "No errors")
+    assert browser.text().count("********") == 3
+    browser.page.locator("button", has_text="Launch Run").click()
+    browser.page.get_by_text("RUN_SUCCESS", exact=True).first.wait_for(timeout=120_000)
+    browser.wait("slices are missing")  # the check's table
+    browser.text()
+
+
+def test_the_asset_of_directories_shows_columns_and_a_slice(browser: Browser) -> None:
+    browser.open("/assets/volumes?view=overview", "Row count", "series.size_bytes")
+    shown = browser.text()
+    for text in ("slices", "image.mha", "new_series", "manifests/volumes/manifest.parquet"):
+        assert text in shown
+    browser.open("/assets/volumes?view=events", "stored_bytes")
+    browser.click("[Show Markdown]")
+    picture = browser.page.locator("img[alt=preview]").first
+    picture.wait_for(timeout=60_000)
+    assert picture.evaluate("one => one.naturalWidth") == 256
+
+
+def test_the_sensor_requests_each_series_once(browser: Browser) -> None:
+    def preview() -> str:
+        browser.open("/locations/example_project/sensors/new_series", "raw/<id>/series/")
+        browser.click("Preview tick result")
+        browser.page.locator("button", has_text="Continue").click()
+        browser.wait("Try again")
+        return browser.text()
+
+    assert "1 run request" in preview()
+    browser.keep("sensor")
+    browser.page.locator("button", has_text="Apply requests").click()
+    browser.wait("file_dataset/new: 2")  # the run, in the list of runs
+    assert 'Skip reason: "nothing has changed: 2 files"' in preview()
+
+
+def test_the_automation_page_has_the_schedule_and_the_sensor(browser: Browser) -> None:
+    browser.open("/automation", "nightly", "At 02:00 AM", "new_series", "Standard sensor")
+    browser.text()
 
 
 def test_the_schedule_runs_at_two(browser: Browser) -> None:
@@ -173,7 +220,7 @@ def test_a_red_day_stays_red_in_the_check(browser: Browser) -> None:
     browser.click("2026-01-08")
     browser.wait("2 of 2 rows dropped")
     shown = browser.keep("check-by-partition")
-    for text in ("case-07", "case-10", "NoSuchKey", "partition=2026-01-08.rejected.parquet"):
+    for text in ("case-07", "case-10", "the row has no file", "partition=2026-01-08.rejected.parquet"):
         assert text in shown
 
 
@@ -205,6 +252,10 @@ def test_a_backfill_from_the_ui_leaves_the_red_day_red(browser: Browser) -> None
             break
         assert time.monotonic() < deadline, shown
         time.sleep(3)
+    browser.page.locator("a[href*='/runs/b/']").first.click()
+    browser.wait("100% completed")
+    targeted, in_progress, succeeded, failed = browser.text().split()[-4:]
+    assert (targeted, in_progress, succeeded, failed) == ("6", "0", "5", "1")
     browser.open("/assets/pictures?view=checks", "Latest execution")
     browser.page.get_by_text("Partitions", exact=True).nth(1).click()
     browser.wait("Failed (1)", "Passed (5)")

@@ -36,7 +36,7 @@ def raw_scans(listed_scans: pd.DataFrame, store: dg.ResourceParam[FileDatasetRes
     """Every scan that the study's table names, with its file in the bucket: null where there is none."""
     table = {"scans.csv": cohort_store.table_url(_base_path(store))}
     with file_dataset.reader(table, options=store.get_options()).into_temp_dir() as temp:
-        study = pd.read_csv(temp / "scans.csv")
+        study = pd.read_csv(temp / "scans.csv", dtype={"id": "string"})  # as in the listing
     # of the raw scan: the resampled one, which has the same file name, has another
     found = listed_scans.rename(columns={"image.mha.etag": "scan.etag"})
     return study.merge(found, how="left", on="id")
