@@ -40,7 +40,7 @@ def frames_at(
     locations = _locations(known, places)
     files = {name: _text(outputs.values(name)) for name in _FILE_TEXTS}
     files["location"] = _text(outputs.of_files(locations))
-    manifest = _manifest(outputs, locations, files["location"], promised)
+    manifest = _manifest(outputs, locations, files["location"], promised, at[outputs.order])
     stored_at, sizes = outputs.sizes()
     frames = {
         "files": _frame.files_frame(rows, at[outputs.order][stored_at], {**files, "size_bytes": sizes}),
@@ -122,7 +122,13 @@ def _locations(known: Known, places: Positions) -> Any:  # noqa: ANN401  # of py
     return pa.chunked_array(pieces, pa.string())
 
 
-def _manifest(outputs: _Lists, locations: Any, located: Any, promised: Iterable[str]) -> dict[str, Any]:  # noqa: ANN401
+def _manifest(
+    outputs: _Lists,
+    locations: Any,  # noqa: ANN401  # of pyarrow
+    located: Any,  # noqa: ANN401  # of pandas
+    promised: Iterable[str],
+    positions: Any,  # noqa: ANN401  # of numpy
+) -> dict[str, Any]:
     """Return where the outputs lie, a column for each: those that are promised, then others as rows have them.
 
     Args:
@@ -130,16 +136,20 @@ def _manifest(outputs: _Lists, locations: Any, located: Any, promised: Iterable[
         locations: of each; null: fn gave None for it.
         located: the same as pandas keeps it, without nulls.
         promised: output columns that there are in any case.
+        positions: of each line in the frame, whose order is that of the columns: rows are written down as they end.
     """
     files = outputs.values("file", is_file=False).combine_chunks()
     own, files = _own(outputs, files)
-    names = list(dict.fromkeys([*promised, *files.unique().to_pylist()]))
+    lines = outputs.lines if own is None else outputs.lines[own]
+    found = files.unique()
+    if len(found) > 1 and (positions[1:] < positions[:-1]).any():
+        found = files.take(pa.array(np.argsort(positions[lines], kind="stable"))).unique()
+    names = list(dict.fromkeys([*promised, *found.to_pylist()]))
     count, whole = len(outputs.order), locations.combine_chunks()
     if own is None and len(names) == 1 and len(outputs.lines) == count and not locations.null_count:
         return {names[0]: located}
-    lines = outputs.lines
     if own is not None:
-        whole, lines = whole.take(pa.array(own)), lines[own]
+        whole = whole.take(pa.array(own))
     columns = {}
     for name in names:
         is_it = np.flatnonzero(pc.equal(files, name).to_numpy(zero_copy_only=False))

@@ -81,6 +81,18 @@ def test_a_run_that_goes_on_gives_the_result_of_one_that_was_not_interrupted(fau
     pd.testing.assert_frame_equal(known.files.sort_values(**by_id), whole.files)
 
 
+def test_the_columns_of_a_manifest_are_in_the_order_of_its_rows_whichever_was_done_first(
+    fault_options, frame, tmp_path
+):
+    def pipeline():
+        return Pipeline(Mixed(), into_path=OUT, options=fault_options, progress=False)
+
+    pipeline().run(frame[frame["id"] == 2], checkpoint=tmp_path)
+    pipeline().run(frame[frame["id"] == 0], checkpoint=tmp_path)
+    rows = frame[frame["id"].isin([0, 2])]
+    assert list(pipeline().run(rows, checkpoint=tmp_path).manifest) == ["mask.txt", "series", "id", "site"]
+
+
 def test_the_next_pipeline_reads_what_a_checkpoint_knows(fault_options, frame, tmp_path):
     first = Pipeline(Mixed(), into_path=OUT, options=fault_options, progress=False)
     first.run(frame.iloc[:2], checkpoint=tmp_path)
