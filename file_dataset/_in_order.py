@@ -302,9 +302,10 @@ def tried(  # noqa: PLR0913, PLR0917  # the same, and where failures go
     """
     running: deque[tuple[F, Future[T]]] = deque()
 
-    def to_end(future: Future[T]) -> None:
-        if not future.done():
-            wait_for(future, cancelled, lambda: stores.of(place(running[0][0])).silence, late)
+    def to_end(future: Future[T]) -> Iterable[None]:
+        if future.done():
+            return ()
+        return _waiting(future, cancelled, lambda: stores.of(place(running[0][0])).silence, late)
 
     def late() -> str:
         return awaited([str(place(file)) for file, future in running if not future.done()])
@@ -333,29 +334,49 @@ def _ended(
     running: deque[tuple[F, Future[T]]],
     left: int,
     failed: FailedFiles[F],
-    to_end: Callable[[Future[T]], None],
+    to_end: Callable[[Future[T]], Iterable[None]],
 ) -> Iterator[tuple[F, T]]:
     """Take those from `running` that have ended, in order, until `left` are running; yield them, or note a failure."""
     while len(running) > left:
-        # the last of them is waited for: this thread wakes once, and leaves the loop's thread alone until then
-        to_end(running[-left - 1][1])
+        # the last of them is waited for: this thread wakes seldom, and leaves the loop's thread alone until then
+        for _ in to_end(running[-left - 1][1]):
+            while len(running) > left and running[0][1].done():
+                yield from _first(running, failed)
         while len(running) > left:
-            to_end(running[0][1])
-            file, future = running.popleft()
-            try:
-                found = file, future.result()
-            except OSError as exc:
-                failed.add(file, exc)
-                continue
-            finally:
-                del file, future  # what they hold can be large
-            yield found
-            del found
+            for _ in to_end(running[0][1]):
+                pass
+            yield from _first(running, failed)
+
+
+def _first(running: deque[tuple[F, Future[T]]], failed: FailedFiles[F]) -> Iterator[tuple[F, T]]:
+    """Take the first, which has ended, from `running`; yield it, or note a failure."""
+    file, future = running.popleft()
+    try:
+        found = file, future.result()
+    except OSError as exc:
+        failed.add(file, exc)
+        return
+    finally:
+        del file, future  # what they hold can be large
+    yield found
 
 
 def wait_for(
     future: Future[Any], cancelled: threading.Event, silence: Callable[[], Silence], late: Callable[[], str]
 ) -> None:
+    """Wait until a request has ended.
+
+    Raises:
+        InterruptedError: cancelled.
+    """
+    for _ in _waiting(future, cancelled, silence, late):
+        pass
+
+
+def _waiting(
+    future: Future[Any], cancelled: threading.Event, silence: Callable[[], Silence], late: Callable[[], str]
+) -> Iterator[None]:
+    """Wait until a request has ended; yield ten times a second until then."""
     # not result(timeout=...): the transfer's own TimeoutError would look the same
     wait([future], timeout=_POLL_S)
     check(cancelled)
@@ -364,6 +385,7 @@ def wait_for(
     watch = silence()
     with watch.waits():
         while not future.done():
+            yield
             wait([future], timeout=_POLL_S)
             check(cancelled)
             watch.look(late)

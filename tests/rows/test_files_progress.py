@@ -7,6 +7,7 @@ import sys
 
 import pandas as pd
 import pytest
+from helpers import impatient_options
 from servers.faults import ACCESS_DENIED
 
 from file_dataset import InvalidDatasetError, Progress, RowError, reader, write_files
@@ -55,6 +56,20 @@ def test_reading_reports_a_row_when_its_last_file_is_there(frame, fault_options,
     assert told(steps) == [("none", [], 0), ("1", [], 0), ("2", [], 0), ("3", [], 0)]
     assert {step.total for step in steps} == {4}
     assert there == [set(), {"a.txt", "b.txt"}, {"a.txt", "b.txt"}, {"a.txt", "b.txt"}]
+
+
+def test_a_row_is_reported_while_a_later_one_is_on_its_way(paced, six, tmp_path):
+    gate = paced.hold("GetObject", "in/6")
+    ids = []
+
+    def report(now):
+        ids.append(now.id)
+        if now.id == 5:
+            gate.set()
+
+    options = impatient_options(paced.endpoint_url, patience_s=90)
+    reader(six, options=options).into_dir(tmp_path, progress=report)
+    assert (ids, paced.overdue) == ([1, 2, 3, 4, 5, 6], [])
 
 
 def test_reading_reports_rows_that_are_there_and_those_that_fail(frame, faults, fault_options, tmp_path):
