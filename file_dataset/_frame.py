@@ -391,6 +391,8 @@ def failures_of(frame: pd.DataFrame) -> list[Failure]:
 def manifest(rows: Rows, outputs: Mapping[str, Sequence[Any]], *, keep: Positions) -> pd.DataFrame:
     """Return output columns, `id`, then the carried columns, for the positions `keep`, with the dtypes of the input.
 
+    What `details` say of an input is not carried where an output has its name: it is another file.
+
     Args:
         rows: what the run was given.
         outputs: per output column, where the output of each of these rows lies; they come first.
@@ -399,7 +401,9 @@ def manifest(rows: Rows, outputs: Mapping[str, Sequence[Any]], *, keep: Position
     import pandas as pd
 
     columns = {name: pd.Series(values, dtype=TEXT) for name, values in outputs.items()}
-    return pd.concat([pd.DataFrame(columns, index=range(len(keep))), _taken(rows, keep, [ID, *rows.carried])], axis=1)
+    of_inputs = {f"{name}.{detail}" for name in outputs if name in rows.cells for detail in DETAILS}
+    carried = [name for name in rows.carried if name not in of_inputs]
+    return pd.concat([pd.DataFrame(columns, index=range(len(keep))), _taken(rows, keep, [ID, *carried])], axis=1)
 
 
 def with_failures(frame: pd.DataFrame, errors: Mapping[str, Iterable[Any]]) -> pd.DataFrame:

@@ -53,7 +53,7 @@ Completion of commands and options, in ~/.bashrc, ~/.zshrc, or config.fish:
 def main() -> None:
     """Run a command and leave with its exit code."""
     try:
-        code = _group.main(standalone_mode=False)
+        code = _group.main(prog_name="file-dataset", standalone_mode=False)
     except click.Abort:
         sys.exit(_endings.INTERRUPTED)
     except click.ClickException as exc:

@@ -154,6 +154,21 @@ def test_a_bucket_of_a_real_server_is_a_frame_that_a_pipeline_takes(bucket, opti
     assert result.inputs["etag"].tolist() == frame["a.txt.etag"].tolist()
 
 
+def test_what_is_said_of_an_input_is_not_said_of_an_output_of_its_name(put, listed, fault_options, tmp_path):
+    """A next stage that compares ETags would else compare those of other objects, and run its rows each time."""
+    put("raw/1/a.txt")
+    frame = listed({"a.txt": "raw/{id}/a.txt"}, details=True).assign(label="x")
+    said = ["a.txt.size_bytes", "a.txt.etag", "a.txt.last_modified"]
+    same = file_dataset.Pipeline(forward, into_path=tmp_path / "same", options=fault_options)(frame)
+    assert list(same.columns) == ["a.txt", "id", "label"]
+
+    def other(input_dir, output_dir):
+        return {"b.txt": input_dir / "a.txt"}
+
+    manifest = file_dataset.Pipeline(other, into_path=tmp_path / "other", options=fault_options)(frame)
+    assert list(manifest.columns) == ["b.txt", "id", *said, "label"]
+
+
 def test_etags_with_a_slash_or_none_are_carried_and_no_locations(put, listed):
     put("raw/7")
     frame = listed({"image.mha": "raw/{id}"}, details=True)
