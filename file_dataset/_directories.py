@@ -96,6 +96,8 @@ def refused(row_id: RowId, file: str, found: Contents, folds: Callable[[], bool]
         url = found.files[name].at if name in found.files else None
         message = f"{fault}: rename the object, or give a directory without it"
         failures.append(Failure(row_id, "download", f"{file}/{name}", str(url or ""), "ValueError", None, message))
+    if (more := len(faults) - _SHOWN) > 0:
+        failures[-1] = replace(failures[-1], message=f"{failures[-1].message} ({more:,} more are refused like these)")
     return failures
 
 

@@ -203,7 +203,8 @@ class PipelineResult:
         """Return the input with the versions that were read: a later run reads the same bytes, or fails by name.
 
         A column `<file>.version_id` (text) is behind each file column of which something was read. Where the bucket
-        keeps no versions, or the row was not read, it is what it was in the input: null mostly, the newest. No request.
+        keeps no versions, or the row was not read, it is what it was in the input: null mostly, the newest. Directories
+        have no versions: they are read as they are then. No request.
 
         Example:
             >>> def copy(input_dir, output_dir):

@@ -182,6 +182,17 @@ def test_names_that_are_one_on_this_disk_are_refused_and_elsewhere_kept(names):
     assert refused(7, "series", listed(*names), lambda: False) == []
 
 
+def test_of_very_many_names_that_are_refused_some_are_shown_and_the_others_counted():
+    failures = refused(7, "series", listed(*(f"../{number:04d}" for number in range(1_234))), lambda: False)
+    assert len(failures) == 20
+    assert [failure.message.endswith(" (1,214 more are refused like these)") for failure in failures[-2:]] == [
+        False,
+        True,
+    ]
+    of_twenty = refused(7, "series", listed(*(f"../{number}" for number in range(20))), lambda: False)
+    assert not any("more are refused" in failure.message for failure in of_twenty)
+
+
 def test_the_disk_is_asked_whether_it_folds_names(tmp_path):
     (tmp_path / "a").touch()
     assert folds(str(tmp_path)) == (tmp_path / "A").exists()
