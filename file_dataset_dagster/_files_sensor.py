@@ -203,7 +203,8 @@ class _Sensor:
         if not blobs:
             raise file_dataset.FileDatasetError(
                 f"the listing that the cursor of sensor {self.name} names is not at {uri}: correct base_path, or bring "
-                "the file back. Or reset the cursor: all files are then requested again"
+                "the file back (where the asset was renamed, from below its old name). Or reset the cursor: all files are "
+                "then requested again"
             )
         frame, notes = store.with_notes(blobs["listing"], uri)
         return _file_changes.from_frame(frame), notes.get("previous")

@@ -233,6 +233,23 @@ def test_a_listing_that_is_gone_is_an_error_and_no_new_beginning(ticks, put, del
         ticks()
 
 
+def test_a_sensor_that_has_a_name_goes_on_after_its_asset_was_renamed(resource, instance, bucket, put, keys, s3):
+    pattern = {"scan.txt": f"s3://{bucket}/raw/{{id}}.txt"}
+    old = Ticks(resource, instance, files_asset("scans", pattern), name="new_scans")
+    put("raw/1.txt")
+    old()
+    renamed = Ticks(resource, instance, files_asset("images", pattern), name="new_scans")
+    renamed.cursor = old.cursor
+    with pytest.raises(file_dataset.FileDatasetError, match="where the asset was renamed, from below its old name"):
+        renamed()
+    for key in (key for key in keys() if key.startswith("base/manifests/scans/")):
+        to = key.replace("/scans/", "/images/")
+        s3.copy_object(Bucket=bucket, Key=to, CopySource={"Bucket": bucket, "Key": key})
+    assert renamed() == "nothing has changed: 1 files"
+    put("raw/2.txt")
+    assert renamed() == {None: {"new": 1}}
+
+
 def test_a_cursor_of_another_sensor_is_refused(ticks):
     ticks.cursor = "2026-01-01T00:00:00"
     with pytest.raises(file_dataset.InvalidDatasetError, match="no digest of a listing: reset it"):
