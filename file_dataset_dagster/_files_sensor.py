@@ -163,8 +163,9 @@ class _Sensor:
         before, previous = self._stored(store, context.cursor)
         frame = self.listing.whole(options, partition_by=self.field)
         now = _file_changes.files_of(frame, list(self.listing.patterns), self.field)
-        step = _file_changes.step(before, now, allowed=self._allowed(context), most=self.most)
-        said = self._said(step, now, rows=len(frame), is_first=not context.cursor)
+        allowed = self._allowed(context)
+        step = _file_changes.step(before, now, allowed=allowed, most=self.most)
+        said = self._said(step, now, allowed, rows=len(frame), is_first=not context.cursor)
         context.log.info(said)
         if not step.changes:
             return dg.SensorResult(skip_reason=said)
@@ -203,8 +204,8 @@ class _Sensor:
         if not blobs:
             raise file_dataset.FileDatasetError(
                 f"the listing that the cursor of sensor {self.name} names is not at {uri}: correct base_path, or bring "
-                "the file back (where the asset was renamed, from below its old name). Or reset the cursor: all files are "
-                "then requested again"
+                "the file back (where the asset was renamed, from below its old name). Or reset the cursor: all "
+                "files are then requested again"
             )
         frame, notes = store.with_notes(blobs["listing"], uri)
         return _file_changes.from_frame(frame), notes.get("previous")
@@ -238,13 +239,23 @@ class _Sensor:
             },
         )
 
-    def _said(self, step: Step, now: Files, *, rows: int, is_first: bool) -> str:
+    def _waiting(self, step: Step, allowed: Sequence[str] | None) -> str:
+        """Which partitions wait, and for what."""
+        none_yet = [] if allowed is None else sorted(set(step.later) - set(allowed))
+        others = len(step.later) - len(none_yet)
+        wait = f"; {others} partitions wait for a later tick" if others else ""
+        if not none_yet:
+            return wait
+        named = f"{', '.join(map(repr, none_yet[:_SHOWN]))}{', ...' if len(none_yet) > _SHOWN else ''}"
+        return f"{wait}; files wait whose {self.field!r} is no partition yet: {named}"
+
+    def _said(self, step: Step, now: Files, allowed: Sequence[str] | None, *, rows: int, is_first: bool) -> str:
         """What the tick does, in a sentence: the skip message, or a line of its log."""
         files = len({location for found in now.values() for location in found})
         new, overwritten, deleted = step.counts()
         requests = len(step.requested)
         of = "" if self.field is None else f", one a partition of {self.field!r}"
-        wait = f"; {len(step.later)} partitions wait for a later tick" if step.later else ""
+        wait = self._waiting(step, allowed)
         if is_first and requests:
             return f"first listing: {files:,} files in {rows:,} rows -> {requests:,} run requests{of}{wait}"
         if not step.changes:

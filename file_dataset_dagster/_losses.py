@@ -55,17 +55,23 @@ def losses_of(asset: str, events: Iterable[dg.AssetMaterialization]) -> Losses |
     own: tuple[int, int] | None = None
     for event in events:
         numbers = [_value(event.metadata, name) for name in (_DROPPED, _ROWS)]
-        if not all(isinstance(number, int) for number in numbers):
+        if not _is_pair(numbers):
             continue
         earlier = _value(event.metadata, _BY_ASSET)
         for name, counts in (earlier if isinstance(earlier, dict) else {}).items():
-            by_asset[name] = _sum(by_asset.get(name), counts)
+            if _is_pair(counts):
+                by_asset[name] = _sum(by_asset.get(name), counts)
         own = _sum(own, numbers)
     return None if own is None else Losses({**by_asset, asset: own})
 
 
 def _value(metadata: Mapping[str, Any], name: str) -> Any:  # noqa: ANN401 (whatever a materialization has)
     return metadata[name].value if name in metadata else None
+
+
+def _is_pair(counts: object) -> bool:
+    """Whether it is what this module writes: metadata of these names can be of an asset that is no pipeline's."""
+    return isinstance(counts, list) and [type(count) for count in counts] == [int, int]
 
 
 def _sum(one: tuple[int, int] | None, other: Any) -> tuple[int, int]:  # noqa: ANN401 (a pair, as JSON has it)

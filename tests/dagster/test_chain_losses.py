@@ -115,3 +115,16 @@ def test_the_losses_are_those_of_the_manifest_that_was_read(run, local, chain):
     assert not result.success
     (check,) = checks_of(run(chain({None: LOST}), local, selection=["small"]), "small")
     assert check.description.endswith("; 1 of 5 dropped upstream in gray")
+
+
+@pytest.mark.parametrize("earlier", [{"other": 5}, {"other": ["a", "b"]}, [1], "none"])
+def test_metadata_of_an_asset_that_is_no_pipeline_s_fails_no_run(run, local, scans, earlier):
+    @dg.asset
+    def raw() -> dg.MaterializeResult:
+        numbers = {"input_rows": 3, "dropped_rows": 1, "dropped_upstream_by_asset": dg.MetadataValue.json(earlier)}
+        return dg.MaterializeResult(value=scans(["a"]), metadata=numbers)
+
+    result = run([raw, pipeline_asset(again, name="gray", input=raw)], local)
+    assert result.success
+    (check,) = checks_of(result, "gray")
+    assert check.description == "0 of 1 rows dropped; 1 of 3 dropped upstream in raw"

@@ -335,7 +335,7 @@ def test_a_value_that_is_no_partition_yet_waits_until_it_is(by_site, put, instan
     put("raw/b/1.txt")
     ticks = by_site(partitions_def=dg.StaticPartitionsDefinition(["a"]))
     assert ticks() == {"a": {"new": 1}}
-    assert ticks() == "nothing has changed: 2 files; 1 partitions wait for a later tick"
+    assert ticks() == "nothing has changed: 2 files; files wait whose 'site' is no partition yet: 'b'"
     later = by_site(partitions_def=dg.StaticPartitionsDefinition(["a", "b"]))
     later.cursor = ticks.cursor
     assert later() == {"b": {"new": 1}}
