@@ -54,8 +54,7 @@ class PipelineResult:
         inputs: one row per file that was read, of rows that are stored or failed after their download, in input order:
             `id`, `file`, `location`, `size_bytes` (int64), `etag` (of a local file: its modification time, ns),
             `version_id` (null where the bucket keeps none), `checksum` (as in `files`). It costs no request.
-        files_without_digest: downloads of which the store offered no digest (a multipart ETag without a full-object
-            checksum): their length and version were compared, their bytes could not be.
+        files_without_digest: downloads without a digest of the store's: length and version alone were compared.
         hint: what to check where the store has no object (or bucket) that any row asked for; None elsewhere.
         prefetch: `rows` that were ahead of fn at the end, and `why` not more; None of several runs, on Ray, or loaded.
         counts: `retries`, `throttles`, and `download_s`, `fn_s`, `upload_s`, summed over the rows that ran here, which
@@ -202,9 +201,8 @@ class PipelineResult:
     def pinned(self) -> pd.DataFrame:
         """Return the input with the versions that were read: a later run reads the same bytes, or fails by name.
 
-        A column `<file>.version_id` (text) is behind each file column of which something was read. Where the bucket
-        keeps no versions, or the row was not read, it is what it was in the input: null mostly, the newest. Directories
-        have no versions: they are read as they are then. No request.
+        A column `<file>.version_id` (text) is behind each file column of which something was read. Of buckets without
+        versions, directories, and rows that were not read it is as in the input: null mostly, the newest. No request.
 
         Example:
             >>> def copy(input_dir, output_dir):
