@@ -147,12 +147,19 @@ def _output(name: str, path: Any, dirs: RowDirs, names_of: _Names) -> Output:  #
         given = Path(path)
     except TypeError:
         raise TypeError(f"{_kind_of(path)} is no path") from None
-    real, source = _found(path, given, os.path.join(dirs.output, given))  # noqa: PTH118  # an absolute path stays
+    at = os.path.join(dirs.output, given)  # noqa: PTH118  # an absolute path stays what it is
+    real = _real(path, given, at)
+    # before the file is looked at: what lies elsewhere may be changing
     if not f"{real}/".startswith((f"{dirs.output}/", f"{dirs.input}/")):
-        at = os.path.join(dirs.output, given)  # noqa: PTH118  # the same
         where = f"{given} is" if real == at else f"{given} leads to {real}, which is"
-        why = _why_own(name, real, is_directory=source is None)
+        why = _why_own(name, real, is_directory=os.path.isdir(real))  # noqa: PTH112  # the path is text
         raise InvalidDatasetError(f"{where} in neither output_dir nor input_dir of this row: {why}")
+    try:
+        source = LocalFile.at(real)
+    except IsADirectoryError:
+        if not os.fspath(path):
+            raise IsADirectoryError("'' is no path: output_dir itself is one") from None
+        source = None
     if source is not None:
         _check_own(name, source, given, names_of)
         return source
@@ -162,15 +169,15 @@ def _output(name: str, path: Any, dirs: RowDirs, names_of: _Names) -> Output:  #
     return directory
 
 
-def _found(path: Any, given: Path, at: str) -> tuple[str, LocalFile | None]:  # noqa: ANN401  # the same
-    """Return where a path leads to, and the file that is there; None: it is a directory.
+def _real(path: Any, given: Path, at: str) -> str:  # noqa: ANN401  # the same
+    """Return where a path leads to.
 
     Raises:
-        OSError: neither is there.
+        OSError: nothing is there.
     """
     try:
         real = os.path.realpath(at)
-        return real, LocalFile.at(real)
+        os.lstat(real)
     except (FileNotFoundError, ValueError):
         if os.path.islink(at):  # noqa: PTH114  # the path is text
             raise FileNotFoundError(f"{given} is no file (a link to nothing)") from None
@@ -178,10 +185,7 @@ def _found(path: Any, given: Path, at: str) -> tuple[str, LocalFile | None]:  # 
         if not given.is_absolute() and why.endswith(" is no file"):
             why += " in output_dir, which relative paths are relative to"
         raise FileNotFoundError(why) from None
-    except IsADirectoryError:
-        if not os.fspath(path):
-            raise IsADirectoryError("'' is no path: output_dir itself is one") from None
-        return real, None
+    return real
 
 
 def _check_own(name: str, source: LocalFile, given: Path, names_of: _Names) -> None:

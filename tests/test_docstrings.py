@@ -53,6 +53,8 @@ def examples(name):
 
 def own_help(value):
     """Return the lines of `help()` but those of classes that Python, pydantic or Dagster wrote."""
+    if "__slotnames__" in vars(value):
+        del value.__slotnames__  # a cache, which pickle leaves on classes that another test has pickled
     lines = pydoc.plain(pydoc.render_doc(value)).splitlines()
     ends = [
         number

@@ -74,7 +74,7 @@ def test_a_copy_that_is_not_installed_imports_and_has_no_version():
 def test_the_metadata_names_the_licence_and_the_extras():
     found = metadata("file-dataset")
     assert found["License-Expression"] == "Apache-2.0"
-    assert set(found.get_all("Provides-Extra")) == {"ray", "dagster", "all"}
+    assert set(found.get_all("Provides-Extra")) == {"ray", "dagster", "otel", "all"}
 
 
 def test_a_local_round_loads_neither_boto3_nor_dagster_nor_ray(tmp_path):
