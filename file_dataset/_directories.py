@@ -162,7 +162,7 @@ def members(row_id: RowId, file: str, found: Contents, into: str) -> Iterator[Me
     """Yield one transfer per file of a directory, into `<into>/<file>/...`; a read of another ETag fails."""
     for name, listed in found.files.items():
         at = listed.at
-        source = replace(at, etag=listed.etag) if isinstance(at, _urls.ObjectUrl) else at
+        source = at._replace(etag=listed.etag) if isinstance(at, _urls.ObjectUrl) else at
         yield Member(row_id, f"{file}/{name}", source, f"{into}/{file}/{name}", file, listed)
 
 

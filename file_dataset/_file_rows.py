@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from file_dataset._errors import InvalidDatasetError
 from file_dataset._urls import Directory, ObjectUrl
@@ -162,8 +162,7 @@ def _is_unicode(text: str) -> bool:
     return text.isascii() or text == text.encode("utf-8", "replace").decode()
 
 
-@dataclass(frozen=True, slots=True)
-class FoundRow:
+class FoundRow(NamedTuple):
     """A row: the values of the fields, as texts, and per pattern its file; None: there is none."""
 
     texts: tuple[str | None, ...]

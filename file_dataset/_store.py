@@ -10,7 +10,7 @@ import os
 import stat
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from file_dataset import _digest, _urls
 from file_dataset._errors import store_error
@@ -32,8 +32,7 @@ At_contra = TypeVar("At_contra", contravariant=True)
 _LOCAL_THREADS = 8  # a guess: disks gain little from more
 
 
-@dataclass(frozen=True, slots=True)
-class Listed:
+class Listed(NamedTuple):
     """One object of a listing.
 
     `etag` is as in `ObjectInfo`, `modified` in ns since 1970; each is None where the store does not say it.

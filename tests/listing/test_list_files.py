@@ -15,7 +15,7 @@ import pytest
 from helpers import forward
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from servers.faults import ACCESS_DENIED, SLOW_DOWN, Meanwhile
+from servers.faults import ACCESS_DENIED, SLOW_DOWN, Busy, Meanwhile
 
 import file_dataset
 from file_dataset import InvalidDatasetError, RowError, list_files
@@ -211,6 +211,7 @@ def test_keys_that_no_slash_divides_cost_a_request_per_thousand(put, faults, lis
 def test_directories_are_listed_side_by_side(put, faults, listed, engine):
     """One page, then which directories there are, and then a: one page; b and c: two each."""
     put(*(f"raw/{site}/{number:04}" for site in "abc" for number in range(1500)))
+    faults.fail("*", Busy(1000, seconds=0.05), times=None)  # long enough to be seen together
     assert len(listed({"image": "raw/{site}/{n}"}, id="{site}-{n}")) == 4500
     assert faults.count("ListObjectsV2") == 7
     assert faults.max_in_flight >= 2
