@@ -117,7 +117,7 @@ class Arrival:
             self._fill()
 
     def _listed(self) -> None:
-        """Have what the listings say come. In a thread of a store, whose errors nobody sees."""
+        """Have what the listings say come. In a thread of a store, which drops what is raised in it."""
         try:
             for name, (directory, future) in self._asked.items():
                 try:

@@ -71,6 +71,6 @@ class Cancelled(threading.Event):
     """What a row's transfers look at, and the effort that they are a part of."""
 
     def __init__(self, effort: Effort | None = None) -> None:
-        """Take whose effort it is; None: nobody counts."""
+        """Take the run whose effort it is; None: it is not counted."""
         super().__init__()
         self.effort = effort

@@ -163,7 +163,7 @@ class Together(Generic[T]):
     def _go_on(self) -> None:
         with self._lock:
             self._turns += 1
-            if self._turns > 1:  # whoever is at it goes on: a request may end before `start` returns
+            if self._turns > 1:  # the thread that begins some goes on: a request may end before `start` returns
                 return
         while True:
             self._begin_some()
@@ -206,7 +206,7 @@ class Together(Generic[T]):
                 self._failed[at] = error
             del self._running[at]  # when it is noted: another thread may be the one that ends the last
             if self._turns:
-                self._turns += 1  # whoever is at it looks once more
+                self._turns += 1  # the thread that begins some looks once more
                 return
             begins = self._may_begin()
             if begins and len(self._running) > self._most // 2:

@@ -91,7 +91,7 @@ class Stale:
         self._lists.begin(lambda: self._listed(then))
 
     def _listed(self, then: Callable[[], object]) -> None:
-        """Begin to remove what is not stored. In a thread of a store, whose errors nobody sees."""
+        """Begin to remove what is not stored. In a thread of a store, which drops what is raised in it."""
         try:
             if not self._lists.is_whole or self._cancelled.is_set() or not self._is_right():
                 then()

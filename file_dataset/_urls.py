@@ -99,7 +99,7 @@ def is_directory(location: str) -> bool:
 def parse(value: object, *, base: Path, local_paths: bool = True) -> Source:
     """Return where one file is, or a directory: text that ends in a slash.
 
-    A local path without one may be a directory too, which whoever reads it finds; a `Path` never ends in one.
+    A local path without a slash may lead to a directory too, which is seen when it is read; a `Path` never has one.
 
     Args:
         value: `s3://bucket/key`, `s3://bucket/prefix/`, or a local path as text or `Path`.

@@ -44,7 +44,7 @@ def evaluation(
 
     Dagster takes a partition's check for outdated unless it names the partition's last materialization: one query.
     """
-    assert check.asset_key is not None  # noqa: S101 (for mypy: whoever made it has named its asset)
+    assert check.asset_key is not None  # noqa: S101 (for mypy: each check here has its asset)
     of_partition: dict[str, Any] = {}
     if HAS_PARTITIONS:
         of_partition = {

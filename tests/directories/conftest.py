@@ -1,7 +1,8 @@
-"""Directories as inputs."""
+"""Directories as inputs and as outputs."""
 
 from __future__ import annotations
 
+import pandas as pd
 import pytest
 from helpers import tree
 from servers.paced import PacedServer
@@ -37,3 +38,10 @@ def run(trees, tmp_path):
         return Pipeline(note, into_path=into_path, options=options, progress=False).run(frame, **given)
 
     return run
+
+
+@pytest.fixture
+def one(faults):
+    """One good row."""
+    faults.put("s3://bucket/in/1", b"row 1")
+    return pd.DataFrame({"id": [1], "a.txt": ["s3://bucket/in/1"]})

@@ -19,13 +19,6 @@ OUT = "s3://bucket/out"
 
 
 @pytest.fixture
-def one(faults):
-    """One good row."""
-    faults.put("s3://bucket/in/1", b"row 1")
-    return pd.DataFrame({"id": [1], "a.txt": ["s3://bucket/in/1"]})
-
-
-@pytest.fixture
 def run(fault_options, one):
     """Run the row."""
 

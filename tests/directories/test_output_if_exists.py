@@ -14,12 +14,6 @@ KINDS = ("HeadObject", "ListObjectsV2", "GetObject", "PutObject", "DeleteObject"
 
 
 @pytest.fixture
-def one(faults):
-    faults.put("s3://bucket/in/1", b"row 1")
-    return pd.DataFrame({"id": [1], "a.txt": ["s3://bucket/in/1"]})
-
-
-@pytest.fixture
 def run(fault_options, one):
     def of(if_exists, fn, *, into_path=OUT, **kwargs):
         write = {"into_path": into_path, "if_exists": if_exists}
