@@ -154,12 +154,18 @@ class Boto3:
         """Return the answer to a request whose body is a piece of a local file, `length` bytes from `first` on."""
         from s3transfer.utils import ReadFileChunk
 
+        ended: list[OSError] = []  # by us, while botocore reads, signs or sends the body
+
         def before_it_is_sent(bytes_transferred: int) -> None:
             del bytes_transferred  # s3transfer passes it by name
             self._silence.moved()
-            if cancelled.is_set():
-                raise InterruptedError("cancelled")
-            source.check(file.fileno())  # a server keeps nothing of a body that breaks off
+            try:
+                if cancelled.is_set():
+                    raise InterruptedError("cancelled")
+                source.check(file.fileno())  # a server keeps nothing of a body that breaks off
+            except OSError as exc:
+                ended.append(exc)
+                raise
 
         with open(source.open(), "rb") as file:  # noqa: PTH123  # a descriptor
             if length and not os.pread(file.fileno(), 1, first + length - 1):
@@ -168,8 +174,12 @@ class Boto3:
             with ReadFileChunk(file, length, source.size_bytes, callbacks=[before_it_is_sent]) as body:
                 try:
                     return self.call(access, operation, Body=body, ContentLength=length, **kwargs)
-                except OSError:
-                    source.check(file.fileno())  # then that broke it off, and botocore's error is another
+                except Exception as exc:
+                    # awscrt, where it signs, raises an AwsCrtError instead, and botocore an HTTPClientError
+                    if ended:
+                        raise ended[0] from None
+                    if isinstance(exc, OSError):
+                        source.check(file.fileno())  # then that broke it off
                     raise
 
     def call(self, access: Access, operation: str, **kwargs: Any) -> Any:  # noqa: ANN401  # boto3 has no types

@@ -407,6 +407,16 @@ def test_an_output_that_is_still_written_costs_its_row(run, faults, tmp_path):
     assert result.files["id"].tolist() == [0, 2]
 
 
+@pytest.mark.parametrize("engine", ["boto3"])
+def test_a_file_that_changes_before_it_is_signed_is_a_failure_that_says_so(faults, fresh_options, source):
+    """With awscrt installed botocore signs by it: it raised an AwsCrtError, no OSError, and the run stopped."""
+    fresh_options.s3_client.meta.events.register("before-sign.s3.PutObject", lambda **_: grows(source))
+    with pytest.raises(RowError, match="became longer") as caught:
+        write(source, fresh_options)
+    assert [failure.type for failure in caught.value.failures] == ["FileChangedError"]
+    assert "out/1/a.bin" not in faults.keys("bucket")
+
+
 # sendfile
 
 
