@@ -144,6 +144,7 @@ class Book:
             inputs=frames["inputs"],
             files_without_digest=without_digest,
             hint=None,
+            counts=None,
         )
         return joined(earlier, ran)
 

@@ -76,3 +76,11 @@ def test_boto3_s_engine_is_counted_too(frame, faults, fault_options):
     options = replace(fault_options, engine="boto3")
     counts = Pipeline(slow, into_path="s3://bucket/out/", options=options, progress=False).run(frame).counts
     assert (counts.retries, counts.throttles) == (1, 1)
+
+
+def test_rows_that_run_beside_those_of_a_checkpoint_are_counted_once(pipeline, frame, faults, tmp_path):
+    run, good = pipeline(slow), frame[frame["id"] != 4]
+    run.run(good.head(2), checkpoint=tmp_path / "checkpoint")
+    faults.fail("GetObject", SLOW_DOWN, key="in/3")
+    counts = run.run(good, checkpoint=tmp_path / "checkpoint").counts
+    assert (counts.retries, counts.throttles) == (1, 1)
