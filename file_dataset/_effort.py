@@ -11,6 +11,8 @@ from dataclasses import dataclass
 class Counts:
     """What the rows that a run has run took: numbers for a chart, none of them exact to the millisecond.
 
+    On Ray they are the sum of all batches that came back. What a task took that Ray ran again is not in them.
+
     Attributes:
         retries: requests that were made again; not those that went out over a connection which turned out closed.
         throttles: answers of a store that had too many requests ("503 SlowDown", say).

@@ -57,8 +57,8 @@ class PipelineResult:
         files_without_digest: downloads without a digest of the store's: length and version alone were compared.
         hint: what to check where the store has no object (or bucket) that any row asked for; None elsewhere.
         prefetch: `rows` that were ahead of fn at the end, and `why` not more; None of several runs, on Ray, or loaded.
-        counts: `retries`, `throttles`, and `download_s`, `fn_s`, `upload_s`, summed over the rows that ran here, which
-            overlap; those of a checkpoint add nothing. None on Ray, or where it was loaded.
+        counts: `retries`, `throttles`, and `download_s`, `fn_s`, `upload_s`, summed over the rows that ran, which
+            overlap, and on Ray over all tasks; rows of a checkpoint add nothing. None where it was loaded.
         input_count: how many rows the input of a loaded result had; else None.
 
     Example:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def metrics_of(result: file_dataset.PipelineResult, seconds: float) -> dict[str, int | float]:
-    """Return rows, bytes and seconds of a result, and what `result.counts` has, which is nothing on Ray.
+    """Return rows, bytes and seconds of a result, and what `result.counts` has, on Ray those of all tasks together.
 
     `read_bytes` and `stored_bytes` are those of every row of the result. `retries`, `throttles` and the seconds of each
     stage are of the rows that ran now; these overlap, so that their seconds can be more than `seconds`.

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from file_dataset._errors import InvalidDatasetError
-from file_dataset._ray.outcomes import end, table_of
+from file_dataset._ray.outcomes import end, table_of, with_counts
 from file_dataset._result import RunStoppedError
 from file_dataset._run import Run
 
@@ -86,7 +86,8 @@ class RunBatch:
         elif (down := tally.down()) is not None:
             failure = tally.failed[min(tally.failed)][0]
             ends = [end("down", f"{down} row {failure.id!r} failed at {failure}")]
-        return pa.concat_tables([table_of(tally, rows, gives_rows=job.gives_rows), *ends], promote_options="default")
+        tables = [table_of(tally, rows, gives_rows=job.gives_rows), *ends]
+        return with_counts(pa.concat_tables(tables, promote_options="default"), run.effort.counts())
 
     def _pipeline(self) -> Pipeline:
         if self._loaded is None:

@@ -17,6 +17,7 @@ import numpy as np
 
 from file_dataset import _frame, _pickling
 from file_dataset._book import Book
+from file_dataset._effort import Counts
 from file_dataset._errors import InvalidDatasetError
 from file_dataset._interrupts import Interrupts
 from file_dataset._prepared import stores
@@ -224,6 +225,7 @@ class _Ledger:
         self._given: list[pa.Table] = []
         self._down: list[str] = []  # why the store counts as down, of every batch that got no answer
         self._is_up = False  # another batch got one
+        self._counts = Counts()  # of the batches that came
 
     def __len__(self) -> int:
         """Return how many rows run."""
@@ -250,11 +252,11 @@ class _Ledger:
         self._check_down(least=1)
 
     def _take(self, table: pa.Table, report: Callable[[Progress], object]) -> None:
-        end: Mapping[str, str | None] = {}
+        ends: list[Mapping[str, Any]] = []
         has_run = False
         for record in table.select(outcomes.OUTCOMES.names).to_pylist():
             if record["id"] is None:
-                end = record
+                ends.append(record)
                 continue
             has_run = has_run or not record["is_recorded"]
             place = self._places.get(record["id"])
@@ -263,25 +265,26 @@ class _Ledger:
                 continue
             self._missing.discard(record["id"])
             self._tally.put(place, outcomes.outcome_of(record, place, self._ids[place]))
+        self._counts += outcomes.counts_of(table)
         given = [name for name in table.column_names if name.startswith(outcomes.GIVEN)]
         if given:
             rows = table.filter(table["id"].is_valid()).select(given)
             self._given.append(rows.rename_columns([name.removeprefix(outcomes.GIVEN) for name in given]))
         done, total = self.kept + len(self._ids) - len(self._missing), self.kept + len(self._ids)
         report(Progress(done, total, len(self._tally.failed)))
-        self._judge(end, has_run=has_run)
+        self._judge(ends, has_run=has_run)
         self._tally.check_journal()
 
-    def _judge(self, end: Mapping[str, str | None], *, has_run: bool) -> None:
-        """Stop where a batch requires it, and where too many rows have failed."""
-        if (message := end.get("refused")) is not None:
-            raise InvalidDatasetError(message)
-        if (message := end.get("stopped")) is not None:
-            raise RunStoppedError(message)
-        if (message := end.get("down")) is not None:
-            self._down.append(message)
-            self._check_down(least=_DOWN_BATCHES)
-        self._is_up = self._is_up or (has_run and message is None)
+    def _judge(self, ends: Sequence[Mapping[str, Any]], *, has_run: bool) -> None:
+        """Stop where a batch requires it, and where too many rows have failed; a block may be of several batches."""
+        for end in ends:
+            if (message := end["refused"]) is not None:
+                raise InvalidDatasetError(message)
+            if (message := end["stopped"]) is not None:
+                raise RunStoppedError(message)
+            self._down.append(end["down"])
+        self._is_up = self._is_up or (has_run and not ends)
+        self._check_down(least=_DOWN_BATCHES)
         self._tally.check_count()
 
     def _check_down(self, *, least: int) -> None:
@@ -295,7 +298,7 @@ class _Ledger:
 
     def result(self) -> PipelineResult:
         """Return the result so far, of all rows of the input."""
-        ran = self._tally.result(self._rows_of(self._given))
+        ran = dataclasses.replace(self._tally.result(self._rows_of(self._given)), counts=self._counts)
         whole = ran if self._book is None else self._book.whole(ran)
         return whole if self.has_input else dataclasses.replace(whole, input=None)
 

@@ -5,12 +5,14 @@ They have one schema, whatever fn returns: a batch in which every row fails look
 
 from __future__ import annotations
 
+from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from file_dataset import _frame
 from file_dataset._checkpoint.fingerprints import BYTES
+from file_dataset._effort import Counts
 from file_dataset._errors import Failure, RowError
 from file_dataset._tally import Failed, Stored
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from file_dataset._tally import Outcome, Tally
 
 _TEXT = pa.string()
+_COUNTS = pa.struct({one.name: pa.int64() if isinstance(one.default, int) else pa.float64() for one in fields(Counts)})
 # One row per row of the batch; where the batch stopped early, a last one that has no id and the reason.
 OUTCOMES = pa.schema(
     {
@@ -41,6 +44,7 @@ OUTCOMES = pa.schema(
         "refused": _TEXT,  # the message of an InvalidDatasetError
         "stopped": _TEXT,  # the message of a RunStoppedError
         "down": _TEXT,  # the store has answered no request of this process; the driver knows of the others
+        "counts": _COUNTS,  # of the whole batch, on its first record
     }
 )
 # One row per row of a Dataset; the first one of a block has what is recorded of the block. With a checkpoint there are
@@ -102,6 +106,20 @@ def table_of(tally: Tally, rows: _frame.Rows, *, gives_rows: bool) -> pa.Table:
     for name in columns.column_names:
         table = table.append_column(GIVEN + name, columns[name])
     return table
+
+
+def with_counts(batch: pa.Table, counts: Counts) -> pa.Table:
+    """Return the records of a batch with what it took: several batches may come back as one block."""
+    if not len(batch):
+        return batch
+    column = pa.array([asdict(counts)], _COUNTS, size=1)
+    rest = pa.nulls(len(batch) - 1, _COUNTS)
+    return batch.set_column(batch.column_names.index("counts"), "counts", pa.chunked_array([column, rest]))
+
+
+def counts_of(table: pa.Table) -> Counts:
+    """Return what the batches took whose records these are."""
+    return sum((Counts(**batch) for batch in table["counts"].drop_null().to_pylist()), Counts())
 
 
 def outcome_of(record: Mapping[str, Any], position: int, row_id: RowId) -> Outcome:

@@ -62,12 +62,12 @@ def test_manifest_check_and_metadata_are_those_of_a_local_run(both, monkeypatch,
 
     told = []
     of_one = {"seconds", "into_path", "dagster/uri"}
-    here_alone = {"retries", "throttles", "download_s", "fn_s", "upload_s"}  # tasks of Ray do not count them
+    of_stages = {"download_s", "fn_s", "upload_s"}
     for name in ("here", "there"):
         (event,) = result.asset_materializations_for_node(name)
         metadata = {key: value.value for key, value in event.metadata.items()}
-        assert here_alone & metadata.keys() == (here_alone if name == "here" else set())
-        told.append({key: metadata[key] for key in metadata if key not in of_one | here_alone})
+        assert all(metadata[of_stage] > 0 for of_stage in of_stages)
+        told.append({key: metadata[key] for key in metadata if key not in of_one | of_stages})
     assert told[0] == told[1]
 
     logged = [entry.user_message for entry in instance.all_logs(result.run_id) if entry.step_key == "there"]

@@ -168,6 +168,7 @@ def test_through_ray_client_it_runs_on_the_cluster(tmp_path, environment, head):
     result = file_dataset.ray.run_pipeline(pipeline(progress=told.append), frame, batch_size=4)
     assert ray.util.client.ray.is_connected()
     check(result)
+    assert result.counts.fn_s >= 40 * 0.2
     assert result.input is frame
     assert told[-1] == file_dataset.Progress(40, 40, 0), told
 
