@@ -7,6 +7,8 @@ and `resampled_image.mha` and `inputs_in_s3.csv` in its directory. What else it 
 
 from __future__ import annotations
 
+import ast
+import itertools
 import json
 import os
 import re
@@ -140,6 +142,19 @@ def missing_extra(script):
 @pytest.mark.parametrize("page", SCRIPTS)
 def test_every_print_says_what_it_prints(page):
     assert all(promised(SCRIPTS[page]))
+
+
+@pytest.mark.parametrize("page", SCRIPTS)
+def test_a_block_can_be_pasted_into_python(page):
+    """Before Python 3.13, its prompt ends a compound statement at an empty line, and at no other."""
+    for _, shown, _ in BLOCK.findall(PAGES[page]):
+        lines, statements = textwrap.dedent(shown).splitlines(), ast.parse(textwrap.dedent(shown)).body
+        for statement, following in itertools.pairwise(statements):
+            if hasattr(statement, "body"):
+                assert "" in lines[statement.end_lineno : following.lineno - 1], lines[statement.lineno - 1]
+        for statement in statements:  # a class keeps the empty lines between its methods
+            if hasattr(statement, "body") and not isinstance(statement, ast.ClassDef):
+                assert "" not in lines[statement.lineno - 1 : statement.end_lineno], lines[statement.lineno - 1]
 
 
 def test_blocks_that_do_not_run_are_counted():
