@@ -95,7 +95,7 @@ format: $(READY) ## let ruff lay out the code
 	$(RUN)/ruff check --fix .
 
 test-all: COVERAGE = --cov --cov-report=term:skip-covered
-test-all: test test-lowest  ## and the slow rest: a browser (Debian: chromium), clusters, the lowest versions
+test-all: test test-lowest  ## the tests, and the slow rest: a browser (Debian: chromium), clusters, the lowest versions
 	$(call install,$(VENV)) --group browser
 	$(RUN)/python -m pytest -m slow
 
@@ -139,7 +139,7 @@ audit: $(READY)  ## known weaknesses of what is installed, as pypi.org lists the
 	then $(RUN)/python -m pip_audit --skip-editable --progress-spinner off; \
 	else echo "skipped: pypi.org, which lists known weaknesses, does not answer from here"; fi
 
-soak: $(READY)   ## mixed work beside a store that breaks, and runs that are killed (MINUTES=15)
+soak: $(READY)   ## mixed work on a store that breaks, and runs that are killed (MINUTES=15)
 	@$(RUN)/python tests/soak.py --minutes $(or $(MINUTES),15)
 
 clean:           ## remove what make made
