@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,8 +25,11 @@ def running(root: Path) -> Iterator[str]:
     command = [Path(sys.executable).with_name("rclone"), "serve", "s3", "--auth-key", "AKIDTEST,secrettest"]
     command += ["--addr", address, "--vfs-cache-mode", "off", "--config", "/dev/null", root]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
-        for line in server.stderr or ():
+        assert server.stderr is not None
+        for line in server.stderr:
             if "Starting s3 server" in line:
                 break
+        # it logs more, and stops when nothing takes that: a pipe holds 64 KiB
+        threading.Thread(target=server.stderr.read, daemon=True).start()
         yield f"http://{address}"
         server.terminate()
