@@ -1,18 +1,21 @@
 """`if_exists`: what is there already of a row's outputs, looked at before its download, and what a row takes back.
 
-One HEAD per declared output; to skip a row, one LIST where there is no such object, for it may be a directory. A row
-that fails under `"error"` removes what it stored: nothing was there before, and the row can run again. Under `"skip"`
-a row with directories removes what it stored of the output that was missing: a part would be taken for the whole.
+One HEAD per declared output, and a LIST where there is no such object: to skip a row for any name, to fail it for a
+name that is like a directory's. A row that fails under `"error"` removes what it stored: nothing
+was there before, and the row can run again. Under `"skip"` a row with directories removes what it stored of the output
+that was missing: a part would be taken for the whole.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from file_dataset import _directories, _in_order, _plan, _urls, _verdict
 from file_dataset._errors import Failure, InvalidDatasetError, RowError, code_of, exists_already, store_error
 from file_dataset._sink import ObjectInfo
+from file_dataset._store import Page
 from file_dataset._tally import Failed, Stored, stored_file
 
 if TYPE_CHECKING:
@@ -29,6 +32,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+# Extensions of outputs that are directories, of most of them: a guess. Others are found when they are to be stored.
+_OF_DIRECTORIES = frozenset({"", ".zarr"})
 # what a HEAD is answered that has no body with the reason
 _DENIED_CODES = frozenset({"403", "AccessDenied"})
 _MAY_NOT_BE_THERE = (
@@ -90,8 +95,9 @@ def is_looked_for(prepared: Prepared) -> bool:
 class Look:
     """Looks for the declared outputs of a row: for an object of each name, and for a directory where there is none.
 
-    The latter is a LIST, one after the other, and for a row to be skipped alone: the first that finds nothing says that
-    the row is to run. On disk it is known at once what is a directory.
+    The latter is a LIST, one after the other. To skip a row any name is listed, until one has nothing below it: the row
+    is to run. To fail it, those are listed whose name is like a directory's, where no object has failed it yet. On disk
+    it is known at once what is a directory.
     """
 
     def __init__(self, prepared: Prepared, row_id: RowId) -> None:
@@ -107,19 +113,25 @@ class Look:
             raise RowError([Failure.of(row_id, "upload", exc)]) from exc
         self._prepared, self._row_id = prepared, row_id
         self._heads: Asked[ObjectInfo] = Asked(self._targets, prepared.target)
-        self._lists: dict[str, Asked[Listing]] = {}
+        self._is_error = prepared.settings.if_exists == "error"
+        self._lists: dict[str, Asked[Listing] | Asked[Page]] = {}
 
     def begin(self, then: Callable[[], object]) -> None:
         """Begin; `then` is called when all is known, by the thread that brings it: it must not wait."""
         self._heads.ask(lambda store, at: store.info(at), lambda: self._list_next(then))
 
     def _list_next(self, then: Callable[[], object]) -> None:
-        is_lost = any(not self._listed(name) for name in self._lists)
+        is_lost = not self._is_error and any(not self._listed(name) for name in self._lists)
         name = None if is_lost else next((name for name in self._unknown() if name not in self._lists), None)
         if name is None:
             then()
             return
         place = _urls.directory_at(self._targets[name])
+        if self._is_error and isinstance(place.at, _urls.ObjectUrl):
+            found: Asked[Page] = Asked({name: place.at}, self._prepared.target)
+            self._lists[name] = found
+            found.ask(lambda store, at: store.page(at), lambda: self._list_next(then))
+            return
         asked: Asked[Listing] = Asked({name: place.at}, self._prepared.target)
         self._lists[name] = asked
         asked.ask(lambda store, at: store.list(at), lambda: self._list_next(then))
@@ -130,16 +142,24 @@ class Look:
         nothing = FileNotFoundError, IsADirectoryError
         if any(isinstance(answer, OSError) and not isinstance(answer, nothing) for answer in answers.values()):
             return []
-        kinds = nothing if self._prepared.settings.if_exists == "skip" else (IsADirectoryError,)
-        return [name for name, answer in answers.items() if isinstance(answer, kinds)]
+        if not self._is_error:
+            return [name for name, answer in answers.items() if isinstance(answer, nothing)]
+        has_failed = any(isinstance(answer, ObjectInfo) for answer in answers.values())
+        return [
+            name
+            for name, answer in answers.items()
+            if isinstance(answer, IsADirectoryError)
+            or (isinstance(answer, FileNotFoundError) and not has_failed and _is_like_a_directory(name))
+        ]
 
     def _listed(self, name: str) -> Listing | OSError:
-        return self._lists[name].answers()[name]
+        answer = self._lists[name].answers()[name]
+        return answer.found if isinstance(answer, Page) else answer
 
     def seen(self, position: int) -> Stored | Failed | None:
         """Return what the answers make of the row at a position; None: it is to be run."""
         failed: _in_order.FailedFiles[str] = _in_order.FailedFiles(
-            lambda name, error: Failure.of(self._row_id, "upload", error, file=name, url=self._targets[name])
+            lambda name, error: Failure.of(self._row_id, "upload", error, file=name, url=self._url(name))
         )
         found: dict[str, list[_frame.StoredFile]] = {}
         for name, head in self._heads.answers().items():
@@ -147,10 +167,12 @@ class Look:
             if not answer or isinstance(answer, FileNotFoundError):
                 continue
             if isinstance(answer, OSError):
+                if name in self._lists and isinstance(head, FileNotFoundError) and self._is_error:
+                    continue  # an output that is a file takes no right to list; one that is a directory meets it later
                 failed.add(name, _explained(answer))
-            elif self._prepared.settings.if_exists == "error":
-                is_local = not isinstance(self._targets[name], _urls.ObjectUrl)
-                failed.add(name, exists_already(None if is_local else "PreconditionFailed"))
+            elif self._is_error:
+                has_code = isinstance(self._targets[name], _urls.ObjectUrl) and name not in self._lists
+                failed.add(name, exists_already("PreconditionFailed" if has_code else None))
             elif isinstance(answer, ObjectInfo):
                 found[name] = [stored_file(position, name, self._targets[name], answer)]
             elif files := self._files(position, name, answer):
@@ -160,8 +182,11 @@ class Look:
             return Failed(error, is_refused=_verdict.is_refusal(error, len(self._targets)))
         if len(found) < len(self._targets):
             return None
-        outputs = {name: f"{at}/" if name in self._lists else str(at) for name, at in self._targets.items()}
+        outputs = {name: self._url(name) for name in self._targets}
         return Stored(outputs, tuple(file for files in found.values() for file in files), 0, was_there=True)
+
+    def _url(self, name: str) -> str:
+        return f"{self._targets[name]}/" if name in self._lists else str(self._targets[name])
 
     def missing(self) -> tuple[str, ...]:
         """Return the outputs of which there was neither an object nor a directory; call it before `forget`."""
@@ -192,6 +217,10 @@ class Look:
 
     def _all(self) -> list[Asked[Any]]:
         return [self._heads, *self._lists.values()]
+
+
+def _is_like_a_directory(name: str) -> bool:
+    return PurePosixPath(name).suffix in _OF_DIRECTORIES
 
 
 def _explained(error: OSError) -> OSError:

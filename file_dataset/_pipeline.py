@@ -52,7 +52,8 @@ class WriteOptions(_RequiredWriteOptions, total=False):
     - `"error"`: they stay, and the row fails at stage `upload` with FileExistsError. S3 decides it when it stores
       (`If-None-Match`), so that two runs at the same time do not replace each other's outputs; a store that overlooks
       the header replaces. Where outputs are declared (by `outputs=[...]`, or a TypedDict that fn returns), they are
-      looked for before the row's download too: one HEAD each. What a row stored before it failed is removed again, so
+      looked for before the row's download too: one HEAD each, and one LIST for each that is no object and whose name
+      is like a directory's (without an extension, or `.zarr`). What a row stored before it failed is removed again, so
       that it can run once more. After a killed process, or a Ray task whose node was lost, it stays, also that of whole
       rows that a checkpoint had not written down yet: run those rows once with `"skip"` or `"overwrite"`.
     - `"skip"`: a row whose declared outputs are all there is listed in the manifest and in `result.files`; nothing is
@@ -247,8 +248,9 @@ class Pipeline:
         """Run every row of the frame and return the manifest, the failures and what was stored, in input order.
 
         One GET per input file and one PUT per output (over 32 MiB: an upload in parts); no HEAD, no listing. With
-        `if_exists` "error" or "skip" there is one HEAD more per declared output. A directory costs a LIST per 1,000
-        files; one that fn returns also a DELETE for each object of an earlier run that is no part of it any more.
+        `if_exists` "error" or "skip" there is one HEAD more per declared output, and a LIST where there may be a
+        directory. A directory costs a LIST per 1,000 files; one that fn returns also a DELETE for each object of an
+        earlier run that is no part of it any more.
 
         With a checkpoint, finished rows are written down as the run goes on, and a later run with the same checkpoint
         does not do them again, however the first one ended (SIGKILL and a lost machine, too). Rows run that are new,

@@ -40,14 +40,54 @@ def counts(faults):
 # "error"
 
 
-@pytest.mark.parametrize("declared", [None, ["a.txt", "series"]], ids=["undeclared", "declared"])
-def test_error_finds_objects_below_the_directory_and_stores_nothing(faults, run, declared):
+def test_error_finds_objects_below_the_directory_and_stores_nothing(faults, run):
     faults.put(f"{OUT}/1/series/other", b"theirs")
-    failed = failure_of(run("error", both, outputs=declared))
+    failed = failure_of(run("error", both))
     assert (failed.error_stage, failed.error_file, failed.error_type) == ("upload", "series", "FileExistsError")
     assert failed.error_url == f"{OUT}/1/series/"
-    assert counts(faults) == [2 if declared else 0, 1, 1, 0, 0]
+    assert counts(faults) == [0, 1, 1, 0, 0]
     assert faults.keys("bucket") == ["in/1", "out/1/series/other"]
+
+
+@pytest.mark.parametrize("name", ["series", "cells.zarr", "sub/series"])
+def test_error_finds_a_declared_directory_before_the_download(faults, run, name):
+    for number in range(1001):
+        faults.put(f"{OUT}/1/{name}/{number}", b"theirs")
+    failed = failure_of(run("error", never, outputs=["a.txt", name]))
+    assert (failed.error_stage, failed.error_file, failed.error_type) == ("upload", name, "FileExistsError")
+    assert failed.error_url == f"{OUT}/1/{name}/"
+    assert counts(faults) == [2, 1, 0, 0, 0]
+
+
+def test_error_names_every_declared_directory_that_is_there(faults, run):
+    for name in ("mask", "series"):
+        faults.put(f"{OUT}/1/{name}/other", b"theirs")
+    result = run("error", never, outputs=["none", "series", "mask"])
+    assert sorted(result.failures["error_file"]) == ["mask", "series"]
+    assert counts(faults) == [3, 3, 0, 0, 0]
+
+
+def test_error_lists_nothing_where_an_object_has_failed_the_row(faults, run):
+    faults.put(f"{OUT}/1/a.txt", b"theirs")
+    assert failure_of(run("error", never, outputs=["a.txt", "series"])).error_file == "a.txt"
+    assert counts(faults) == [2, 0, 0, 0, 0]
+
+
+def test_error_finds_a_declared_directory_with_the_name_of_a_file_when_it_is_to_be_stored(faults, run):
+    def fn(input_dir, output_dir):
+        (output_dir / "a.txt").mkdir()
+        (output_dir / "a.txt" / "1").write_text("1")
+        return {"a.txt": output_dir / "a.txt"}
+
+    faults.put(f"{OUT}/1/a.txt/other", b"theirs")
+    assert failure_of(run("error", fn, outputs=["a.txt"])).error_url == f"{OUT}/1/a.txt/"
+    assert counts(faults) == [1, 1, 1, 0, 0]
+
+
+def test_error_takes_no_right_to_list_where_a_declared_output_is_a_file(faults, run):
+    """A name without an extension can be that of either."""
+    faults.fail("ListObjectsV2", ACCESS_DENIED, times=None)
+    assert len(run("error", lambda input_dir, output_dir: {"mask": input_dir / "a.txt"}, outputs=["mask"]).files) == 1
 
 
 def test_error_costs_one_list_for_a_directory_that_is_new(faults, run):
@@ -63,12 +103,13 @@ def test_error_takes_back_the_objects_of_a_directory_where_another_output_fails(
     assert len(run("overwrite", both).manifest) == 1
 
 
-def test_error_says_that_a_directory_takes_the_right_to_list(faults, run):
-    faults.fail("ListObjectsV2", ACCESS_DENIED)
-    failed = failure_of(run("error", both))
+@pytest.mark.parametrize("declared", [None, ["a.txt", "series"]], ids=["undeclared", "declared"])
+def test_error_says_that_a_directory_takes_the_right_to_list(faults, run, declared):
+    faults.fail("ListObjectsV2", ACCESS_DENIED, times=None)
+    failed = failure_of(run("error", both, outputs=declared))
     assert (failed.error_file, failed.error_code) == ("series", "AccessDenied")
     assert "a directory is stored with s3:ListBucket" in failed.error_message
-    assert counts(faults) == [0, 1, 1, 0, 0]
+    assert counts(faults) == ([2, 2, 1, 0, 0] if declared else [0, 1, 1, 0, 0])
 
 
 def test_error_finds_a_local_directory_before_the_download(faults, run, tmp_path):
