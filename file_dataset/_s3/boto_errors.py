@@ -26,6 +26,9 @@ _BROKEN = (
     boto.ConnectionError, boto.EndpointConnectionError, boto.HTTPClientError, boto.ResponseStreamingError,
     boto.SSLError, urllib3.exceptions.HTTPError,
 )  # fmt: skip
+# where botocore reads answers: modules, and functions of others
+_READERS = ("botocore.errorfactory", "botocore.parsers")
+_READING = ("_add_modeled_error_fields", "_decode_list_object", "redirect_from_error")
 
 
 def os_error(error: Exception, *, checksums: str | None = None) -> OSError:
@@ -53,6 +56,20 @@ def _os_error(error: Exception, checksums: str | None) -> OSError:
         return store_error(OSError, f"{text}; {advice}")
     kind = TimeoutError if isinstance(error, _LATE) else ConnectionError if isinstance(error, _BROKEN) else OSError
     return store_error(kind, text)
+
+
+def is_of_answer(error: Exception) -> bool:
+    """Return whether botocore met the error while it read an answer, and not before it sent the request.
+
+    Its parsers know S3's answers. Of another XML they raise what Python raises: a TypeError, an AttributeError.
+    """
+    trace = error.__traceback__
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        if trace.tb_frame.f_globals.get("__name__") in _READERS or code.co_name in _READING:
+            return True
+        trace = trace.tb_next
+    return False
 
 
 def cause_of(error: Exception) -> Exception | None:

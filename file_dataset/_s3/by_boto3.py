@@ -207,7 +207,10 @@ class Boto3:
                 raise _redirected() from None
             except InvalidDatasetError:  # a ValueError too
                 raise
-            except (ValueError, OverflowError) as exc:  # botocore's parser, of a header that is no number or no date
+            except Exception as exc:
+                # of a header that is no number or no date, of XML that is not S3's
+                if not (isinstance(exc, ValueError | OverflowError) or errors.is_of_answer(exc)):
+                    raise
                 raise store_error(ConnectionError, f"the answer cannot be read: {exc}") from None
             finally:
                 self._silence.moved()

@@ -91,7 +91,10 @@ def error_of(status: int, headers: Mapping[str, str], body: bytes, *, checksums:
         body: of the response.
         checksums: what in botocore's `Config` had the request carry a header of S3's checksums; None: it has none.
     """
-    parsed = _parser().parse({"status_code": status, "headers": dict(headers), "body": body}, None)
+    try:
+        parsed = _parser().parse({"status_code": status, "headers": dict(headers), "body": body}, None)
+    except Exception:  # noqa: BLE001  # it may be XML of a proxy, and not of S3: the status says enough
+        parsed = {}
     return error_of_response(parsed, status, checksums)
 
 
@@ -108,7 +111,8 @@ def tls_error(error: ssl.SSLError) -> OSError:
 
 def error_of_response(response: Mapping[str, Any], status: int, checksums: str | None) -> OSError:
     """Return the error that a response is, as botocore's parser reads it; `checksums` as in `error_of`."""
-    fields = response.get("Error", {})
+    said = response.get("Error")
+    fields = said if isinstance(said, dict) else {}  # of XML that is not S3's it can be text, or a list
     code = str(fields.get("Code", ""))
     text = without_userinfo(str(fields.get("Message") or code or _phrase(status)))
     if remedy := _REMEDIES.get("ExpiredToken" if code in EXPIRED_CODES else code):

@@ -209,7 +209,8 @@ def _said(body: bytes) -> _Said:
         texts.clear()
         depth -= 1
 
-    parser = expat.ParserCreate(namespace_separator="}")
+    # as botocore: of an encoding that expat does not know a declaration would raise a LookupError or a ValueError
+    parser = expat.ParserCreate("utf-8", "}")
     parser.buffer_text = True
     parser.StartElementHandler, parser.EndElementHandler, parser.CharacterDataHandler = start, end, texts.append
     parser.Parse(body, True)  # noqa: FBT003  # it is the end
@@ -246,14 +247,14 @@ def _page(
     return Page(found, below, token if is_truncated else None)
 
 
-def _below(prefix: str | None) -> str:
-    if not prefix:
+def _below(prefix: object) -> str:
+    if not (prefix and isinstance(prefix, str)):
         raise _no_page("a common prefix without text")
     return prefix
 
 
-def _listed(bucket: str, key: str | None, size: object, etag: str | None, modified: datetime | None) -> Listed:
-    if not key or size is None:
+def _listed(bucket: str, key: object, size: object, etag: str | None, modified: datetime | None) -> Listed:
+    if not (key and isinstance(key, str)) or size is None:  # boto3 makes a list of two
         raise _no_page("an object without Key or Size")
     # integers, where datetime's own `timestamp` is a float that loses what is below a microsecond
     at_ns = None if modified is None else (modified - _EPOCH) // timedelta(microseconds=1) * 1000

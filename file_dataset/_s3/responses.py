@@ -98,7 +98,9 @@ def check_stored(headers: Mapping[str, str], body: bytes) -> None:
         return
     body = body.strip()  # white space goes out while a store works, also before the declaration
     try:
-        name = ET.fromstring(body).tag  # noqa: S314  # at most 1 MiB, by what botocore reads it with
+        # at most 1 MiB, by what botocore reads it with, which takes it for UTF-8 whatever encoding it declares: of one
+        # that expat does not know (GB2312, say) a proxy's page would raise a LookupError or a ValueError
+        name = ET.fromstring(body, ET.XMLParser(encoding="utf-8")).tag  # noqa: S314
         is_error = name.rpartition("}")[2] == "Error"  # in whatever namespace
     except ET.ParseError:
         is_error = True

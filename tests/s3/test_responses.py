@@ -8,9 +8,10 @@ import re
 import threading
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from botocore.config import Config
-from helpers import impatient_options, options_for
+from helpers import forward, impatient_options, options_for
 from servers.scripted import Scripted, always, answer, answering
 
 import file_dataset
@@ -216,3 +217,55 @@ def test_a_redirect_that_leads_nowhere_is_an_error(engine):
     moved = always(answer(status="301 Moved Permanently"))
     with Scripted(moved) as server, pytest.raises(RowError, match="PermanentRedirect"):
         blob(impatient_options(server.url, engine=engine))
+
+
+# --- XML that is not S3's
+
+GB2312 = b'<?xml version="1.0" encoding="GB2312"?><html>no</html>'  # expat: "multi-byte encodings are not supported"
+NO_ENCODING = b'<?xml version="1.0" encoding="x-mine"?><html>no</html>'  # expat raises a LookupError
+STRANGE = [
+    ("200 OK", GB2312),
+    ("200 OK", NO_ENCODING),
+    ("404 Not Found", GB2312),
+    ("403 Forbidden", b"<response><Error>Access denied</Error></response>"),
+    ("403 Forbidden", b"<response><ResponseMetadata>x</ResponseMetadata></response>"),
+    ("403 Forbidden", b"<Error><Code><Code>x</Code></Code></Error>"),
+    ("403 Forbidden", b"<a>" * 3000 + b"</a>" * 3000),
+]
+
+
+@pytest.mark.parametrize("operation", ["get", "list", "put", "put in parts"])
+def test_xml_of_a_proxy_costs_its_row(engine, operation, tmp_path, monkeypatch):
+    """What expat, or botocore's parser, raises of it (LookupError, TypeError, RecursionError) once stopped the run."""
+
+    def proxy(peer):
+        while True:
+            status, body = STRANGE[int(re.search(r"row-(\d)", peer.head())[1])]
+            peer.send(answer(body, status))
+
+    monkeypatch.setattr(multipart, "_MULTIPART_BYTES", 8 if operation == "put in parts" else 32)
+    path = tmp_path / "a.bin"
+    path.write_bytes(b"some bytes")
+    cell = {"get": "s3://bucket/row-{}", "list": "s3://bucket/row-{}/"}.get(operation, str(path))
+    # of a GET the body of 200 would be the object's
+    numbers = [number for number, (status, _) in enumerate(STRANGE) if operation != "get" or status != "200 OK"]
+    frame = pd.DataFrame({"id": [f"row-{n}" for n in numbers], "a.bin": [cell.format(n) for n in numbers]})
+    with Scripted(proxy) as server:
+        options = once(server.url, engine=engine)
+        pipeline = file_dataset.Pipeline(forward, into_path="s3://bucket/out", options=options, progress=False)
+        result = pipeline.run(frame)
+    assert result.failures["id"].tolist() == frame["id"].tolist()
+    assert set(result.failures["error_stage"]) == {"upload" if "put" in operation else "download"}
+
+
+def test_a_bucket_is_not_listed_by_xml_of_a_proxy(engine):
+    two_keys = b"<Contents><Key>in/1</Key><Key>in/2</Key><Size>3</Size></Contents>"
+    late = b"<Contents><Key>in/1</Key><Size>3</Size><LastModified>99999999999999999999</LastModified></Contents>"
+    for contents in (two_keys, late):
+        page = b"<ListBucketResult><IsTruncated>false</IsTruncated>" + contents + b"</ListBucketResult>"
+        with Scripted(always(answer(page))) as server:
+            try:
+                found = file_dataset.list_files({"a": "s3://b/in/{id}"}, options=once(server.url, engine=engine))
+            except file_dataset.FileDatasetError:
+                continue
+            assert found["id"].tolist() == ["1"]
