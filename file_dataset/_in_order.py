@@ -84,6 +84,7 @@ class Together(Generic[T]):
         "_failed",
         "_first",
         "_is_over",
+        "_late",
         "_lock",
         "_next",
         "_running",
@@ -108,7 +109,8 @@ class Together(Generic[T]):
         self._count, self._start, self._stores, self._cancelled = count, start, stores, cancelled
         self.results: dict[int, T] = {}
         self._failed: dict[int, BaseException] = {}
-        self._running: dict[int, Future[T]] = {}
+        self._running: dict[int, Future[T] | None] = {}  # None: `start` has not returned
+        self._late: Future[None] | None = None  # stands for that one, when it is cancelled
         self._lock = threading.Lock()
         self._next = self._first = self._turns = 0
         self._is_over = False
@@ -154,11 +156,14 @@ class Together(Generic[T]):
         if not (self._failed or self.is_whole):
             raise InterruptedError("cancelled")
 
-    def cancel(self) -> list[Future[T]]:
-        """Cancel what runs; return what cannot be. `cancelled` is set."""
+    def cancel(self) -> list[Future[Any]]:
+        """Cancel what runs; return what is to be waited for, as it cannot be. `cancelled` is set."""
         with self._lock:
-            running = list(self._running.values())
-        return [future for future in running if not future.cancel()]
+            begun = [future for future in self._running.values() if future is not None]
+            if len(begun) < len(self._running) and self._late is None:
+                self._late = Future()
+            late = self._late
+        return [*(future for future in begun if not future.cancel()), *([] if late is None else [late])]
 
     def _go_on(self) -> None:
         with self._lock:
@@ -183,14 +188,34 @@ class Together(Generic[T]):
         most = self._most
         while self._may_begin() and len(self._running) < most:
             at, self._next = self._next, self._next + 1
+            with self._lock:
+                self._running[at] = None
             try:
                 future = self._start(at)
-            except Exception as exc:  # noqa: BLE001  # no credentials, say; a fault of ours `errors` raises
-                self._failed[at] = exc
-                continue
-            with self._lock:
+            except BaseException as exc:
+                self._has_begun(at, None)
+                if not isinstance(exc, Exception):
+                    raise
+                self._failed[at] = exc  # no credentials, say; a fault of ours `errors` raises
+            else:
+                self._has_begun(at, future)
+
+    def _has_begun(self, at: int, future: Future[T] | None) -> None:
+        """Take note of what `start` has returned, None: nothing; cancel it where `cancel` was called before."""
+        with self._lock:
+            if future is None:
+                del self._running[at]
+            else:
                 self._running[at] = future
+            late, self._late = self._late, None
+        if future is not None:
             future.add_done_callback(functools.partial(self._one_ended, at))
+        if late is None:
+            return
+        if future is None or future.cancel():
+            late.set_result(None)
+        else:
+            future.add_done_callback(lambda _: late.set_result(None))
 
     def _may_begin(self) -> bool:
         if self._cancelled.is_set():

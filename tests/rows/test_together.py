@@ -139,6 +139,57 @@ def test_what_is_cancelled_begins_no_more():
     assert (requests.ended, len(requests.begun)) == (1, _TOGETHER)
 
 
+class Begins:
+    """One request that another thread begins, which takes a while."""
+
+    def __init__(self, outcome):
+        self.outcome, self.ended = outcome, threading.Event()
+        self._is_asked, self._goes_on, self._is_cancelled = threading.Event(), threading.Event(), threading.Event()
+        self.all = Together(2, self._start, types.SimpleNamespace(ahead=4), self._is_cancelled)
+        self._thread = threading.Thread(target=self.all.begin, args=(self.ended.set,))
+
+    def _start(self, at):
+        self._is_asked.set()
+        assert self._goes_on.wait(20)
+        if isinstance(self.outcome, Exception):
+            raise self.outcome
+        return self.outcome
+
+    def cancelled(self):
+        """Cancel it while it is being begun; return what is to be waited for."""
+        self._thread.start()
+        assert self._is_asked.wait(20)
+        self._is_cancelled.set()
+        waited_for = self.all.cancel()
+        self._goes_on.set()
+        self._thread.join(20)
+        return waited_for
+
+
+def test_one_that_is_cancelled_while_it_is_begun_is_cancelled():
+    begins = Begins(Future())
+    (late,) = begins.cancelled()
+    assert begins.outcome.cancelled()
+    assert (late.done(), begins.ended.is_set(), begins.all.begun) == (True, True, 1)
+
+
+def test_one_that_is_begun_meanwhile_and_cannot_be_cancelled_is_waited_for():
+    begins = Begins(Future())
+    begins.outcome.set_running_or_notify_cancel()
+    (late,) = begins.cancelled()
+    assert not late.done()
+    begins.outcome.set_result("stored")
+    assert (late.done(), begins.ended.is_set()) == (True, True)
+    assert begins.all.results == {0: "stored"}
+
+
+def test_one_that_could_not_be_begun_is_not_waited_for():
+    begins = Begins(PermissionError("refused"))
+    (late,) = begins.cancelled()
+    assert (late.done(), begins.ended.is_set()) == (True, True)
+    assert [at for at, _ in begins.all.errors()] == [0]
+
+
 def test_one_that_is_cancelled_after_the_others_have_ended_is_no_whole():
     requests = Requests(1_000).begin()
     requests.cancelled.set()
