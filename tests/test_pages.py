@@ -12,6 +12,7 @@ import itertools
 import json
 import os
 import re
+import runpy
 import subprocess
 import sys
 import textwrap
@@ -214,3 +215,10 @@ def test_every_dependency_has_its_reason():
 def test_the_page_for_machines_names_every_page():
     named = set(re.findall(r"\]\((\S+\.md)\)", (ROOT / "docs/llms.txt").read_text()))
     assert named == {Path(page).name for page in PAGES if page.startswith("docs/")} - {"index.md"}
+
+
+def test_the_site_has_what_the_page_for_machines_links_to(tmp_path):
+    (hook,) = re.findall(r"^hooks: \[(\S+)\]$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
+    runpy.run_path(str(ROOT / hook))["on_post_build"]({"docs_dir": str(ROOT / "docs"), "site_dir": str(tmp_path)})
+    linked = re.findall(r"\]\((\S+)\)", (ROOT / "docs/llms.txt").read_text())
+    assert [page for page in linked if not (tmp_path / page).is_file()] == []
