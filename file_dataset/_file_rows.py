@@ -128,8 +128,8 @@ class Matches:
         for name, value in zip(self.pattern.fields, values, strict=True):
             if _UNSAFE.search(value):
                 raise InvalidDatasetError(
-                    f"{str(found.at)!r}: {{{name}}} would be {value!r}, which can be no name: rename the object, or "
-                    f"write * where patterns[{self.name!r}] has {{{name}}}"
+                    f"{str(found.at)!r}: {{{name}}} would be {value!r}, which is not a safe name: rename the object, "
+                    f"or write * where patterns[{self.name!r}] has {{{name}}}"
                 )
         if not isinstance(found.at, ObjectUrl) and not _is_unicode(str(found.at)):
             raise InvalidDatasetError(

@@ -209,7 +209,10 @@ def rows_of_frame(frame: object, file_columns: Sequence[str] | None, *, needs_id
     recorded = [name for name in ERROR_COLUMNS if name in names]
     if recorded and len(recorded) < len(ERROR_COLUMNS):
         missing = sorted(set(ERROR_COLUMNS) - set(recorded))
-        raise InvalidDatasetError(f"columns {recorded} are reserved for recorded failures, and {missing} are missing")
+        raise InvalidDatasetError(
+            f"columns {recorded} are reserved for recorded failures: rename them. (A frame of recorded failures also "
+            f"has {missing}.)"
+        )
     ids = _ids.checked(frame, needs_id=needs_id, local=local)
     texts = {
         name: _values(frame[name])
@@ -281,10 +284,13 @@ def _working_dir() -> Path:
 
 def _check_column_names(names: list[Any]) -> None:
     if odd := [name for name in names if not isinstance(name, str)]:
-        raise InvalidDatasetError(f"column names {odd[:_SHOWN]} are no text: rename them, or select columns")
+        raise InvalidDatasetError(f"column names {odd[:_SHOWN]} are not text: rename them, or select columns")
     if len(set(names)) != len(names):
         twice = sorted({name for name in names if names.count(name) > 1})
-        raise InvalidDatasetError(f"columns {twice[:_SHOWN]} appear more than once")
+        raise InvalidDatasetError(
+            f"columns {twice[:_SHOWN]} appear more than once: rename them, or drop the later ones, "
+            "frame.loc[:, ~frame.columns.duplicated()]"
+        )
 
 
 def may_hold_text(column: pd.Series) -> bool:

@@ -34,7 +34,10 @@ def checked(frame: pd.DataFrame, *, needs_id: bool = True, local: bool) -> list[
     column = frame[ID]
     if column.isna().any():
         where = column.index[column.isna()][:_SHOWN].tolist()
-        raise InvalidDatasetError(f"ids are null at index {where} ({int(column.isna().sum())} in all)")
+        raise InvalidDatasetError(
+            f"ids are null at index {where} ({int(column.isna().sum())} in all): fill them in, or drop these rows, "
+            "frame.dropna(subset=['id'])"
+        )
     if len(column) and (types.is_bool_dtype(column.dtype) or types.is_float_dtype(column.dtype)):
         raise InvalidDatasetError(
             f"ids are {column.dtype}, such as {column.iloc[0]!r}: an id is a str or an integer; "
@@ -47,7 +50,8 @@ def checked(frame: pd.DataFrame, *, needs_id: bool = True, local: bool) -> list[
     if len(duplicates):
         some = list(dict.fromkeys(duplicates.tolist()))[:_SHOWN]
         raise InvalidDatasetError(
-            f"duplicate ids: {some} ({len(duplicates)} rows in all); every id names one output directory"
+            f"duplicate ids: {some} ({len(duplicates)} rows in all); every id names one output directory. Make ids of "
+            "several columns, such as frame['site'] + '-' + frame['patient']"
         )
     if local:
         check_collisions(texts)
@@ -71,7 +75,8 @@ def check_collisions(texts: list[str]) -> None:
     joined = "\n".join(texts)
     if len(set(_urls.folded(joined).split("\n"))) != len(texts) and (same := _urls.collisions(texts)):
         raise InvalidDatasetError(
-            f"ids {same[:_SHOWN]} equal others but for case or accents: one directory on some local disks"
+            f"ids {same[:_SHOWN]} differ from others by case or accents alone: rename them, for some local disks make "
+            "them one directory"
         )
 
 

@@ -53,7 +53,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_MD5 = re.compile(r"[0-9a-fA-F]{32}")  # of an object encrypted by KMS it is none, and differs
+_MD5 = re.compile(r"[0-9a-fA-F]{32}")  # the ETag of an object encrypted by KMS is no MD5, and differs
+_REMEDY = "give another path"
 _THREADS = 8  # that read what is there already; a guess, as for local copies
 
 
@@ -82,9 +83,9 @@ def into_dir(
     unlisted += _strangers(transfers)
     pairs = [(str(each.source), each.target) for each in transfers if isinstance(each.source, Path)]
     if lost := _local_file.sources_replaced(pairs):
-        raise InvalidDatasetError(f"files that are to be read would be replaced before that: {lost[:5]}")
+        raise InvalidDatasetError(f"files of this frame would be replaced before they are read: {lost[:5]}; {_REMEDY}")
     if within := [each for each in transfers if isinstance(each, Member) and f"{into}/".startswith(each.source_root)]:
-        raise InvalidDatasetError(f"{into} lies in {within[0].source_root}, which is to be read: give another path")
+        raise InvalidDatasetError(f"{into} lies in {within[0].source_root}, which is an input: {_REMEDY}")
     wanted = [each for each in transfers if not _is_itself(each)]
     with TempDir(into) as arriving, _progress.counting(progress, len(rows)) as count:
         left = _RowsLeft(count, rows.ids or [None], wanted, unlisted)
@@ -111,7 +112,9 @@ def _make(directory: str, transfers: Iterable[Transfer[str]]) -> None:
         raise InvalidDatasetError(f"{directory} cannot be made: {exc}; nothing was read") from exc
     for target in (each.target for each in transfers):
         if os.path.isdir(target) and not os.path.islink(target):  # noqa: PTH112, PTH114  # the same
-            raise InvalidDatasetError(f"{target} is a directory, which no file can replace; nothing was read")
+            raise InvalidDatasetError(
+                f"{target} is a directory, which no file can replace: remove it, or {_REMEDY}. Nothing was read"
+            )
 
 
 def _strangers(transfers: Iterable[Transfer[str]]) -> list[Failure]:
@@ -131,7 +134,7 @@ def _strangers(transfers: Iterable[Transfer[str]]) -> list[Failure]:
             for path in (f"{parent}/{name}" for name in names):
                 if path not in targets:
                     member = of[root]
-                    message = f"{path} is there, and its source has no such file: remove it, or give another path"
+                    message = f"{path} is there, and its source has no such file: remove it, or {_REMEDY}"
                     file = f"{member.column}{path.removeprefix(root)}"
                     failures.append(Failure(member.row_id, "download", file, path, "FileExistsError", None, message))
     return failures

@@ -196,7 +196,7 @@ class Journal:
         except (OSError, FileDatasetError) as exc:
             # a reader that meets both counts a row once; there are only more parts to read
             self._is_joining = False
-            logger.warning("the parts of the checkpoint %s are not joined any more: %s", self._place, exc)
+            logger.warning("the checkpoint %s keeps many small parts, which could not be joined: %s", self._place, exc)
 
     def _line_of(self, position: int, outcome: Outcome, at: float) -> dict[str, Any]:
         line = self._common(position, at)

@@ -394,7 +394,7 @@ def _template(id_: object, fields: Sequence[str]) -> Pattern:
         raise InvalidDatasetError(f"id={id_!r}: give a text such as '{{site}}-{{patient}}'")
     template = _patterns.parsed(id_, f"id={id_!r}")
     if any(isinstance(token, _patterns.Wild) for token in template.tokens):
-        raise InvalidDatasetError(f"id={id_!r}: a star is no value: give fields of the patterns, {', '.join(shown)}")
+        raise InvalidDatasetError(f"id={id_!r}: a star has no value: give fields of the patterns, {', '.join(shown)}")
     missing = [name for name in template.fields if name not in fields]
     if missing or not template.fields:
         raise InvalidDatasetError(
@@ -415,7 +415,7 @@ def _check_columns(matches: Sequence[Matches], fields: Sequence[str], *, details
     twice = sorted({name for name in names if names.count(name) > 1} | set(_frame.ERROR_COLUMNS).intersection(names))
     if twice:
         raise InvalidDatasetError(
-            f"columns {twice} would be there twice, or are reserved: name files or fields otherwise"
+            f"columns {twice} would be there twice, or have reserved names: give these files or fields other names"
         )
 
 

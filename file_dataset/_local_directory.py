@@ -64,7 +64,7 @@ class LocalDirectory:
         if refused:
             more = f" and {len(refused) - _SHOWN} more" if len(refused) > _SHOWN else ""
             raise InvalidDatasetError(
-                f"a directory is stored as its files, and not all of it is one: {'; '.join(refused[:_SHOWN])}{more}. "
+                f"the directory holds what cannot be stored as a file: {'; '.join(refused[:_SHOWN])}{more}. "
                 "Copy what a link leads to (shutil.copy), remove or rename the others"
             )
         if not files:

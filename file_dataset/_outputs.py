@@ -146,7 +146,9 @@ def _output(name: str, path: Any, dirs: RowDirs, names_of: _Names) -> Output:  #
     try:
         given = Path(path)
     except TypeError:
-        raise TypeError(f"{_kind_of(path)} is no path") from None
+        raise TypeError(
+            f"{_kind_of(path)} is no path: give that of a file or directory in output_dir, or None"
+        ) from None
     at = os.path.join(dirs.output, given)  # noqa: PTH118  # an absolute path stays what it is
     real = _real(path, given, at)
     # before the file is looked at: what lies elsewhere may be changing
@@ -158,7 +160,7 @@ def _output(name: str, path: Any, dirs: RowDirs, names_of: _Names) -> Output:  #
         source = LocalFile.at(real)
     except IsADirectoryError:
         if not os.fspath(path):
-            raise IsADirectoryError("'' is no path: output_dir itself is one") from None
+            raise IsADirectoryError("'' is output_dir itself: give the path of a file or directory in it") from None
         source = None
     if source is not None:
         _check_own(name, source, given, names_of)
@@ -180,7 +182,7 @@ def _real(path: Any, given: Path, at: str) -> str:  # noqa: ANN401  # the same
         os.lstat(real)
     except (FileNotFoundError, ValueError):
         if os.path.islink(at):  # noqa: PTH114  # the path is text
-            raise FileNotFoundError(f"{given} is no file (a link to nothing)") from None
+            raise FileNotFoundError(f"{given} is no file: it is a link to nothing") from None
         why = _urls.why_no_file(path)
         if not given.is_absolute() and why.endswith(" is no file"):
             why += " in output_dir, which relative paths are relative to"

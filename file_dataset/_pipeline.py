@@ -428,7 +428,7 @@ def _warn_of_crashes() -> None:
     """Say it once per process."""
     logger.warning(
         "fn runs in Ray's own process: a row that crashes it (a segfault, no memory) is run by Ray again and again. "
-        "Pipeline(..., workers=1) has it cost the row"
+        "With Pipeline(..., workers=1) a crash fails its row alone"
     )
 
 

@@ -130,13 +130,15 @@ def check_file_names(names: list[object], *, local: bool, segment_bytes: int = _
     """
     checked = [_urls.check_file_name(name, segment_bytes=segment_bytes) for name in names]
     if twice := sorted(name for name, count in Counter(checked).items() if count > 1):
-        raise InvalidDatasetError(f"file names {twice} appear more than once")
+        raise InvalidDatasetError(f"file names {twice} appear more than once: rename them")
     look_up = _urls.folded if local else str
     above = {look_up(parent) for name in checked for parent in parents(name)}
     if both := [name for name in checked if look_up(name) in above]:
-        raise InvalidDatasetError(f"file names {both} are also directories of other file names")
+        raise InvalidDatasetError(f"file names {both} are also directories of other file names: rename them")
     if local and (same := _urls.collisions(checked)):
-        raise InvalidDatasetError(f"file names {same} equal others but for case or accents: one file on some disks")
+        raise InvalidDatasetError(
+            f"file names {same} differ from others by case or accents alone: rename them, for some disks make them one"
+        )
     return checked
 
 

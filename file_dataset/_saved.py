@@ -174,7 +174,10 @@ def _blobs(uris: Mapping[str, Location], stores: _stores.Stores) -> dict[str, by
     except RowError as exc:
         bad = [failure for failure in exc.failures if failure.type not in _ABSENT]
         if bad and bad[0].type == "IsADirectoryError":
-            raise InvalidDatasetError(f"{bad[0].url} is a directory, and no file of a saved result") from exc
+            raise InvalidDatasetError(
+                f"{bad[0].url} is a directory, and no file of a saved result: give the place that PipelineResult.save "
+                "was given"
+            ) from exc
         if bad:
             raise RowError(bad, f"the saved result could not be read: {RowError(bad).message}") from exc
     return found

@@ -265,7 +265,7 @@ class Sink:
             raise ChecksumMismatchError(
                 None,
                 f"{received} bytes arrived with digest {found}, the store has {info.size_bytes} with {info.digest}; "
-                "check_digests=False turns digests off for a store whose ETags look like MD5 and are none",
+                "check_digests=False turns digests off for a store whose ETags look like MD5s and are not",
             )
         self._close()
         self.parts = []  # they refer to this sink, and would leave its bytes to the garbage collector

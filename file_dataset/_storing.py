@@ -357,7 +357,7 @@ def _sink_of(transfer: Transfer[Any], cancelled: threading.Event, is_new: dict[s
             is_new[directory] = _make_directory(directory)
         # found now, no other file of the row has been replaced yet
         if not is_new[directory] and os.path.isdir(target):  # noqa: PTH112
-            raise store_error(IsADirectoryError, f"{target} is a directory, which no file can replace")
+            raise store_error(IsADirectoryError, f"{target} is a directory, which no file can replace: remove it")
     except OSError as exc:
         raise RowError([Failure.of(transfer.row_id, "upload", exc, file=transfer.file, url=target)]) from exc
     return Sink(target, cancelled)

@@ -238,7 +238,7 @@ def _remove_forgotten(made: _Made) -> None:
         if made.was_used and not _is_ending:
             # shown by default, in notebooks too, unlike a ResourceWarning
             warnings.warn(
-                f"{made.path} is gone, for nothing refers to its TempDir any more, while its path was taken: write "
+                f"{made.path} is removed: its path was kept, but not the TempDir, and the files go with that. Write "
                 "`with reader(...).into_temp_dir() as directory:`, or keep what into_temp_dir() returns in a variable",
                 UserWarning,
                 stacklevel=3,

@@ -117,7 +117,9 @@ def parse(value: object, *, base: Path, local_paths: bool = True) -> Source:
         return _object_url(value)
     _check_local(value, "s3://bucket/key")
     if not local_paths:
-        raise InvalidDatasetError(f"{_short(value)} is a local path, which Options(local_paths=False) refuse")
+        raise InvalidDatasetError(
+            f"{_short(value)} is a local path, which Options(local_paths=False) refuses: give s3://bucket/key"
+        )
     if not value.strip("/"):
         raise InvalidDatasetError(f"{_short(value)} is the root of the disk: give a directory on it")
     return Directory(base / value) if value.endswith("/") else base / value
@@ -172,7 +174,7 @@ def parse_prefix(value: object, *, local_paths: bool = True, what: str = "into_p
     _check_local(value, "s3://bucket/prefix")
     if not local_paths:
         raise InvalidDatasetError(
-            f"{what}={_short(value)} is a local path, which Options(local_paths=False) refuse: give s3://bucket/prefix"
+            f"{what}={_short(value)} is a local path, which Options(local_paths=False) refuses: give s3://bucket/prefix"
         )
     try:
         value.encode()

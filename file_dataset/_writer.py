@@ -192,7 +192,9 @@ def _write_frame(
             (files[name].path, str(at)) for files, row in zip(sources, planned, strict=True) for name, at in row.items()
         ]
         if lost := _local_file.sources_replaced(pairs):
-            raise InvalidDatasetError(f"files of this frame would be replaced before they are read: {lost[:5]}")
+            raise InvalidDatasetError(
+                f"files of this frame would be replaced before they are read: {lost[:5]}; choose another into_path"
+            )
         if any(isinstance(source, LocalDirectory) for files in sources for source in files.values()):
             _check_apart((_plan.uploads(rows.id_at(at), files, into) for at, files in enumerate(sources)), into)
     _check_extra_args(extra_args, into)

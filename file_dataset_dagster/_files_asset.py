@@ -126,7 +126,7 @@ class _Run:
         resource = getattr(context.resources, self.listing.resource_key)
         if not isinstance(resource, FileDatasetResource):
             raise dg.Failure(
-                f"resource {self.listing.resource_key!r} is a {type(resource).__name__}, and no FileDatasetResource",
+                f"resource {self.listing.resource_key!r} is a {type(resource).__name__}: give a FileDatasetResource",
                 allow_retries=False,
             )
         began = time.monotonic()
@@ -284,7 +284,9 @@ def _partitions_def(listing: Listing, given: Any) -> dg.PartitionsDefinition[Any
             f"{{{field}}} where partitions differ"
         )
     if isinstance(given, dg.MultiPartitionsDefinition):
-        raise file_dataset.InvalidDatasetError("partitions_def has several dimensions, and partition_by is one field")
+        raise file_dataset.InvalidDatasetError(
+            "partitions_def has several dimensions, and partition_by is one field: give one of one dimension"
+        )
     return dg.DynamicPartitionsDefinition(name=field) if given is None else given
 
 

@@ -156,7 +156,7 @@ class _Sensor:
         resource = getattr(context.resources, self.listing.resource_key)
         if not isinstance(resource, FileDatasetResource):
             raise file_dataset.InvalidDatasetError(
-                f"resource {self.listing.resource_key!r} is a {type(resource).__name__}, and no FileDatasetResource"
+                f"resource {self.listing.resource_key!r} is a {type(resource).__name__}: give a FileDatasetResource"
             )
         options = resource.get_options()
         store = ManifestStore(self.base_path or resource.base_path, lambda: options)

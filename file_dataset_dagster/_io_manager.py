@@ -261,7 +261,7 @@ class ManifestIOManager(dg.ConfigurableIOManager):
             )
         if missing or lost:
             context.log.warning(
-                "%d of %d partitions of %s have no manifest of now and are left out, the first: %r",
+                "%d of %d partitions of %s have no manifest, or failed in this run, and are left out, the first: %r",
                 len(missing) + len(lost),
                 len(keys),
                 of,

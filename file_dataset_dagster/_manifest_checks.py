@@ -95,7 +95,10 @@ def _check(  # noqa: PLR0913 (what the decorator takes, and what the function ne
         store, manifests = (getattr(context.resources, key) for key in (resource_key, io_manager_key))
         for key, kind in resources.items():
             if not isinstance(getattr(context.resources, key), kind):
-                raise file_dataset.InvalidDatasetError(f"resource {key!r} is no {kind.__name__}, which {name} needs")
+                raise file_dataset.InvalidDatasetError(
+                    f"resource {key!r} is a {type(getattr(context.resources, key)).__name__}: {name} needs a "
+                    f"{kind.__name__} there"
+                )
 
         def result(keys: Sequence[str | None]) -> dg.AssetCheckResult:
             frames = [

@@ -283,7 +283,7 @@ class AssetRun:
                 noted = self.manifests.versions_noted(upstream, [None if key is None else str(key) for key in keys])
                 is_known = {str(key or ""): version for key, version in noted.items()} == versions
         except file_dataset.FileDatasetError as exc:
-            self.context.log.warning("what the files of %s are could not be read: %s", upstream, type(exc).__name__)
+            self.context.log.warning("the list of the files of %s could not be read: %s", upstream, type(exc).__name__)
         return origins_of(frame, contents, versions, is_content_known=is_known)
 
     def _failed_upstream(self) -> set[str]:

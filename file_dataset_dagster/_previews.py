@@ -61,9 +61,12 @@ def previews(
 def _png(preview: Callable[[Path], bytes], output_dir: Path) -> str:
     picture = preview(output_dir)
     if not isinstance(picture, bytes) or not picture.startswith(_PNG):
-        raise file_dataset.InvalidDatasetError("preview must return the bytes of a PNG")
+        raise file_dataset.InvalidDatasetError(
+            "preview returned no PNG: return its bytes, such as Path('preview.png').read_bytes()"
+        )
     if len(picture) > _LARGEST:
         raise file_dataset.InvalidDatasetError(
-            f"preview returned {len(picture):,} bytes; Dagster stores each with its event: at most {_LARGEST:,}"
+            f"preview returned {len(picture):,} bytes, and Dagster stores each with its event: return a smaller PNG, "
+            f"of at most {_LARGEST:,} bytes"
         )
     return base64.b64encode(picture).decode()

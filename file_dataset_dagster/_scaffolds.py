@@ -213,8 +213,8 @@ class PipelineScaffolder(dg.Scaffolder[PipelineParams]):
         if request.params.fn is None:
             if not name.isidentifier() or keyword.iskeyword(name):
                 raise file_dataset.InvalidDatasetError(
-                    f"{name!r} would be the name of a function, and is none in Python: give letters, digits and _, "
-                    "such as gray_scans; or --fn with a function that is there"
+                    f"{name!r} cannot be the name of a Python function: give letters, digits and _, such as "
+                    "gray_scans; or --fn with a function that is there"
                 )
             module = _module(folder, request.project_root)
             for file, text in ((f"{name}.py", _FUNCTION), (f"test_{name}.py", _TEST)):

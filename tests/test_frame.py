@@ -168,9 +168,9 @@ def test_file_columns_below_each_other_are_refused():
 
 
 ODD_COLUMNS = {
-    "numbers": ([0, 1], r"column names \[0, 1\] are no text"),
-    "levels": (pd.MultiIndex.from_tuples([("id", "a"), ("x.mha", "b")]), "are no text"),
-    "null": (["id", None], "are no text"),
+    "numbers": ([0, 1], r"column names \[0, 1\] are not text"),
+    "levels": (pd.MultiIndex.from_tuples([("id", "a"), ("x.mha", "b")]), "are not text"),
+    "null": (["id", None], "are not text"),
     "twice": (["id", "id"], r"columns \['id'\] appear more than once"),
 }
 
@@ -183,7 +183,7 @@ def test_columns_without_a_text_of_their_own_are_refused(names, said):
 
 def test_the_columns_of_failures_are_reserved():
     said = refusal({"id": ["1"], "image.mha": [A], "error_stage": ["fn"]})
-    assert "columns ['error_stage'] are reserved for recorded failures" in said
+    assert "columns ['error_stage'] are reserved for recorded failures: rename them" in said
     assert "'error_message'" in said
 
 
@@ -361,7 +361,7 @@ FOLDED = {"case": ["Scan", "scan"], "accents": ["é", "e\u0301"], "sharp s": ["S
 @pytest.mark.parametrize("ids", FOLDED.values(), ids=FOLDED)
 def test_ids_that_some_disks_take_for_one_are_refused_for_a_local_target(ids):
     said = refusal({"id": ids, "image.mha": [A, B]}, local=True)
-    assert said == f"ids {ids[1:]} equal others but for case or accents: one directory on some local disks"
+    assert said.startswith(f"ids {ids[1:]} differ from others by case or accents alone: rename them")
 
 
 @pytest.mark.parametrize("ids", FOLDED.values(), ids=FOLDED)
@@ -559,7 +559,7 @@ MAPPINGS = {
     "no file": ({"label": "cat"}, "the row has no file column among ['label']"),
     "empty": ({}, "the row has no file column"),
     "a list": ([A], "row is a list: give a mapping of file name to location"),
-    "a number as a name": ({5: A}, "column names [5] are no text"),
+    "a number as a name": ({5: A}, "column names [5] are not text"),
     "unsafe name": ({"../image.mha": A}, "segment '..'"),
     "unsafe id": ({"id": "../1", "image.mha": A}, "id '../1' holds a slash"),
     "bool id": ({"id": True, "image.mha": A}, "id True is a bool"),

@@ -130,7 +130,7 @@ FOLDED = {"case": ["A.mha", "a.mha"], "accents": ["é", "e\u0301"], "directory":
 
 @pytest.mark.parametrize("names", FOLDED.values(), ids=FOLDED)
 def test_names_that_some_disks_take_for_one_are_refused_on_disk(names):
-    with pytest.raises(InvalidDatasetError, match="equal others but for case or accents"):
+    with pytest.raises(InvalidDatasetError, match="differ from others by case or accents alone"):
         check_file_names(names, local=True)
 
 

@@ -109,8 +109,8 @@ class Pace:
             return
         self._has_warned = True
         logger.warning(
-            "a row took %.0f s: a batch of %d as slow takes %.0f s, and Ray Data ends an execution in which no batch "
-            "ends for %.0f s: give a smaller batch_size, or set ray.data.DataContext's execution_no_progress_timeout_s",
+            "a row took %.0f s, so a batch of %d rows may take %.0f s. Ray Data stops a run when no batch ends for "
+            "%.0f s: give a smaller batch_size, or set ray.data.DataContext's execution_no_progress_timeout_s",
             row_s,
             self._batch_size,
             row_s * self._batch_size,

@@ -133,8 +133,8 @@ def blob_reader(  # noqa: PLR0913  # each is a choice of the user's
     parts = _parts(table, rows, schema, batch_size)
     if not large and bytes_per_row * batch_size > _BINARY_BYTES:
         logger.warning(
-            "a batch of %d rows has some %.1f GiB, and whatever concatenates its blobs needs large=True over 2 GiB: "
-            "give it, or a smaller batch_size",
+            "a batch of %d rows has some %.1f GiB: joining its blobs to one column fails over 2 GiB. Give large=True, "
+            "or a smaller batch_size",
             batch_size,
             bytes_per_row * batch_size / 2**30,
         )
@@ -219,7 +219,9 @@ def _schema(frame: pd.DataFrame, rows: Rows, *, carry: bool, large: bool, on_fai
     try:
         known = pa.Schema.from_pandas(frame[plain], preserve_index=False)
     except (pa.ArrowException, OverflowError) as exc:
-        raise InvalidDatasetError(f"a column has no Arrow type ({exc}): make all its values text, say") from exc
+        raise InvalidDatasetError(
+            f"a column has no Arrow type ({exc}): give it values of one type, such as frame[name].astype(str)"
+        ) from exc
     named = {field.name: field for field in known} | {name: pa.field(name, kind) for name in rows.file_columns}
     if _frame.ID in named:
         named[_frame.ID] = named[_frame.ID].with_type(id_type(named[_frame.ID].type))

@@ -27,7 +27,10 @@ def check_extra_args(extra_args: Mapping[str, Any]) -> None:
 
     _secrets.remember(value for name, value in extra_args.items() if name.endswith("SSECustomerKey"))
     if unknown := sorted(set(extra_args) - set(S3Transfer.ALLOWED_UPLOAD_ARGS)):
-        raise InvalidDatasetError(f"extra_args {unknown} are none of boto3's ExtraArgs for uploads")
+        raise InvalidDatasetError(
+            f"extra_args {unknown} are not among boto3's ExtraArgs for uploads: "
+            "boto3.s3.transfer.S3Transfer.ALLOWED_UPLOAD_ARGS lists them"
+        )
     for name, value in extra_args.items():
         if name not in _NO_TEXTS and not isinstance(value, str):
             message = f"extra_args: {name} is a {type(value).__name__}: give text, or leave it out"

@@ -226,7 +226,7 @@ def test_scaffolding_again_leaves_a_function_that_is_there(project):
 
 @pytest.mark.parametrize("name", ["2d", "gray-scans", "class"])
 def test_a_folder_whose_name_no_function_can_have_is_refused(project, name):
-    with pytest.raises(file_dataset.InvalidDatasetError, match=f"{name}.* would be the name of a function"):
+    with pytest.raises(file_dataset.InvalidDatasetError, match=f"{name}.* cannot be the name of a Python function"):
         project.scaffold_component(PipelineComponent, name)
     assert list((project.defs_folder_path / name).iterdir()) == []
     folder = project.scaffold_component(PipelineComponent, f"{name} again", {"fn": "dagster_runs.copy_scan"})

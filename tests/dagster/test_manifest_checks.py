@@ -203,4 +203,4 @@ def test_a_resource_of_another_type_is_reported(run, local, scans, copy):
         [raw_scans, copied, *build_manifest_checks(copied, resource_key="other")], local, resources={"other": object()}
     )
     (event,) = result.filter_events(lambda event: event.is_step_failure)
-    assert "resource 'other' is no FileDatasetResource" in event.step_failure_data.error.cause.message
+    assert "needs a FileDatasetResource there" in event.step_failure_data.error.cause.message

@@ -59,7 +59,7 @@ def raising(output_dir):
     ("preview", "said"),
     [
         (raising, "no picture of a"),
-        (lambda _: b"JFIF", "must return the bytes of a PNG"),
+        (lambda _: b"JFIF", "returned no PNG: return its bytes"),
         (lambda _: png("red") + b"\0" * 2**20, "at most 1,048,576"),
     ],
     ids=["raises", "no PNG", "too large"],

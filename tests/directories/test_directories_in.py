@@ -422,7 +422,7 @@ def test_a_file_that_the_store_has_no_more_is_not_removed_and_not_passed_over(fa
 
 def test_a_directory_is_not_read_into_itself(tmp_path):
     (tmp_path / "1").write_text("1")
-    with pytest.raises(InvalidDatasetError, match="which is to be read"):
+    with pytest.raises(InvalidDatasetError, match="which is an input: give another path"):
         reader(frame_of(tmp_path)).into_dir(tmp_path / "sub")
 
 

@@ -225,7 +225,7 @@ def test_output_dir_itself_is_a_directory_and_no_text_is_none(faults, run):
         return {"all": output_dir}
 
     assert run(fn).files["file"].tolist() == ["all/a", "all/b/c"]
-    assert "'' is no path" in failure_of(run(lambda i, o: {"all": ""})).error_message
+    assert "'' is output_dir itself" in failure_of(run(lambda i, o: {"all": ""})).error_message
 
 
 def test_a_directory_and_a_file_below_it_are_refused(run):

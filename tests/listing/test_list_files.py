@@ -367,7 +367,7 @@ def test_rows_are_those_that_a_search_of_everything_finds(faults, listed, bucket
         ({"a": "s3://b/{site}/{n}"}, None, "id='{site}-{n}'"),
         ({"a": "s3://b/{id}"}, "{n}", "fields of the patterns, which are {id}"),
         ({"a": "s3://b/{id}"}, "x", "fields of the patterns"),
-        ({"a": "s3://b/{id}"}, "{id}*", "a star is no value"),
+        ({"a": "s3://b/{id}"}, "{id}*", "a star has no value"),
         ({"a": "s3://b/{id}"}, 7, "give a text"),
         ({"a": "s3://b/{id}", "b": "s3://b/{ID}"}, None, "['b'] share no field with that of 'a'"),
         ({"a": "s3://b/{id}/{a}"}, None, "['a'] would be there twice"),

@@ -175,7 +175,7 @@ def test_a_file_that_another_row_needs_is_not_replaced(tmp_path):
     for name in "xy":
         (tmp_path / name).write_text(name)
     local = reader(pd.DataFrame({"id": ["1", "2"], "a": [tmp_path / "x", tmp_path / "y"]})).into_dir(tmp_path / "out")
-    with pytest.raises(InvalidDatasetError, match="would be replaced before that"):
+    with pytest.raises(InvalidDatasetError, match="would be replaced before they are read"):
         reader(local.assign(id=["2", "1"]), file_columns=["a"]).into_dir(tmp_path / "out")
     assert below(tmp_path / "out") == {"1/a": b"x", "2/a": b"y"}
 

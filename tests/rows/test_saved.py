@@ -317,7 +317,7 @@ def test_what_is_no_parquet_is_named(at, name, content):
 def test_a_directory_in_the_place_of_a_file_is_named(at):
     (at / "files.parquet").unlink()
     (at / "files.parquet").mkdir()
-    assert refused(at) == f"{at}/files.parquet is a directory, and no file of a saved result"
+    assert f"{at}/files.parquet is a directory, and no file of a saved result: give the place" in refused(at)
 
 
 def test_a_parquet_file_of_others_is_named(at):

@@ -201,7 +201,7 @@ def test_it_is_gone_with_its_last_reference_and_warns(place):
     kept = [filled(TempDir())]
     path = kept[0].path
     with (
-        pytest.warns(UserWarning, match="is gone"),  # `path` was taken
+        pytest.warns(UserWarning, match="is removed"),  # `path` was taken
         pytest.warns(ResourceWarning, match=f"{path} was never closed: use `with` or call cleanup"),
     ):
         kept.clear()
@@ -209,7 +209,7 @@ def test_it_is_gone_with_its_last_reference_and_warns(place):
 
 
 def test_one_whose_path_was_taken_warns_where_users_see_it(place):
-    with pytest.warns(UserWarning, match=r"write `with reader\(\.\.\.\)\.into_temp_dir\(\) as directory:`") as caught:
+    with pytest.warns(UserWarning, match=r"Write `with reader\(\.\.\.\)\.into_temp_dir\(\) as directory:`") as caught:
         folder = Path(TempDir())
     assert not folder.exists()
     assert {warning.filename for warning in caught} >= {__file__}  # the line that lost it
