@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
 import dagster as dg
-import pandas as pd
 
 import file_dataset
 from file_dataset_dagster._checks_by_partition import by_partition, declared
@@ -214,6 +213,8 @@ def check_of_range(
         expected: how many partitions the run is for.
         failed: those whose manifest is not stored.
     """
+    import pandas as pd
+
     bad = {key: check for key, check in checks.items() if not check.passed}
     total, dropped = (
         sum(cast("int", check.metadata[name].value) for check in checks.values() if name in check.metadata)

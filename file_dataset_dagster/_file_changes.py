@@ -10,11 +10,12 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
-
-import pandas as pd
+from typing import TYPE_CHECKING, TypeAlias
 
 from file_dataset_dagster._listings import tags_of
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 File: TypeAlias = "tuple[str, str]"  # location and ETag
 Files: TypeAlias = "dict[str | None, dict[str, str]]"  # ETags by location, by partition
@@ -76,6 +77,8 @@ def files_of(frame: pd.DataFrame, columns: Sequence[str], partition_by: str | No
 
 def to_frame(files: Files) -> pd.DataFrame:
     """Return the files as they are stored: sorted by partition and location."""
+    import pandas as pd
+
     rows = [
         (location, tag, partition)
         for partition, found in sorted(files.items(), key=lambda item: item[0] or "")

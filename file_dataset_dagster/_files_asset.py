@@ -6,10 +6,9 @@ import os
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Unpack, cast
+from typing import TYPE_CHECKING, Any, Unpack, cast
 
 import dagster as dg
-import pandas as pd
 
 import file_dataset
 from file_dataset_dagster._asset_arguments import AssetArguments
@@ -20,6 +19,9 @@ from file_dataset_dagster._inputs import asset_key_of
 from file_dataset_dagster._io_manager import ManifestIOManager
 from file_dataset_dagster._listings import DETAILS, Listing
 from file_dataset_dagster._resource import FileDatasetResource
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # arguments of dg.asset that have no meaning here, and what to do instead
 _REFUSED = {
@@ -121,7 +123,7 @@ class _Run:
         found = None if self._io_manager_key is None else getattr(context.resources, self._io_manager_key)
         return found if isinstance(found, ManifestIOManager) else None
 
-    def frames(self, context: dg.AssetExecutionContext) -> tuple[dict[str | None, pd.DataFrame], float]:
+    def frames(self, context: dg.AssetExecutionContext) -> "tuple[dict[str | None, pd.DataFrame], float]":
         """The listing of each partition of the run, with all details, and how many seconds it took; one listing."""
         resource = getattr(context.resources, self.listing.resource_key)
         if not isinstance(resource, FileDatasetResource):
@@ -142,7 +144,7 @@ class _Run:
 
     def _listed(
         self, context: dg.AssetExecutionContext, options: file_dataset.Options
-    ) -> dict[str | None, pd.DataFrame]:
+    ) -> "dict[str | None, pd.DataFrame]":
         field = self.listing.partition_by
         if field is None:
             return {None: self.listing.whole(options)}

@@ -1,15 +1,17 @@
 """What a run of a `pipeline_asset` reads: of all that the IO manager loaded, the frame of each partition."""
 
-# no `from __future__ import annotations` here: Dagster reads the annotations of an asset's function
+from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
-import pandas as pd
 
 import file_dataset
 from file_dataset_dagster._partitions import joined
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 INPUT = "frame"  # the name of the input, in code and in Dagster's UI
 # metadata of an input: of many partitions one that cannot be read is given as its error, and the others are read
@@ -146,6 +148,8 @@ def _by_key(context: dg.AssetExecutionContext, given: Any, keys: list[str]) -> M
 
 
 def _checked(given: Any, context: dg.AssetExecutionContext) -> pd.DataFrame:  # noqa: ANN401
+    import pandas as pd
+
     if not isinstance(given, pd.DataFrame):
         raise file_dataset.InvalidDatasetError(
             f"the input of asset {context.asset_key.to_user_string()} is a {type(given).__name__}: a pipeline_asset "

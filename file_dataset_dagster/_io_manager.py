@@ -5,10 +5,9 @@
 import contextlib
 from collections.abc import Mapping, Sequence
 from types import NoneType, UnionType
-from typing import Any, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Union, get_args, get_origin
 
 import dagster as dg
-import pandas as pd
 from pydantic import Field, PrivateAttr
 
 import file_dataset
@@ -22,6 +21,9 @@ from file_dataset_dagster._partial_runs import Stored
 from file_dataset_dagster._partitions import check_keys, joined, split
 from file_dataset_dagster._provenance import Origins
 from file_dataset_dagster._resource import FileDatasetResource
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class ManifestIOManager(dg.ConfigurableIOManager):
@@ -57,7 +59,7 @@ class ManifestIOManager(dg.ConfigurableIOManager):
         """
         return self._store.uri(asset_key, partition_key, of=of)
 
-    def store(self, frame: pd.DataFrame, uri: str, notes: Mapping[str, Any] | None = None) -> None:
+    def store(self, frame: "pd.DataFrame", uri: str, notes: Mapping[str, Any] | None = None) -> None:
         """Write the frame as a whole or not at all, over what is there.
 
         Args:
@@ -71,7 +73,7 @@ class ManifestIOManager(dg.ConfigurableIOManager):
         """
         self._store.store(frame, uri, notes)
 
-    def load(self, uri: str, columns: Sequence[str] | None = None) -> pd.DataFrame:
+    def load(self, uri: str, columns: Sequence[str] | None = None) -> "pd.DataFrame":
         """The frame at `uri`, or some of its columns.
 
         Raises:
@@ -113,12 +115,12 @@ class ManifestIOManager(dg.ConfigurableIOManager):
         self._versions[asset_key] = versions
 
     def store_frame(
-        self, frame: pd.DataFrame, asset_key: dg.AssetKey, partition_key: str | None, version: str | None
+        self, frame: "pd.DataFrame", asset_key: dg.AssetKey, partition_key: str | None, version: str | None
     ) -> dict[str, Any]:
         """Store the frame of an asset that is no pipeline's, with its data version; return its metadata."""
         return self._store.store_frame(frame, asset_key, partition_key, version)
 
-    def store_rejected(self, failures: pd.DataFrame, asset_key: dg.AssetKey, partition_key: str | None) -> str:
+    def store_rejected(self, failures: "pd.DataFrame", asset_key: dg.AssetKey, partition_key: str | None) -> str:
         """Store the failures of a run whose manifest is not stored; return where. One GET to see what they follow."""
         return self._store.store_rejected(failures, asset_key, partition_key)
 
@@ -130,7 +132,7 @@ class ManifestIOManager(dg.ConfigurableIOManager):
         """What is stored of the last run, in six GETs at once; None when that is no whole manifest of a pipeline."""
         return self._store.stored(asset_key, partition_key)
 
-    def files_of(self, asset_key: dg.AssetKey, keys: Sequence[str | None]) -> dict[str | None, pd.DataFrame]:
+    def files_of(self, asset_key: dg.AssetKey, keys: Sequence[str | None]) -> "dict[str | None, pd.DataFrame]":
         """The `files` frames of these partitions, of those that a pipeline has stored: a GET each, all at once."""
         return self._store.files_of(asset_key, keys)
 
@@ -162,6 +164,8 @@ class ManifestIOManager(dg.ConfigurableIOManager):
         return is_expected or result is not None
 
     def _handle_frames(self, context: dg.OutputContext, obj: object) -> None:
+        import pandas as pd
+
         of = f"asset {context.asset_key.to_user_string()}"
         keys = [str(key) for key in context.asset_partition_keys] if context.has_asset_partitions else []
         frames: dict[str, Any]
@@ -215,6 +219,8 @@ class ManifestIOManager(dg.ConfigurableIOManager):
         Metadata of the input: `columns` reads only these, `allow_missing_partitions` leaves out partitions that have no
         manifest.
         """
+        import pandas as pd
+
         metadata = context.definition_metadata or {}
         columns = metadata.get("columns")
         if not context.has_asset_key:
@@ -306,6 +312,8 @@ def _failed(context: dg.InputContext) -> set[str]:
 
 def _wanted(annotation: Any) -> tuple[Any, bool]:  # noqa: ANN401 (a type, as typing has them)
     """The type that an input is annotated as, without its parameters, and whether it may be None."""
+    import pandas as pd
+
     origin = get_origin(annotation)
     if origin in {Union, UnionType}:
         others = [member for member in get_args(annotation) if member is not NoneType]
@@ -321,7 +329,9 @@ def _instance(context: dg.InputContext) -> dg.DagsterInstance | None:
         return None
 
 
-def _check_is_frame(obj: object, of: str, remedy: str) -> pd.DataFrame:
+def _check_is_frame(obj: object, of: str, remedy: str) -> "pd.DataFrame":
+    import pandas as pd
+
     if not isinstance(obj, pd.DataFrame):
         raise file_dataset.InvalidDatasetError(
             f"{of} returned a {type(obj).__name__}, and ManifestIOManager stores pandas DataFrames: return one, "

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
-import pandas as pd
 
 import file_dataset
 from file_dataset_dagster._data_versions import version_of_frames
 from file_dataset_dagster._file_patterns import fields_of, id_across, narrowed
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # metadata of the asset's definition: the UI shows it, and a sensor reads it
 METADATA = "file_dataset/listing"
@@ -57,6 +59,8 @@ class Listing:
             options: by which S3 is reached.
             partition_by: ids need to differ only where the value of this field is the same.
         """
+        import pandas as pd
+
         if partition_by is None:
             return self._listed(self.patterns, self.id, options)
         template, prefixed = id_across(self.id, partition_by)
@@ -69,6 +73,8 @@ class Listing:
 
     def of_partition(self, options: file_dataset.Options | None, key: str) -> pd.DataFrame:
         """List the files of one partition, with all details: only what begins with its name, where that is possible."""
+        import pandas as pd
+
         assert self.partition_by is not None  # noqa: S101  # who asks has partitions
         if (less := narrowed(self.patterns, self.id, self.partition_by, key)) is None:
             frame = self.whole(options, partition_by=self.partition_by)
@@ -101,6 +107,8 @@ class Listing:
 
     def version(self, frame: pd.DataFrame) -> dg.DataVersion:
         """sha256 over ids, locations and ETags, sorted. Sizes and times are left out: equal bytes leave it as it is."""
+        import pandas as pd
+
         parts = [frame[["id", *self.patterns]], *(tags_of(frame, file).to_frame() for file in self.patterns)]
         return version_of_frames({"": pd.concat(parts, axis="columns")})
 

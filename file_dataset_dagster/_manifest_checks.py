@@ -4,10 +4,9 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
-import pandas as pd
 
 import file_dataset
 from file_dataset_dagster._checks_by_partition import by_partition, declared, evaluation
@@ -15,6 +14,9 @@ from file_dataset_dagster._dropped_rows import CHECK_NAME, SHOW_IDS
 from file_dataset_dagster._frame_metadata import table
 from file_dataset_dagster._io_manager import ManifestIOManager
 from file_dataset_dagster._resource import FileDatasetResource
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _SHOWN = ("partition", "id", "file", "location", "kind", "finding")
 _NAMING = ("id", "location", "finding")  # the columns in which an id can stand
@@ -101,6 +103,8 @@ def _check(  # noqa: PLR0913 (what the decorator takes, and what the function ne
                 )
 
         def result(keys: Sequence[str | None]) -> dg.AssetCheckResult:
+            import pandas as pd
+
             frames = [
                 manifests.load(manifests.uri(asset_key, key, of="files")).assign(partition=key or "") for key in keys
             ]
@@ -147,7 +151,7 @@ def _shows_ids(asset: Any) -> bool:  # noqa: ANN401 (whatever names an asset)
 
 
 def _result(
-    asset_key: dg.AssetKey, count: int, faults: pd.DataFrame, partitions: int | None, *, shows: bool
+    asset_key: dg.AssetKey, count: int, faults: "pd.DataFrame", partitions: int | None, *, shows: bool
 ) -> dg.AssetCheckResult:
     counts = Counter(faults["kind"])
     unknown = counts["not readable"]
@@ -176,7 +180,7 @@ def _result(
     )
 
 
-def _verified(files: pd.DataFrame, options: file_dataset.Options, *, content: bool) -> pd.DataFrame:
+def _verified(files: "pd.DataFrame", options: file_dataset.Options, *, content: bool) -> "pd.DataFrame":
     """The files that do not pass, as `file_dataset.verify` has them; all, where no file can be looked at."""
     try:
         return file_dataset.verify(files, content=content, options=options)

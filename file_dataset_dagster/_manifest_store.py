@@ -22,19 +22,20 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
-import pandas as pd
-import pyarrow as pa
 
 import file_dataset
-from file_dataset import parquet
 from file_dataset_dagster._checkpoints import Checkpoint
 from file_dataset_dagster._frame_metadata import stored_frame
 from file_dataset_dagster._partial_runs import Stored
 from file_dataset_dagster._paths import fitting, segment
 from file_dataset_dagster._provenance import Origins, from_frame
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
 
 # which run a frame belongs to: a manifest, its files and its failures have the same stamp
 _STAMP = "stamp"
@@ -70,6 +71,8 @@ class ManifestStore:
         return Checkpoint(place, self.get_options(), code_version, note, noted)
 
     def _note_begun(self, uri: str, versions: Mapping[str, str] | None) -> None:
+        import pandas as pd
+
         self.store(pd.DataFrame({"id": []}, dtype="str"), uri, {_INPUT_VERSIONS: versions and dict(versions)})
 
     def _begun(self, uri: str) -> Mapping[str, str] | None:
@@ -118,7 +121,7 @@ class ManifestStore:
         into_path, directory, name = uri.rsplit("/", 2)
         with tempfile.TemporaryDirectory() as scratch:
             path = Path(scratch, "frame.parquet")
-            path.write_bytes(parquet.to_parquet(frame, notes))
+            path.write_bytes(file_dataset.parquet.to_parquet(frame, notes))
             try:
                 file_dataset.write_files({name: path}, into_path=into_path, id=directory, options=self.get_options())
             except file_dataset.RowError as exc:
@@ -243,6 +246,8 @@ class ManifestStore:
             file_dataset.InvalidDatasetError: a directory lies there.
             file_dataset.RowError: one cannot be read; or there is none, where none may lack.
         """
+        import pandas as pd
+
         frame = pd.DataFrame({"id": list(uris), "frame.parquet": list(uris.values())})
         try:
             return _read(frame, self.get_options())
@@ -281,11 +286,11 @@ class ManifestStore:
 
 def frame_in(blob: pa.Buffer, uri: str, columns: Sequence[str] | None = None) -> pd.DataFrame:
     """The frame in a file, or some of its columns."""
-    return parquet.from_parquet(blob, uri, columns, remedy=_REMEDY)
+    return file_dataset.parquet.from_parquet(blob, uri, columns, remedy=_REMEDY)
 
 
 def _notes_in(blob: pa.Buffer, uri: str) -> dict[str, Any]:
-    return parquet.notes_of(blob, uri, remedy=_REMEDY)
+    return file_dataset.parquet.notes_of(blob, uri, remedy=_REMEDY)
 
 
 def _read(frame: pd.DataFrame, options: file_dataset.Options) -> dict[str, pa.Buffer]:

@@ -3,14 +3,13 @@
 `_partition_run` runs one; this module has the events of a run over one and over many.
 """
 
-# no `from __future__ import annotations` here: Dagster reads the annotations of an asset's function
+from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
-import pandas as pd
 
 import file_dataset
 from file_dataset_dagster._checks_by_partition import HAS_PARTITIONS, evaluation, no_value
@@ -24,6 +23,9 @@ from file_dataset_dagster._metrics import metrics_of
 from file_dataset_dagster._partition_run import AssetRun, Finished, NotStoredError
 from file_dataset_dagster._settings import Settings
 from file_dataset_dagster._telemetry import Reported, sending
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _SHOWN = 10  # partitions in a message; a guess
 

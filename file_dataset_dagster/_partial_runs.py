@@ -4,15 +4,17 @@
 
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import dagster as dg
-import pandas as pd
 from pydantic import Field
 
 import file_dataset
 from file_dataset_dagster._checkpoints import Recorded
 from file_dataset_dagster._provenance import Origins
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _SHOWN = 5  # ids in a message; a guess
 _NOTHING = Recorded()
@@ -90,20 +92,22 @@ class Stored:
     are not stored.
     """
 
-    manifest: pd.DataFrame
-    failures: pd.DataFrame
-    files: pd.DataFrame
+    manifest: "pd.DataFrame"
+    failures: "pd.DataFrame"
+    files: "pd.DataFrame"
     files_without_digest: int
-    rejected: pd.DataFrame
+    rejected: "pd.DataFrame"
     origins: Origins = field(default_factory=Origins)
-    inputs: pd.DataFrame | None = None
+    inputs: "pd.DataFrame | None" = None
 
-    def of_input(self, frame: pd.DataFrame) -> file_dataset.PipelineResult:
+    def of_input(self, frame: "pd.DataFrame") -> file_dataset.PipelineResult:
         """What is known of the rows of this input: ids that left it leave, and rows that failed later are failed.
 
         A rejected run proves that its failed rows do not succeed any more: kept, their old rows would turn the check
         green.
         """
+        import pandas as pd
+
         known = set(_texts(frame))
         failed = set(_texts(self.rejected)) & known
         failures = [rows_with(self.failures, known - failed), rows_with(self.rejected, failed)]
@@ -119,12 +123,12 @@ class Stored:
 
 
 def rows_to_run(
-    frame: pd.DataFrame,
+    frame: "pd.DataFrame",
     wanted: PartialRun,
     known: file_dataset.PipelineResult | None,
     changed: AbstractSet[str] = frozenset(),
     recorded: Recorded = _NOTHING,
-) -> pd.DataFrame:
+) -> "pd.DataFrame":
     """The rows of the input that run, in its order. `known` is what the last run left of them.
 
     Args:
@@ -137,6 +141,8 @@ def rows_to_run(
     Raises:
         file_dataset.InvalidDatasetError: ids are not in the input, or there is no manifest to merge them into.
     """
+    import pandas as pd
+
     if "id" not in frame:  # it is refused by the Pipeline
         return frame
     texts = pd.Series(_texts(frame), dtype=object)
@@ -161,7 +167,7 @@ def rows_to_run(
     return missing if wanted.limit is None else missing.head(wanted.limit)
 
 
-def check_outputs(stored: pd.DataFrame, outputs: pd.DataFrame, what: str) -> None:
+def check_outputs(stored: "pd.DataFrame", outputs: "pd.DataFrame", what: str) -> None:
     """Refuse to merge rows with other outputs into a manifest: its other rows would have nulls there.
 
     Args:
@@ -181,16 +187,16 @@ def check_outputs(stored: pd.DataFrame, outputs: pd.DataFrame, what: str) -> Non
         )
 
 
-def _texts(frame: pd.DataFrame) -> list[str]:
+def _texts(frame: "pd.DataFrame") -> list[str]:
     return [str(row_id) for row_id in frame["id"].tolist()] if "id" in frame else []
 
 
-def ids_of(frame: pd.DataFrame) -> frozenset[str]:
+def ids_of(frame: "pd.DataFrame") -> frozenset[str]:
     """Ids of the rows of a frame, as text."""
     return frozenset(_texts(frame))
 
 
-def rows_with(frame: pd.DataFrame, ids: AbstractSet[str]) -> pd.DataFrame:
+def rows_with(frame: "pd.DataFrame", ids: AbstractSet[str]) -> "pd.DataFrame":
     """The rows of a frame that have these ids, in its order."""
     is_wanted: Any = [text in ids for text in _texts(frame)]
     return frame[is_wanted] if len(frame) else frame

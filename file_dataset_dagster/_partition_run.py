@@ -3,15 +3,14 @@
 input -> rows to run -> Pipeline (here, or on Ray) -> merged with what is stored -> judged
 """
 
-# no `from __future__ import annotations` here: Dagster reads the annotations of an asset's function
+from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
-import pandas as pd
 
 import file_dataset
 from file_dataset_dagster import _on_ray
@@ -33,6 +32,9 @@ from file_dataset_dagster._provenance import AfterPart, Origins, origins_of
 from file_dataset_dagster._resource import FileDatasetResource
 from file_dataset_dagster._rows import Rows, RowsDone
 from file_dataset_dagster._settings import Settings
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _PROGRESS_S = 5.0
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import pandas as pd
-
 import file_dataset
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    import pandas as pd
 
 PARTITION = "partition"
 _SHOWN = 5  # ids in a message; a guess
@@ -27,6 +27,8 @@ def joined(frames: Mapping[str, pd.DataFrame], of: str) -> pd.DataFrame:
     Raises:
         file_dataset.InvalidDatasetError: an id is in two partitions, or a frame has a column `partition` of its own.
     """
+    import pandas as pd
+
     if taken := [key for key, frame in frames.items() if PARTITION in frame]:
         raise file_dataset.InvalidDatasetError(
             f"{of}, partition {taken[0]!r}, has a column {PARTITION!r} of its own, which joining partitions would "
@@ -90,6 +92,8 @@ def _dtype(name: str, frames: Sequence[pd.DataFrame]) -> object:
 
 
 def _widened(frame: pd.DataFrame, dtypes: Mapping[str, object]) -> pd.DataFrame:
+    import pandas as pd
+
     columns = {
         name: frame[name].astype(dtype) if name in frame else pd.Series(None, index=frame.index, dtype=dtype)  # type: ignore[call-overload]
         for name, dtype in dtypes.items()

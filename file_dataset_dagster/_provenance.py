@@ -10,13 +10,13 @@ import hashlib
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-
 from file_dataset_dagster._data_versions import rows_as_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from collections.abc import Set as AbstractSet
+
+    import pandas as pd
 
 _VERSIONS, _BEGAN, _CODE_VERSION = "input_versions", "began", "code_version"
 _TAGS = ("dagster/input_data_version/", "dagster/input_event_pointer/")
@@ -45,6 +45,8 @@ class Origins:
 
     def to_frame(self) -> pd.DataFrame:
         """Return it as a frame to store, beside `notes`."""
+        import pandas as pd
+
         given, content = zip(*self.rows.values(), strict=True) if self.rows else ((), ())
         columns = {"id": list(self.rows), "given": list(given), "content": list(content)}
         return pd.DataFrame(columns, dtype="str")

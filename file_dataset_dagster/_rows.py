@@ -1,13 +1,12 @@
 """The rows of one input: which run, which a checkpoint has, and the result of all, merged with what is stored."""
 
-# no `from __future__ import annotations` here: Dagster reads the annotations of an asset's function
+from __future__ import annotations
 
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
-import pandas as pd
 
 import file_dataset
 from file_dataset_dagster import _on_ray
@@ -17,6 +16,9 @@ from file_dataset_dagster._logs import lines_in
 from file_dataset_dagster._partial_runs import PartialRun, Stored, check_outputs, ids_of, rows_to_run, rows_with
 from file_dataset_dagster._provenance import AfterPart, Origins, after_part, looked_at, other_rows
 from file_dataset_dagster._settings import Settings
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True, slots=True)

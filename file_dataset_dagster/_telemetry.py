@@ -16,12 +16,12 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-
 from file_dataset_dagster._dropped_rows import NAMING_COLUMNS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+
+    import pandas as pd
 
 logger = logging.getLogger(__name__)
 
@@ -159,6 +159,8 @@ class Reported:
                 sender.counters["seconds"].add(metrics[f"{stage}_s"], {**of_asset, "stage": stage})
 
     def _attributes_of(self, failure: Mapping[Any, Any]) -> dict[str, str]:
+        import pandas as pd
+
         hidden = () if self.shows_ids else NAMING_COLUMNS
         return {str(name): str(value) for name, value in failure.items() if name not in hidden and pd.notna(value)}
 
