@@ -39,13 +39,13 @@ class Plan:
             `same` (it is done, and does not run); and `why`, text, null where the state is `same`.
         files: with `sizes=True` one row per input file of the rows that would run, as `into_info_table` has it: `id`,
             `file`, `location`, `size_bytes`, `etag`, `checksum`, and, where it cannot be read, `error_type`,
-            `error_code`, `error_message`. None without.
+            `error_code`, `error_message`. None without `sizes`.
         requests: with `sizes=True` how many requests the run would send at least, by kind: `GET`, `PUT` and `HEAD`,
             and `LIST` where there are directories.
-            Files over 16 MiB are read, and outputs over 32 MiB stored, by several; a checkpoint adds a PUT for every
-            500 rows. None without.
+            Files over 16 MiB, and outputs over 32 MiB, take several requests each; a checkpoint adds a PUT for every
+            500 rows. None without `sizes`.
         peak_disk_bytes: with `sizes=True` how many bytes of inputs lie in `temp_dir` at once, at most; what fn writes
-            is not known before. None without.
+            is not known before. None without `sizes`.
 
     Example:
         >>> def copy(input_dir, output_dir):
@@ -63,7 +63,7 @@ class Plan:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Rows by state, all four of them."""
+        """How many rows are in each of the four states."""
         found = self.rows["state"].value_counts()
         return {name: int(found.get(name, 0)) for name in states.NAMES}
 
@@ -90,7 +90,7 @@ class Plan:
 
     @property
     def largest_row(self) -> tuple[str | int, int] | None:
-        """Id and bytes of the row that has most; None: there is none, or it was not asked for."""
+        """Id and bytes of the largest row; None without `sizes=True`, or when no row would run."""
         if self.files is None or not len(of_rows := _bytes_of_rows(self.files)):
             return None
         return of_rows.index.tolist()[0], int(of_rows.iloc[0])

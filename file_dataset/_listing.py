@@ -251,7 +251,7 @@ def list_files(
     """Return a frame of the files that are in a bucket or below a directory, a row for each case.
 
     A pattern is an `s3://` URL or a path in which `{name}` stands for a segment or a part of one, `*` for anything
-    within a segment and `**` for none or more segments; braces are written `{{` and `}}`. The values of the fields are
+    within a segment and `**` for any number of segments; braces are written `{{` and `}}`. The values of the fields are
     the rows; patterns are joined by the fields they share. Where a key can be read in several ways, as by
     `{id}*.mha`, a field ends where the other patterns have its value, and never within a number; else it takes as much
     as it can.
@@ -275,7 +275,7 @@ def list_files(
 
     Raises:
         InvalidDatasetError: a pattern is not understood or matches nothing, a row has two files of one name, two rows
-            have one id, or a name can be no id.
+            have one id, or a field's value cannot be an id.
         RowError: something could not be listed.
 
     Example:

@@ -40,9 +40,9 @@ class Options:
             where they bring more, up to 512; always within half of the free file descriptors.
         check_digests: compare the digest that the store offers; length and version are always compared.
         engine: what moves the bytes: `"boto3"`, or `"auto"` for the fastest that is there.
-        local_paths: False refuses local inputs and outputs: for frames that strangers write. A local cell costs its row
-            in a Pipeline and raises in a reader; a local `into_path` is refused at once. What `write_files` stores, and
-            what fn returns, is local all the same.
+        local_paths: False refuses local inputs and outputs: for frames that strangers write. A local cell fails its row
+            in a Pipeline, and raises in a reader. A local `into_path` is refused at once. The files that `write_files`
+            stores, and those that fn returns, may be local.
 
     Raises:
         InvalidDatasetError: an argument that cannot be pickled or has no meaning.

@@ -50,19 +50,20 @@ class WriteOptions(_RequiredWriteOptions, total=False):
 
     - `"overwrite"`, the default: they are replaced. No request more.
     - `"error"`: they stay, and the row fails at stage `upload` with FileExistsError. S3 decides it when it stores
-      (`If-None-Match`), so that two runs at the same time do not replace each other's outputs; a store that overlooks
-      the header replaces. Where outputs are declared (by `outputs=[...]`, or a TypedDict that fn returns), they are
+      (`If-None-Match`), so that two runs at the same time do not replace each other's outputs; a store that ignores the
+      header replaces them. Where outputs are declared (by `outputs=[...]`, or a TypedDict that fn returns), they are
       looked for before the row's download too: one HEAD each, and one LIST for each that is no object and whose name
       is like a directory's (without an extension, or `.zarr`). What a row stored before it failed is removed again, so
-      that it can run once more. After a killed process, or a Ray task whose node was lost, it stays, also that of whole
-      rows that a checkpoint had not written down yet: run those rows once with `"skip"` or `"overwrite"`.
+      that it can run once more. It stays after a killed process, or a Ray task whose node was lost; and so do outputs
+      of whole rows that the checkpoint did not have yet. Run these rows once with `"skip"` or `"overwrite"`.
     - `"skip"`: a row whose declared outputs are all there is listed in the manifest and in `result.files`; nothing is
       downloaded and fn is not called. Where one is missing, the row runs and replaces the others. One HEAD per
       declared output, and one LIST for the first that is no object; the bytes are not compared with anything.
 
     A directory is there when any object lies below it. `"error"` looks with one LIST before it stores one. A row that
-    fails under `"skip"` removes what it stored of the output that was missing. What a killed run, or a row that failed
-    under `"overwrite"`, has left of a directory `"skip"` takes for the whole: run such rows with `"overwrite"`.
+    fails under `"skip"` removes what it stored of the output that was missing. A killed run, or a row that failed under
+    `"overwrite"`, can leave a part of a directory, and `"skip"` does not see that it is a part: run such rows with
+    `"overwrite"`.
 
     HEADs need the right to list the bucket (s3:ListBucket): without it S3 answers 403 for what is not there.
 
@@ -101,10 +102,10 @@ class Pipeline:
     """Runs a function on local files for every row of a frame, and returns a frame of what it stored.
 
     For each row: its files are copied into a new directory, fn is called with it, and the files that fn returns are
-    stored at `<into_path>/<id>/<file name>`, those of a directory that it returns below `<into_path>/<id>/<name>/`,
-    where nothing else is left. A row is listed only when all its outputs are stored. A row that fails is
-    dropped and reported. While fn works on a row, the next ones download and finished ones upload; a row's files are on
-    disk only from its download to its upload.
+    stored at `<into_path>/<id>/<file name>`. A directory that fn returns is stored below `<into_path>/<id>/<name>/`, in
+    the place of what was there. A row is listed only when all its outputs are stored. A row that fails is dropped and
+    reported. While fn works on a row, the next ones download and finished ones upload; a row's files are on disk only
+    from its download to its upload.
 
     A pipeline holds no state of a run: it can be called again, from several threads, and pickled (for Ray's
     `map_batches`, say). A pickle holds the secrets of its options.
@@ -147,20 +148,20 @@ class Pipeline:
 
         Args:
             fn: `fn(input_dir, output_dir)`, by keyword when its parameters have these names; returns a mapping of name
-                to file or directory (None: there is none this time). A directory holds files and directories, and no
+                to file or directory (None: no such output this time). A directory holds files and directories, and no
                 links. A class is made once per process and its instance called.
                 With a third parameter named `row` it also gets its row: a read-only mapping of `id` and the carried
-                columns' values (None: null). A file of the row is `input_dir / <column>`. Of a cell that is a directory
-                (text that ends in a slash, or a local one) that is a directory with all files below it: one LIST per
-                1,000 objects, one GET each; one that changes after the LIST fails the row.
+                columns' values (None: null). A file of the row is `input_dir / <column>`. For a cell that is a
+                directory (text that ends in a slash, or a local one) this is a directory, too, with all files below it:
+                one LIST per 1,000 objects, and one GET per object. One that changes after the LIST fails the row.
             write_options: `{"into_path": ..., "extra_args": ..., "options": ..., "if_exists": ...}`: where outputs go,
-                and whether they replace what is there (`WriteOptions` has more). `options` there is for a target store
-                that is not the source's.
+                and whether they replace what is there (`WriteOptions` has more). Give `options` there when outputs go
+                to another store than inputs come from.
             into_path: where outputs go, in the place of `write_options={"into_path": ...}`.
             options: how S3 is reached; None: by boto3's default session, as it is at each call, or when pickled.
-            file_columns: decides alone which columns name files; without it their names and values do, which say
-                little when a frame has no rows or a column only nulls.
-            outputs: the names that fn returns; None: those of its `TypedDict` annotation, or whatever it returns.
+            file_columns: the columns that name files. None: they are found by their names and values. Give it where a
+                frame can have no rows, or a column only nulls.
+            outputs: the names that fn returns. None: those of its `TypedDict` annotation; without one, any names.
             on_failure: `"drop"` the row; `"raise"` at the first failure; or `"record"` it: the manifest keeps all rows,
                 with the failure's columns, null for good rows.
             max_failures: more failed rows than this stop the run; None: any number. Failures that an earlier Pipeline
@@ -173,10 +174,10 @@ class Pipeline:
                 that runs is always there. The result's `prefetch` has the number. A number: that many. Then at most
                 `max(1, workers) + prefetch + 1` rows have files on disk at once; `prefetch=0` without workers does one
                 thing after the other, and holds one row.
-            workers: processes that fn runs in, each on one row at a time, so that one that crashes costs its row only;
+            workers: processes that fn runs in, each on one row at a time, so that a crash fails its row alone;
                 0: fn runs in the calling thread, on one row at a time, in input order.
-            fn_timeout_s: seconds that one call of fn may take before its process is killed, which costs the row; it
-                takes a process, so alone it means `workers=1`.
+            fn_timeout_s: seconds that one call of fn may take. After that its process is killed, and the row fails.
+                Without `workers` it means `workers=1`, for fn needs a process then.
             worker_env: environment variables that the workers have beside this process's own, set before their
                 interpreter starts. Directories of `PYTHONPATH` come before those of this process's `sys.path`.
             temp_dir: where rows' directories are made; None: where the system keeps temporary files.
@@ -247,10 +248,10 @@ class Pipeline:
     ) -> PipelineResult:
         """Run every row of the frame and return the manifest, the failures and what was stored, in input order.
 
-        One GET per input file and one PUT per output (over 32 MiB: an upload in parts); no HEAD, no listing. With
-        `if_exists` "error" or "skip" there is one HEAD more per declared output, and a LIST where there may be a
-        directory. A directory costs a LIST per 1,000 files; one that fn returns also a DELETE for each object of an
-        earlier run that is no part of it any more.
+        One GET per input file (over 16 MiB: several) and one PUT per output (over 32 MiB: an upload in parts); no HEAD,
+        no listing. With `if_exists` "error" or "skip" there is one HEAD more per declared output, and a LIST where
+        there may be a directory. A directory costs a LIST per 1,000 files; one that fn returns also a DELETE for each
+        object of an earlier run that is no part of it any more.
 
         With a checkpoint, finished rows are written down as the run goes on, and a later run with the same checkpoint
         does not do them again, however the first one ended (SIGKILL and a lost machine, too). Rows run that are new,
@@ -266,8 +267,8 @@ class Pipeline:
             checkpoint: a prefix (`s3://bucket/runs/x/`) or a directory, for the runs of one pipeline; None: no row is
                 written down. Costs one PUT per 500 finished rows or 5 seconds and one before the first row; a LIST and
                 a GET per part (65 at most, mostly) at the beginning. `remove_checkpoint` removes it.
-            code_version: the caller's word for what fn does. Another one than a row was done with runs it again; fn's
-                code alone does not, so that a bug can be mended and the run goes on.
+            code_version: your name for what fn does now. A row that was done under another one runs again. A change in
+                fn's code alone runs no row again, so that a bug can be mended and the run goes on.
             check_inputs: also run rows of which an input is another file now than was read: by its checksum where the
                 store has one, else by its ETag; of a local file by size and time of change. One HEAD per file of a row
                 that would not run otherwise; none where the frame has a column `<file>.etag`, and pins no version.
@@ -276,12 +277,11 @@ class Pipeline:
         Raises:
             InvalidDatasetError: the frame is refused (ids, names, columns) before the first request; or a part of the
                 checkpoint is damaged, foreign, or of a later version: the message names it.
-            RunStoppedError: what every later row would meet too (a full disk, refused credentials, a target that takes
-                nothing, a class fn that cannot be made, a source or target store that answers nothing to its first
-                three rows, whatever `on_failure` says), more failures than `max_failures` or `max_failed_fraction`
-                allows, the first failure with `on_failure="raise"`, or a checkpoint that cannot be written. Rows before
-                the one that stops the run are finished; later ones that were begun are given up. Its `result` has what
-                was done, and in `unprocessed_rows` the rest.
+            RunStoppedError: every later row would fail alike (a full disk, refused credentials, a target that takes
+                nothing, a class fn that cannot be made, a store that answers nothing to its first three rows); or more
+                rows failed than `max_failures` or `max_failed_fraction` allows; or one did, with `on_failure="raise"`;
+                or the checkpoint cannot be written. Rows before the one that stops the run are finished; later ones
+                that were begun are given up. Its `result` has what was done, and in `unprocessed_rows` the rest.
             KeyboardInterrupt: Ctrl-C, with a `result` too. No row begins any more, and fn is ended. Rows whose fn is
                 done finish their uploads, for 30 s at most (a warning is logged); another Ctrl-C gives them up. What
                 any other signal's handler raises, SIGTERM's say, does the same in the main thread.

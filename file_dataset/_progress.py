@@ -23,9 +23,9 @@ _LOG_EVERY_S = 5.0  # a guess: often enough to see life, seldom enough to read a
 
 @dataclass(frozen=True, slots=True, match_args=False)
 class Progress:
-    """How far a run is, in rows; `done` counts dropped rows too. `Pipeline(..., progress=function)` calls with one.
+    """How far a run is, in rows; `done` counts dropped rows too. A function given as `progress=` gets one for each row.
 
-    So do `into_dir` and `write_files`, which drop nothing: there `dropped` counts rows of which a file has failed.
+    `into_dir` and `write_files` drop no row: there `dropped` counts rows of which a file has failed.
 
     `prefetch` is how many rows may be ahead of fn now, where the run chooses that; None where it was given. `id` is the
     row that ended last, and `failures` why it failed (empty: it is stored); on Ray, where many rows end at once, None.

@@ -146,12 +146,12 @@ class Reader:
         differs is replaced when the new one is whole; other files are left. Local files are copied anew each time.
 
         Of a directory: one LIST per 1,000 objects, and no HEAD for those whose MD5 the list has. A file in the local
-        directory that its source has not fails: both would be no state of the source, and nothing of yours is removed.
+        directory that is not in its source is a failure. It is not removed: it may be the only copy.
 
         After an interruption whole files are there and no partial ones; call it again to go on.
 
         Args:
-            path: the directory; it is made where there is none.
+            path: the directory; it is made if needed.
             progress: as in `Pipeline`. A row ends with its last file. One row alone has no bar and no log line.
 
         Returns:
@@ -160,8 +160,8 @@ class Reader:
 
         Raises:
             RowError: files that could not be read, every one of them; those that could are there.
-            InvalidDatasetError: a frame without ids, or with ids that would share a directory; a path that is none, or
-                where a file would replace a directory or another source.
+            InvalidDatasetError: a frame without ids, or with ids that would share a directory; `path` is no local
+                directory; or a file would replace a directory or another source.
 
         Example:
             >>> scans = pd.DataFrame({"id": [7], "scan.txt": ["s3://my-bucket/scan.txt"]})
@@ -205,7 +205,7 @@ class Reader:
 
         Raises:
             RowError: files of a batch that could not be read, every one of them, when its turn comes; that ends it.
-            InvalidDatasetError: a batch size that is none, or cells that are no location, at the call; a blob that
+            InvalidDatasetError: `batch_size` is not 1 or more, or cells are no location, at the call; a blob that
                 `binary` cannot hold.
 
         Example:

@@ -55,8 +55,8 @@ class PipelineResult:
             `id`, `file`, `location`, `size_bytes` (int64), `etag` (of a local file: its modification time, ns),
             `version_id` (null where the bucket keeps none), `checksum` (as in `files`). It costs no request.
         files_without_digest: downloads without a digest of the store's: length and version alone were compared.
-        hint: what to check where the store has no object (or bucket) that any row asked for; None elsewhere.
-        prefetch: `rows` that were ahead of fn at the end, and `why` not more; None of several runs, on Ray, or loaded.
+        hint: what to check when the store had none of the objects (or buckets) that the rows asked for; else None.
+        prefetch: how many `rows` were ahead of fn at the end, and `why` not more. None on Ray, or when it was loaded.
         counts: `retries`, `throttles`, and `download_s`, `fn_s`, `upload_s`, summed over the rows that ran, which
             overlap, and on Ray over all tasks; rows of a checkpoint add nothing. None where it was loaded.
         input_count: how many rows the input of a loaded result had; else None.
@@ -91,7 +91,7 @@ class PipelineResult:
 
     @staticmethod
     def last_stopped() -> PipelineResult | None:
-        """Return the result of the last run in this process that something stopped (Ctrl-C, say); None: none was.
+        """Return the result of the last run in this process that was stopped (by Ctrl-C, say); None: no run was.
 
         The same as the exception's `.result`, for a notebook, where the next error takes the exception away. It is kept
         in memory until another run is stopped.
@@ -100,14 +100,14 @@ class PipelineResult:
 
     @classmethod
     def from_recorded(cls, frame: pd.DataFrame, *, input: pd.DataFrame | None = None) -> PipelineResult:  # noqa: A002
-        """Return the result that a manifest with recorded failures (`on_failure="record"`) stands for.
+        """Return the result of a run from its manifest with recorded failures (`on_failure="record"`).
 
         Args:
             frame: a recorded manifest, such as Ray Data hands back.
             input: the frame that was given to the Pipeline; without it `failed_rows` is not known.
 
         Raises:
-            InvalidDatasetError: the frame holds no recorded failures' columns.
+            InvalidDatasetError: the frame has no columns of recorded failures.
         """
         if missing := [name for name in _frame.FAILURE_COLUMNS if name not in frame.columns]:
             raise InvalidDatasetError(
@@ -176,14 +176,14 @@ class PipelineResult:
 
     @property
     def input_rows(self) -> int:
-        """Rows of the input; of the recorded frame, or of the input when it was saved, where it is not known."""
+        """How many rows the input had; where it is not known, the recorded frame, or the input when it was saved."""
         if self.input is not None:
             return len(self.input)
         return max(self.dropped_rows + len(self._good), self.input_count or 0)
 
     @property
     def dropped_rows(self) -> int:
-        """Rows that failed."""
+        """How many rows failed."""
         return int(self.failures[_frame.ID].nunique())
 
     @property
@@ -201,8 +201,8 @@ class PipelineResult:
     def pinned(self) -> pd.DataFrame:
         """Return the input with the versions that were read: a later run reads the same bytes, or fails by name.
 
-        A column `<file>.version_id` (text) is behind each file column of which something was read. Of buckets without
-        versions, directories, and rows that were not read it is as in the input: null mostly, the newest. No request.
+        A column `<file>.version_id` (text) is behind each file column of which something was read. It is as in the
+        input (mostly null, the newest) for buckets without versions, directories, and rows not read. No request.
 
         Example:
             >>> def copy(input_dir, output_dir):

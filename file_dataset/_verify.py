@@ -36,12 +36,12 @@ def verify(files: pd.DataFrame, *, content: bool = True, options: Options | None
         options: how S3 is reached; None: by boto3's default session.
 
     Returns:
-        One row per file that does not pass, in their order and with their index; none: all do. `id`, `file` and
+        One row per file that does not pass, in their order and with their index; no row: all pass. `id`, `file` and
         `location` as in `files`; `kind`: `missing`, `changed`, or `not readable` (access denied, throttled, no answer:
         nothing is known of it); and `finding`, a text: what is there.
 
     Raises:
-        InvalidDatasetError: `files` is none of a result.
+        InvalidDatasetError: `files` is not that of a result.
         RowError: no file can be looked at: there are no credentials, or they expired.
 
     Example:

@@ -83,7 +83,7 @@ def write_files(  # noqa: PLR0913  # two ways to say what is stored, and where a
     for each. On disk the directory takes the place of the one that is there as one, by a rename.
 
     Args:
-        files: name -> local file or directory; None: there is none, nothing is written. Or a frame with such columns
+        files: name -> local file or directory; None: no such file, nothing is written. Or a frame with such columns
             and `id`. Each segment of a name has at most 255 bytes on disk; in S3 the whole key 1,024.
         into_path: `s3://bucket/prefix` or a local directory; a trailing slash makes no difference.
         id: names the outputs of one row; its text is one segment of the path. A frame has its own.

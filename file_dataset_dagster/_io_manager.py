@@ -209,7 +209,7 @@ class ManifestIOManager(dg.ConfigurableIOManager):
         return self._store.op_uri(context.get_identifier(), f"output {context.name!r} of step {context.step_key}")
 
     def load_input(self, context: dg.InputContext) -> Any:  # noqa: ANN401 (what the annotation asks for)
-        """The manifest, or whatever frame the upstream asset returned; of many partitions as the annotation says.
+        """The manifest, or the frame that the upstream asset returned; of many partitions as the annotation says.
 
         `dict[str, pd.DataFrame]`: always a dict by partition key. `pd.DataFrame`: the frame of the partition that has
         the key of the run's own, else all rows with a column `partition`. Anything else: a dict for many partitions,

@@ -106,22 +106,21 @@ def pipeline_asset(  # noqa: PLR0913 (each is a choice of the user's)
     Args:
         fn: as `file_dataset.Pipeline` takes it.
         input: the asset whose manifest is read: the asset itself, its key, or its name; or `dg.AssetIn` with a key and
-            whatever else is to be said, such as a partition_mapping. One of another code location is declared in this
-            one with `dg.AssetSpec`. A partition that maps to several of its partitions gets them joined, with a column
-            `partition`.
+            more, such as a partition_mapping. Declare one of another code location in this one, with `dg.AssetSpec`. A
+            partition that maps to several of its partitions gets them joined, with a column `partition`.
         into_path: outputs go to `<into_path>/[<partition>/]<id>/<file name>`; None: `<base_path>/files/<key parts>`.
         write_options: `{"extra_args": ..., "if_exists": ...}`: boto3's ExtraArgs for each output, and what becomes of
             rows whose outputs are there already, also of an earlier run of this asset (`file_dataset.WriteOptions`).
         runner: "local": in the process of the step; "ray": `file_dataset.ray.run_pipeline` on the cluster of
-            `ray_resource_key`; without that on the one that Ray is, or can be, connected to (`RAY_ADDRESS`), else on
-            one of this machine, for the run. None: "ray" with a `ray_resource_key`, else "local".
+            `ray_resource_key`; without that key on the Ray that this process is connected to, else that of
+            `RAY_ADDRESS`, else a new one on this machine. None: "ray" with a `ray_resource_key`, else "local".
         resource_key: the FileDatasetResource that reads, and writes unless `write_resource_key` is given.
         write_resource_key: the FileDatasetResource of the store that outputs go to, when it is another one.
         ray_resource_key: a resource that connects Ray: any `RayResource` of dagster-ray.
         max_dropped_fraction: acceptable dropped rows per input row, 0.0 to 1.0. None: any number, but never all.
         on_exceeded: "fail": the run fails and the previous manifest stays; "block": the manifest is stored, downstream
-            does not run; "check": the check reports it, nothing more. Whatever it is, a run that drops every row of a
-            non-empty input fails.
+            does not run; "check": the check reports it, nothing more. A run that drops every row of a non-empty input
+            always fails.
         min_rows: fewer rows of the input are an error of the check, and `on_exceeded` sets what it does: an empty
             listing is then no success. 0: an empty input is normal.
         on_partition_failure: what a run over a range does when partitions failed. "fail": it fails at its end, and
@@ -153,7 +152,7 @@ def pipeline_asset(  # noqa: PLR0913 (each is a choice of the user's)
     into the manifest. Until it is stored, finished rows are written down beside it: a retry of the step, a re-execution
     of the run and `only_missing` go on from those of the same `code_version`; any other run begins anew.
     With a `backfill_policy` of single runs each partition of a range is a Pipeline run of its own, stored and reported
-    as it finishes; one that fails keeps its previous manifest and leaves the others be.
+    as it finishes. One that fails keeps its previous manifest, and the others go on.
 
     Raises:
         file_dataset.InvalidDatasetError: an argument is missing or has no meaning here; at import, not in the run.

@@ -65,7 +65,7 @@ def _docs_of_resource() -> dict[str, str]:
         **{name: f'{name}: write "{{{{ env.NAME }}}}", which is read when a run begins.' for name in secret},
         "s3_resource": "A template that gives a dagster-aws S3Resource, in the place of the S3 fields.",
         "resource_key": "The key of the resource.",
-        "io_manager_key": "The key of the ManifestIOManager; null: there is none.",
+        "io_manager_key": "The key of the ManifestIOManager; null: make no IO manager.",
         "manifest_base_path": "Where manifests lie, where that is not base_path.",
     }
 

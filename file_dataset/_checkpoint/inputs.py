@@ -57,10 +57,11 @@ def changed(rows: _frame.Rows, states: States, known: Known, stores: Stores) -> 
 def changed_rows(frame: pd.DataFrame, inputs: pd.DataFrame, *, options: Options | None = None) -> pd.DataFrame:
     """Return the rows of a frame of which a file is no longer what was read, and why: `id` and `why`, a text.
 
-    A file is another when its location is, or its checksum, where the store has one of both, else its ETag; of a local
-    file its size or the time of its last change. A directory is another when a file was added or removed, or has
-    another ETag. What cannot be looked at is another, too. One HEAD per file, none where the frame has a column
-    `<file>.etag` and pins no version; one LIST per directory (and 1,000 objects). Nothing is read or run.
+    A file has changed when its location is another; when its checksum is another (its ETag, where the store has no
+    checksum of both); or, on a local disk, when its size or the time of its last change is another. A directory has
+    changed when a file was added or removed, or has another ETag. What cannot be looked at counts as changed. One HEAD
+    per file, none where the frame has a column `<file>.etag` and pins no version; one LIST per directory (and 1,000
+    objects). Nothing is read or run.
 
     Args:
         frame: as it would be given to a Pipeline.
@@ -68,7 +69,7 @@ def changed_rows(frame: pd.DataFrame, inputs: pd.DataFrame, *, options: Options 
         options: how S3 is reached; None: by boto3's default session.
 
     Raises:
-        InvalidDatasetError: the frame is refused, or `inputs` is none of a result.
+        InvalidDatasetError: the frame is refused, or `inputs` is not that of a result.
         RowError: the store refuses these credentials, or there are none.
 
     Example:
