@@ -14,6 +14,7 @@ begun until the rows before it are done and it is judged.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import shutil
@@ -144,6 +145,7 @@ class Run:
             self.interrupts.is_held = True
             self._stop()
             self.log.close()
+            _report_rest(self)
 
     def result(self) -> PipelineResult:
         """Return what is done so far: every stored row, and the failures of the rows that were judged."""
@@ -442,6 +444,21 @@ def _judge_row(
         report(now)
         raise
     report(now)
+
+
+def _report_rest(run: Run) -> None:
+    """Report the rows that were stored while the run stopped, and those before whose turn had not come.
+
+    To the caller's function alone, which is to hear of every row; what it raises now is no news, and is dropped.
+    """
+    done, progress = run.turns.taken, run.settings.progress
+    if done == run.total or not callable(progress):
+        return
+    with contextlib.suppress(BaseException):
+        for position in sorted(each for each in run.tally.stored if each >= run.turns.taken):
+            done += 1
+            counts = run.prepared.kept + done, run.prepared.whole, len(run.tally.failed)
+            progress(_progress.Progress(*counts, id=run.rows.id_at(position)))
 
 
 def _failure_log() -> FailureLog:

@@ -131,6 +131,25 @@ def test_ctrl_c_lets_rows_whose_fn_is_done_finish_their_uploads(paced, on, six, 
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_row_whose_upload_ends_after_ctrl_c_is_reported_too(paced, on, six, said, interrupted_at_2):
+    said.then = paced.hold("PutObject", "out/1/a.txt").set
+    steps = []
+    with pytest.raises(KeyboardInterrupt):
+        on(interrupted_at_2, progress=steps.append).run(six)
+    assert [(step.id, step.done, step.total, step.failures) for step in steps] == [(1, 1, 6, ())]
+
+
+def test_what_the_function_raises_then_takes_no_result_away(paced, on, six, said, interrupted_at_2):
+    said.then = paced.hold("PutObject", "out/1/a.txt").set
+
+    def refuse(_):
+        raise BrokenPipeError
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        on(interrupted_at_2, progress=refuse).run(six)
+    assert caught.value.result.manifest["id"].tolist() == [1]
+
+
 def test_who_interrupts_reads_how_many_rows_are_waited_for_and_how_to_give_them_up(
     paced, on, six, said, interrupted_at_2
 ):
