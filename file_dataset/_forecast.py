@@ -84,6 +84,13 @@ class Plan:
         return self.files[self.files["error_type"].notna()].reset_index(drop=True)
 
     @property
+    def rows_without_files(self) -> int:
+        """How many of the rows that would run have no file at all: each is dropped. 0 without `sizes=True`."""
+        if self.files is None:
+            return 0
+        return len(self.rows) - self.counts["same"] - self.files[_frame.ID].nunique()
+
+    @property
     def input_bytes(self) -> int | None:
         """Bytes of all files that can be read, without those of directories that were not looked into."""
         return None if self.files is None else int(self.files["size_bytes"].sum())
@@ -116,8 +123,8 @@ class Plan:
             lines.append(f"  row {row['id']!r}: {row['file']}: {row['location']}: {row['error_type']}{code}")
         if len(missing) > _SHOWN:
             lines.append(f"  ... and {len(missing) - _SHOWN:,} more")
-        if empty := len(self.rows) - self.counts["same"] - self.files[_frame.ID].nunique():
-            lines.append(f"rows without any file: {empty:,}")
+        if self.rows_without_files:
+            lines.append(f"rows without any file: {self.rows_without_files:,}")
         return "\n".join(lines)
 
     def _shown(self) -> pd.DataFrame:

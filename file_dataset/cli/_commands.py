@@ -304,7 +304,7 @@ def plan_command(
     Takes the options of run, and moves nothing.
 
     Costs a HEAD for each file of the rows that would run, and what reading the checkpoint costs: a LIST, and a GET for
-    each of its parts. Exit code 3 says that files are missing.
+    each of its parts. Exit code 3 says that rows would be dropped: a file is missing, or there is none.
 
     \b
     Example:
@@ -321,7 +321,7 @@ def plan_command(
         click.echo(_frames.json_line(_forecast(plan)))
     else:
         click.echo(plan.report())
-    return _endings.DROPPED if len(plan.missing_files) else _endings.GOOD
+    return _endings.DROPPED if len(plan.missing_files) or plan.rows_without_files else _endings.GOOD
 
 
 def _forecast(plan: file_dataset.Plan) -> dict[str, Any]:
@@ -330,6 +330,7 @@ def _forecast(plan: file_dataset.Plan) -> dict[str, Any]:
     return {
         "summary": plan.summary(), "rows": plan.counts, "input_bytes": plan.input_bytes, "largest_row": largest,
         "requests": plan.requests, "peak_disk_bytes": plan.peak_disk_bytes, "missing_files": len(plan.missing_files),
+        "rows_without_files": plan.rows_without_files,
     }  # fmt: skip
 
 

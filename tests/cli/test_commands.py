@@ -49,6 +49,16 @@ def test_200_scans_with_three_bad_ones(shell, read_lines):
     assert (summary["files"], summary["missing"], summary["changed"]) == (197, 1, 1)
 
 
+def test_a_row_without_any_file_is_planned_as_one_that_run_drops(shell, read_lines):
+    frame = shell.put_scans(2)
+    frame.loc[1, "scan.txt"] = None
+    args = ["shrink:halve", shell.write(frame), "--into", "half"]
+    planned = shell.run("plan", *args, "--json")
+    assert (planned.returncode, shell.run("run", *args).returncode) == (3, 3)
+    summary = read_lines(planned)[-1]
+    assert (summary["missing_files"], summary["rows_without_files"]) == (0, 1)
+
+
 def test_commands_join_into_a_pipe_and_ids_stay_text(shell):
     shell.put_scans(3)
     listed = shell.run("list", "--file", f"scan.txt={shell.bucket.url('raw/{id}/scan.txt')}")
