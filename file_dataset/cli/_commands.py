@@ -379,13 +379,19 @@ def run_command(  # noqa: PLR0913  # each is a choice of the user's
             result = pipeline.run(table, checkpoint=checkpoint, code_version=code_version, check_inputs=check_inputs)
     except (file_dataset.RunStoppedError, KeyboardInterrupt) as exc:
         if (so_far := getattr(exc, "result", None)) is not None:
-            _report(so_far, None, failures, as_json=as_json, error=str(exc) or "interrupted")
+            _write(so_far, None, failures)
+            _report(so_far, as_json=as_json, error=str(exc) or "interrupted")
             if checkpoint is None:
                 say("Nothing of it is written down: with --checkpoint the same command goes on where it ended.")
         raise
-    if save is not None:
-        result.save(save, options=options)
-    _report(result, output, failures, as_json=as_json)
+    _write(result, output, failures)
+    try:
+        if save is not None:  # last: where it cannot be, the manifest is there
+            result.save(save, options=options)
+    except file_dataset.FileDatasetError as exc:
+        _report(result, as_json=as_json, error=str(exc))
+        raise
+    _report(result, as_json=as_json)
     return _endings.DROPPED if result.dropped_rows else _endings.GOOD
 
 
@@ -398,19 +404,16 @@ def _print_row(own: TextIO, now: file_dataset.Progress, failed: str = "dropped")
     print(_frames.json_line(record), file=own, flush=True)
 
 
-def _report(
-    result: file_dataset.PipelineResult,
-    output: str | None,
-    failures: str | None,
-    *,
-    as_json: bool,
-    error: str | None = None,
-) -> None:
-    """Write the frames of a result and its summary."""
+def _write(result: file_dataset.PipelineResult, output: str | None, failures: str | None) -> None:
+    """Write the frames of a result."""
     if output is not None:
         _frames.write_frame(result.manifest, output)
     if failures is not None:
         _frames.write_frame(result.failures, failures)
+
+
+def _report(result: file_dataset.PipelineResult, *, as_json: bool, error: str | None = None) -> None:
+    """Write the summary of a result."""
     rest = result.input_rows - len(result.manifest) - result.dropped_rows
     summary = f"{result.summary()}{f'; {rest:,} not processed' if rest else ''}"
     counts = {"rows": result.input_rows, "stored": len(result.manifest), "dropped": result.dropped_rows}

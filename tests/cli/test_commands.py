@@ -141,6 +141,17 @@ def test_too_many_failures_stop_the_run_and_are_written(shell, read_lines):
     assert b"with --checkpoint the same command goes on" in done.stderr
 
 
+def test_a_result_that_cannot_be_saved_takes_no_manifest_away(shell, read_lines):
+    args = ["run", "shrink:halve", shell.write(shell.put_scans(2, bad=[1])), "--into", "half"]
+    writes = ["-o", "manifest.csv", "--failures", "failures.csv", "--save", "s3://no-such-bucket-of-mine/results/"]
+    done = shell.run(*args, *writes, "--json")
+    assert done.returncode == 4
+    summary = read_lines(done)[-1]
+    assert (summary["stored"], summary["dropped"]) == (1, 1)
+    assert "could not be saved at s3://no-such-bucket-of-mine/results" in summary["error"]
+    assert (len(shell.read("manifest.csv")), len(shell.read("failures.csv"))) == (1, 1)
+
+
 @pytest.mark.parametrize("workers", ["0", "1"])
 def test_what_fn_prints_is_not_among_the_lines_for_machines(shell, read_lines, workers):
     args = [shell.write(shell.put_scans(2)), "--into", "half", "--workers", workers]
