@@ -43,7 +43,7 @@ Exit codes: 0 all good; 2 the command is wrong, or the frame is refused; 3 some 
 or files are missing or changed; 4 stopped; 130 after Ctrl-C; 143 after SIGTERM.
 
 \b
-Completion of commands and options, in ~/.bashrc, ~/.zshrc, or config.fish:
+Completion of commands, options and files, in ~/.bashrc, ~/.zshrc (after compinit), or config.fish:
   eval "$(_FILE_DATASET_COMPLETE=bash_source file-dataset)"
   eval "$(_FILE_DATASET_COMPLETE=zsh_source file-dataset)"
   _FILE_DATASET_COMPLETE=fish_source file-dataset | source
@@ -52,6 +52,10 @@ Completion of commands and options, in ~/.bashrc, ~/.zshrc, or config.fish:
 
 def main() -> None:
     """Run a command and leave with its exit code."""
+    if "_FILE_DATASET_COMPLETE" in os.environ:  # Tab was pressed
+        from file_dataset.cli import _completion
+
+        _completion.prepare()
     try:
         code = _group.main(prog_name="file-dataset", standalone_mode=False)
     except click.Abort:

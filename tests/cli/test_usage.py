@@ -120,3 +120,24 @@ def test_every_command_teaches(monkeypatch, capsys, command):
     said = capsys.readouterr().out
     for words in (f"Example:\n    file-dataset {command} ", "Costs ", "--profile", "--endpoint-url", "--region"):
         assert words in said
+
+
+@pytest.mark.parametrize(
+    ("words", "completes"),
+    [
+        (["run", "shrink", ":", "halve", "sc"], "file,sc"),
+        (["run", "shrink", ":", "ha"], ""),
+        (["run", "shrink", ":"], ""),
+        (["get", "scans.csv", "sc"], "dir,sc"),
+        (["run", "shrink", ":", "halve", "scans.csv", "--into", "s3", ":", "//b/half/", "--works"], ""),
+        (["run", "shrink", ":", "halve", "scans.csv", "--into", "s3", ":", "//b/half/", "--work"], "plain,--workers"),
+        (["run", "shrink", ":", "halve", "scans.csv", "--if-exists", "=", "sk"], "plain,skip"),
+    ],
+)
+def test_bash_completes_after_a_colon(monkeypatch, capsys, words, completes):
+    """A shell named bash breaks words at colons and equal signs, and hands them on a line each."""
+    monkeypatch.setenv("_FILE_DATASET_COMPLETE", "bash_complete")
+    monkeypatch.setenv("COMP_WORDS", "\n".join(["file-dataset", *words]))
+    monkeypatch.setenv("COMP_CWORD", str(len(words)))
+    assert leave(monkeypatch) == 0
+    assert capsys.readouterr().out.strip() == completes
