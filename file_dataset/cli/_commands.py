@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import logging
+import os
 import sys
 import traceback
 from pathlib import Path
@@ -173,16 +174,19 @@ _INTO = click.option(
 
 
 def _check_outputs(*paths: str | None, as_json: bool) -> None:
-    """Refuse what no frame can be written to; of the paths the first is that of `-o`.
+    """Refuse what no frame can be written to; the paths are those of `-o` and, where there is a second, `--failures`.
 
     Raises:
         InvalidDatasetError: naming the path.
     """
-    if as_json and paths[0] == "-":
-        raise file_dataset.InvalidDatasetError("--json and -o - both write to stdout: give a file to -o")
-    for path in paths:
-        if path is not None:
-            _frames.check_name(path)
+    given = [path for path in paths if path is not None]
+    if as_json and "-" in given:
+        option = "-o" if paths[0] == "-" else "--failures"
+        raise file_dataset.InvalidDatasetError(f"--json and {option} - both write to stdout: give a file to {option}")
+    if len({path if path == "-" else os.path.realpath(path) for path in given}) < len(given):
+        raise file_dataset.InvalidDatasetError(f"{given[0]} is given twice: give -o and --failures files of their own")
+    for path in given:
+        _frames.check_name(path)
 
 
 def _summarize(summary: str, *, as_json: bool, **counts: object) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import sys
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
@@ -18,14 +19,21 @@ if TYPE_CHECKING:
 # 128 + the signal, as a shell reports it
 GOOD, USAGE, DROPPED, STOPPED, INTERRUPTED, TERMINATED, PIPE_CLOSED = 0, 2, 3, 4, 130, 143, 141
 
-# arguments in the library's messages, as a command has them
+# what the library's messages say of its arguments, and how a command has it
 _OPTIONS = {
     "pass allow_empty=True": "give --allow-empty",
     "file_columns=[...]": "--file-column NAME",
-    "max_failed_fraction=": "--max-failed-fraction ",
-    "max_failures=": "--max-failures ",
     "outputs=[...]": "--output-file NAME",
+    "; None: as long as it takes": "",
+    "the same call goes on": "the same command goes on",
+    "{'image.mha': 's3://bucket/raw/{id}/image.mha'}": "--file image.mha='s3://bucket/raw/{id}/image.mha'",
 }
+_PATTERN = re.compile(r"\bpatterns\['([^']+)'\]")
+_ARGUMENT = re.compile(
+    r"\b(check_inputs|code_version|file_columns|fn_timeout_s|if_exists|into_path|max_failed_fraction|max_failures|"
+    r"temp_dir|(?:checkpoint|id|prefetch|workers)(?==['\d-]))(?:(=)(?=\S)|=?)"
+)
+_NAMES = {"file_columns": "file-column", "fn_timeout_s": "fn-timeout", "into_path": "into"}
 
 
 class Terminated(KeyboardInterrupt):
@@ -80,13 +88,22 @@ def leave(code: int, message: str, error: BaseException) -> NoReturn:
     Raises:
         Exit: with the code.
     """
-    for argument, option in _OPTIONS.items():
-        message = message.replace(argument, option)
+    message = _as_options(message)
     say(f"Error: {message}" if code in {USAGE, STOPPED} else message)
     for note in getattr(error, "__notes__", ()):
         if ".result" not in note:  # that is for programs
-            say(note)
+            say(_as_options(note))
     raise click.exceptions.Exit(code) from None
+
+
+def _as_options(message: str) -> str:
+    """Return a message of the library with the options of a command in place of arguments."""
+    for argument, option in _OPTIONS.items():
+        message = message.replace(argument, option)
+    message = _PATTERN.sub(r"--file \1", message)
+    return _ARGUMENT.sub(
+        lambda found: f"--{_NAMES.get(found[1]) or found[1].replace('_', '-')}{' ' if found[2] else ''}", message
+    )
 
 
 @contextlib.contextmanager

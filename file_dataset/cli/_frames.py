@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _STDIO = "-"
 _SUFFIXES = ".csv, .parquet or .jsonl"
+_NEW = ".file-dataset-"  # begins the name of a file that is not whole yet
 _OURS = b"file_dataset."  # keys of the metadata of Parquet files that `to_parquet` wrote begin so
 
 
@@ -31,13 +32,20 @@ def check_name(path: str) -> None:
     """Refuse what no frame can be written to, before anything moves.
 
     Raises:
-        InvalidDatasetError: another suffix, a place in a bucket, no such directory.
+        InvalidDatasetError: another suffix, a place in a bucket, no such directory, or one that takes no file.
     """
     if path == _STDIO:
         return
     _suffix(path)
     if not (directory := Path(path).parent).is_dir():
         raise file_dataset.InvalidDatasetError(f"{path}: there is no directory {str(directory)!r}: make it first")
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            Path(path).lstat()  # finds a name that is too long
+        with tempfile.NamedTemporaryFile(prefix=_NEW, dir=directory):
+            pass
+    except OSError as exc:
+        raise file_dataset.InvalidDatasetError(f"{path} cannot be written: {exc.strerror}") from exc
 
 
 def check_storable(frame: pd.DataFrame, *places: str | None) -> None:
@@ -78,7 +86,7 @@ def write_frame(frame: pd.DataFrame, path: str) -> None:
         sys.stdout.buffer.write(content)
         sys.stdout.buffer.flush()
         return
-    descriptor, name = tempfile.mkstemp(prefix=f".{Path(path).name}.", dir=Path(path).parent)
+    descriptor, name = tempfile.mkstemp(prefix=_NEW, dir=Path(path).parent)
     try:
         with open(descriptor, "wb") as file:  # noqa: PTH123  # a descriptor has no path
             file.write(content)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import os
 import sys
 import traceback
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import file_dataset
+
+_SHOWN = 10  # functions of a module that a person reads; a guess
 
 
 def load_fn(name: str) -> Any:  # noqa: ANN401  # a function or a class, which Pipeline checks
@@ -59,11 +62,18 @@ def _why(error: BaseException) -> str:
     return f"cannot be imported: {text} ({last.filename}, line {last.lineno})"
 
 
-def _known(module: Any) -> str:  # noqa: ANN401  # a module, or a class in one
-    own = getattr(module, "__name__", None)
-    names = [name for name, value in vars(module).items() if callable(value) and getattr(value, "__module__", 0) == own]
-    return f"its functions are {', '.join(names)}" if names else "it has no function"
+def _known(found: Any) -> str:  # noqa: ANN401  # a module, or a class or function in one
+    own = found.__name__ if inspect.ismodule(found) else getattr(found, "__module__", None)
+    named = [(name, getattr(found, name, None)) for name in vars(found)] if hasattr(found, "__dict__") else []
+    names = [
+        name
+        for name, value in named
+        if callable(value) and getattr(value, "__module__", None) == own and not name.startswith("_")
+    ]
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return f"its functions are {', '.join(names[:_SHOWN])}{more}" if names else "it has no function"
 
 
-def _place(module: Any) -> str:  # noqa: ANN401  # the same
+def _place(found: Any) -> str:  # noqa: ANN401  # the same
+    module = found if inspect.ismodule(found) else sys.modules.get(getattr(found, "__module__", None) or "")
     return str(getattr(module, "__file__", None) or "built in")

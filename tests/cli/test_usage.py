@@ -19,7 +19,11 @@ FILES = {
     "odd.jsonl": '{"id": "1"}\n[1]\n',
     "mixed.jsonl": '{"id": "1", "scan.txt": "raw/1.txt", "n": 1}\n{"id": "2", "scan.txt": "raw/2.txt", "n": "one"}\n',
     "half.jsonl": '{"id": ',
-    "good.py": "def fn(input_dir, output_dir): ...\nnumber = 7\n",
+    "good.py": (
+        "def fn(input_dir, output_dir): ...\nnumber = 7\n\n\n"
+        "class Resampler:\n    @staticmethod\n    def fn(input_dir, output_dir): ...\n"
+        "    @classmethod\n    def of(cls, input_dir, output_dir): ...\n"
+    ),
     "raises.py": "import os\nos.environ['NO_SUCH_VARIABLE']\n",
     "needs.py": "import no_such_package\n",
     "wrong.py": "def fn(:\n",
@@ -60,6 +64,42 @@ REFUSED = {
     "a pattern without a name": (["list", "--file", "raw/{id}.txt"], "give NAME=PATTERN"),
     "a file twice": (["list", "--file", "a.txt=a/{id}", "--file", "a.txt=b/{id}"], "'a.txt' is given twice"),
     "a pattern that matches nothing": (["list", "--file", "a.txt=a/{id}.txt"], "--allow-empty"),
+    "an output where no file can be made": (["run", "good:fn", "scans.csv", *RUN, "-o", "/proc/m.csv"], "/proc/m.csv"),
+    "failures where no file can be made": (["run", "good:fn", "scans.csv", *RUN, "--failures", "/proc/m.csv"], "/proc"),
+    "a list where no file can be made": (["list", "--file", "a.txt=raw/{id}", "-o", "/proc/m.csv"], "/proc/m.csv"),
+    "a name that is too long": (
+        ["get", "scans.csv", "here", "-o", f"{'x' * 255}.csv"],
+        ".csv cannot be written: File name",
+    ),
+    "one file for two frames": (
+        ["run", "good:fn", "scans.csv", *RUN, "-o", "m.csv", "--failures", "./m.csv"],
+        "m.csv is given twice: give -o and --failures files of their own",
+    ),
+    "stdout for two frames": (["run", "good:fn", "scans.csv", *RUN, "-o", "-", "--failures", "-"], "- is given twice"),
+    "stdout for failures and lines": (
+        ["run", "good:fn", "scans.csv", *RUN, "--failures", "-", "--json"],
+        "both write to stdout",
+    ),
+    "a class without such a function": (
+        ["run", "good:Resampler.gone", "scans.csv", *RUN],
+        "its functions are fn, of (",
+    ),
+    "a module of very many functions": (["run", "shutil:gone", "scans.csv", *RUN], " more ("),
+    "a pattern that is half": (["list", "--file", "a.txt=a/{id"], "Error: --file a.txt='a/{id': the brace"),
+    "a pattern without a field": (["list", "--file", "a.txt=a"], "as in --file image.mha='s3://bucket/raw/{id}/image"),
+    "an id of no field": (["list", "--file", "a.txt=a/{id}", "--id", "{site}"], "Error: --id '{site}': give fields of"),
+    "ids that no field has": (["list", "--file", "a.txt=raw/{site}"], "say what ids are made of, --id '{site}'"),
+    "skip without names": (["run", "good:fn", "scans.csv", *RUN, "--if-exists", "skip"], "or give --output-file NAME"),
+    "a version without a checkpoint": (
+        ["run", "good:fn", "scans.csv", *RUN, "--code-version", "2"],
+        "give --checkpoint 's3://bucket/runs/x/'",
+    ),
+    "no time for fn": (["run", "good:fn", "scans.csv", *RUN, "--fn-timeout", "0"], "Error: --fn-timeout 0.0: give"),
+    "fewer workers than none": (["run", "good:fn", "scans.csv", *RUN, "--workers", "-1"], "Error: --workers -1: give"),
+    "a column that is not there": (
+        ["run", "good:fn", "scans.csv", *RUN, "--file-column", "b.txt"],
+        "Error: --file-column [",
+    ),
     "a result that is not there": (["verify", "gone"], "gone"),
     "a file to upload that is not there": (["put", "scans.csv", "--into", "out"], "raw/007.txt"),
 }
