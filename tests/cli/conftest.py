@@ -91,6 +91,12 @@ def lines(done):
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
+@pytest.fixture(autouse=True)
+def _own_temp_dirs(tmp_path_factory, monkeypatch):
+    """A command says that it removes what a dead process left in the machine's temp dir: no test is to meet that."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path_factory.mktemp("temp")))
+
+
 @pytest.fixture
 def shell(tmp_path, bucket, default_options):
     (tmp_path / "shrink.py").write_text(SHRINK)
