@@ -274,8 +274,8 @@ def list_files(
         divided. Rows are in the order of the first pattern's keys, by their bytes.
 
     Raises:
-        InvalidDatasetError: a pattern is not understood or matches nothing, a row has two files of one name, two rows
-            have one id, or a field's value cannot be an id.
+        InvalidDatasetError: a pattern is not understood or matches nothing, nothing says where a field ends, a row has
+            two files of one name, two rows have one id, or a field's value cannot be an id.
         RowError: something could not be listed.
 
     Example:
@@ -294,6 +294,7 @@ def list_files(
     matches, places = _parsed(patterns, local_paths=_options.takes_local_paths(options))
     fields = tuple(dict.fromkeys(name for match in matches for name in match.pattern.fields))
     _check_fields(matches, fields)
+    _check_ends(matches)
     template = _template(id, fields)
     _check_columns(matches, fields, details=details)
     _Lister(Stores(options), details=details).run(places)
@@ -373,6 +374,22 @@ def _check_fields(matches: Sequence[Matches], fields: Sequence[str]) -> None:
             f"the patterns of {apart} share no field with that of {with_fields[0].name!r} (fields {list(fields)}): "
             "write the same {name} in both, by which rows are joined"
         )
+
+
+def _check_ends(matches: Sequence[Matches]) -> None:
+    """Refuse `{year}{month}`, where nothing says how much of `202401` is the year.
+
+    Raises:
+        InvalidDatasetError: naming the fields.
+    """
+    for match in matches:
+        known = {name for each in matches if each is not match and each.pattern.is_firm for name in each.pattern.fields}
+        for one, other in match.pattern.side_by_side:
+            if not {one, other} & known:
+                raise InvalidDatasetError(
+                    f"patterns[{match.name!r}]: nothing says where {{{one}}} ends in {{{one}}}{{{other}}}: write one "
+                    f"field there and take it apart in the frame, or add a pattern that has {{{one}}} by itself"
+                )
 
 
 def _template(id_: object, fields: Sequence[str]) -> Pattern:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import TYPE_CHECKING, TypeAlias
 
 from file_dataset._errors import InvalidDatasetError
@@ -103,6 +104,18 @@ class Pattern:
             seen |= names
         return True
 
+    @cached_property
+    def side_by_side(self) -> list[tuple[str, str]]:
+        """The fields with nothing between them, of which the pattern alone does not say where the first one ends."""
+        names = [token.name for token in self.tokens if isinstance(token, Field)]
+        return [
+            (one.name, other.name)
+            for one, other in pairwise(self.tokens)
+            if isinstance(one, Field)
+            and isinstance(other, Field)
+            and names.count(one.name) == names.count(other.name) == 1
+        ]
+
     def read(self, key: str) -> tuple[str, ...] | None:
         """Return the values of the fields in a key, None where it does not match.
 
@@ -170,7 +183,8 @@ def parsed(text: str, what: str, *, within: str = "") -> Pattern:
                 raise InvalidDatasetError(f"{what}: ** stands for whole segments, as in a/**/b; {_SYNTAX}")
             tokens.append(STAR)
         elif piece["odd"]:
-            raise InvalidDatasetError(f"{what}: the brace before {text[piece.end() :]!r} has no other; {_SYNTAX}")
+            where = f"before {after!r}" if (after := text[piece.end() :]) else "at the end"
+            raise InvalidDatasetError(f"{what}: the brace {where} has no other; {_SYNTAX}")
         else:
             tokens.append(piece[0][0] if piece["brace"] else piece[0])
     return Pattern(tuple(_joined(tokens)))

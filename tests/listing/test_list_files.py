@@ -87,6 +87,17 @@ def test_a_number_that_goes_on_is_another_id(put, listed):
     assert rows(frame) == [("raw/p1.mha", None, "p1"), (None, "masks/p10.mha", "p10")]
 
 
+def test_fields_side_by_side_end_where_another_pattern_ends_them(put, listed):
+    put("raw/a/bc", "mask/abc")
+    frame = listed({"image": "raw/{site}/{n}", "mask": "mask/{site}{n}"}, id="{site}-{n}")
+    assert rows(frame) == [("raw/a/bc", "mask/abc", "a-bc", "a", "bc")]
+
+
+def test_fields_side_by_side_end_where_one_comes_again(put, listed):
+    put("raw/abc/bc")
+    assert rows(listed({"image": "raw/{site}{id}/{id}"})) == [("raw/abc/bc", "bc", "a")]
+
+
 def test_a_file_of_a_wider_case_goes_to_each_of_its_rows(put, listed):
     put("raw/north/1", "raw/north/2", "raw/south/3", "sites/north.txt", "atlas.nii", "atlas.nii.gz")
     frame = listed({"a.nii": "atlas.nii", "site.txt": "sites/{site}.txt", "image": "raw/{site}/{id}"})
@@ -369,6 +380,8 @@ def test_rows_are_those_that_a_search_of_everything_finds(faults, listed, bucket
         ({"a": "s3://b/{id}"}, "x", "fields of the patterns"),
         ({"a": "s3://b/{id}"}, "{id}*", "a star has no value"),
         ({"a": "s3://b/{id}"}, 7, "give a text"),
+        ({"a": "s3://b/{year}{month}/{id}"}, None, "nothing says where {year} ends in {year}{month}"),
+        ({"a": "s3://b/{id}{n}", "b": "s3://b/x/{id}*"}, None, "nothing says where {id} ends in {id}{n}"),
         ({"a": "s3://b/{id}", "b": "s3://b/{ID}"}, None, "['b'] share no field with that of 'a'"),
         ({"a": "s3://b/{id}/{a}"}, None, "['a'] would be there twice"),
         ({"id": "s3://b/{id}"}, None, "['id'] would be there twice"),
