@@ -24,7 +24,7 @@ MODULES = (
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_what_holds_on_the_other_stores_holds_on_ceph(tmp_path):
     if why := radosgw.missing():
         pytest.skip(why)
