@@ -88,8 +88,12 @@ class Calls:
         by_keyword, given = self._prepared.style.by_keyword, self._row(flight.position)
         took = flight.timing("fn_s")
         try:
-            return _function.call(self._fn, flight.input_dir, flight.output_dir, by_keyword=by_keyword, row=given)
-        except (Exception, SystemExit) as exc:  # the user's fn: the one broad except
+            return _function.plain(
+                _function.call(self._fn, flight.input_dir, flight.output_dir, by_keyword=by_keyword, row=given)
+            )
+        except BaseException as exc:  # the user's fn: the one broad except
+            if not _function.is_of_fn(exc):
+                raise
             raise RowError([Failure.of(row.id, "fn", exc)]) from exc
         finally:
             took()

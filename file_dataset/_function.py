@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
+import sys
 import types
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -15,7 +18,7 @@ from file_dataset import _per_process
 from file_dataset._errors import InvalidDatasetError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
 _NAMES = ("input_dir", "output_dir")
@@ -127,6 +130,21 @@ def ready(fn: Callable[..., Any]) -> Callable[..., Any]:
     if inspect.isclass(fn):
         return cast("Callable[..., Any]", _per_process.shared(("instance", fn), fn))
     return fn
+
+
+def plain(result: object) -> object:
+    """Return what fn returned, paths in a mapping as text. Code of the user's may run, and raise: a path's own, say."""
+    if not isinstance(result, Mapping):
+        return result
+    return {name: os.fspath(at) if isinstance(at, os.PathLike) else at for name, at in result.items()}
+
+
+def is_of_fn(error: BaseException) -> bool:
+    """Return whether an error that leaves fn is fn's own, and none that is to end the program, such as a Ctrl-C."""
+    if isinstance(error, Exception | SystemExit | GeneratorExit):
+        return True
+    asyncio = sys.modules.get("asyncio")  # of a task of fn's own: nothing else is awaited here
+    return asyncio is not None and isinstance(error, asyncio.CancelledError)
 
 
 def call(

@@ -20,7 +20,6 @@ import threading
 import traceback
 import typing
 import warnings
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ from file_dataset._workers.messages import STARTED, found, packed, unpacked
 from file_dataset._workers.surroundings import Adopting
 
 if typing.TYPE_CHECKING:
+    from collections.abc import Callable
     from types import FrameType
 
     from file_dataset._workers.messages import Call, Setup
@@ -154,9 +154,7 @@ def _called(fn: Callable[..., Any], call: Call, setup: Setup) -> object:
 
 
 def _result(result: object) -> bytes:
-    plain = result
-    if isinstance(result, Mapping):
-        plain = {name: os.fspath(at) if isinstance(at, os.PathLike) else at for name, at in result.items()}
+    plain = _function.plain(result)
     try:
         return _dumps(plain)
     except Exception as exc:

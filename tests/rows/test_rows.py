@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import shutil
@@ -253,6 +254,20 @@ def _exits(i, o):
     sys.exit(3)
 
 
+def _is_cancelled(i, o):
+    raise asyncio.CancelledError("a task of its own")
+
+
+class _CloudPath(os.PathLike):
+    def __fspath__(self):
+        raise LookupError("not in the cloud")
+
+
+class _Lazy(dict):
+    def items(self):
+        raise RuntimeError("cannot be looked at")
+
+
 BAD = {
     "raises": (_raises, "this one is bad"),
     "returns None": (lambda i, o: None, "fn returned None"),
@@ -269,6 +284,9 @@ BAD = {
     "names an output id": (lambda i, o: {"id": i / "a.bin"}, "the name of another column"),
     "removes its directories": (_removes_its_directories, "is no file"),
     "exits": (_exits, "3"),
+    "is cancelled": (_is_cancelled, "a task of its own"),
+    "gives a path that raises": (lambda i, o: {"a.bin": _CloudPath()}, "not in the cloud"),
+    "returns a mapping that raises": (lambda i, o: _Lazy(a=1), "cannot be looked at"),
 }
 
 
