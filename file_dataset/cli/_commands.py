@@ -189,6 +189,10 @@ def _check_outputs(*paths: str | None, as_json: bool) -> None:
         _frames.check_name(path)
 
 
+def _rows(count: int) -> str:
+    return f"{count:,} row{'' if count == 1 else 's'}"
+
+
 def _summarize(summary: str, *, as_json: bool, **counts: object) -> None:
     """Say how a command ended: for a person on stderr, or as the last of the lines for machines."""
     if as_json:
@@ -251,7 +255,7 @@ def list_command(
         _frames.write_frame(frame, output or "-")
     for record in _frames.records(frame) if as_json else ():
         click.echo(_frames.json_line(record))
-    _summarize(f"{len(frame):,} rows listed", as_json=as_json, rows=len(frame))
+    _summarize(f"{_rows(len(frame))} listed", as_json=as_json, rows=len(frame))
 
 
 _PIPELINE_OPTIONS = (
@@ -431,6 +435,7 @@ def _report(result: file_dataset.PipelineResult, *, as_json: bool, error: str | 
 
 def _move(move: Callable[..., pd.DataFrame], rows: int, output: str | None, where: str, *, as_json: bool) -> None:
     """Move the files of a frame, whose rows are `where` then; write the frame that comes back, and the summary."""
+    verb = "is" if rows == 1 else "are"
     last = file_dataset.Progress(0, rows, 0)
 
     def note(now: file_dataset.Progress) -> None:
@@ -444,14 +449,14 @@ def _move(move: Callable[..., pd.DataFrame], rows: int, output: str | None, wher
         if as_json:
             stored, rest = last.done - last.dropped, rows - last.done
             counts = {"rows": rows, "stored": stored, "failed": last.dropped, "not_processed": rest}
-            summary = f"{stored:,} of {rows:,} rows {where}"
+            summary = f"{stored:,} of {_rows(rows)} {verb} {where}"
             _summarize(summary, as_json=True, **counts, error=str(exc) or "interrupted")
         if isinstance(exc, file_dataset.RowError):
             _endings.leave(_endings.DROPPED, f"Error: {exc}", exc)
         raise
     if output is not None:
         _frames.write_frame(moved, output)
-    _summarize(f"{rows:,} rows {where}", as_json=as_json, rows=rows, stored=rows, failed=0, not_processed=0)
+    _summarize(f"{_rows(rows)} {verb} {where}", as_json=as_json, rows=rows, stored=rows, failed=0, not_processed=0)
 
 
 def _reader(frame: pd.DataFrame, options: file_dataset.Options | None, columns: tuple[str, ...]) -> file_dataset.Reader:
@@ -488,7 +493,7 @@ def get_command(  # noqa: PLR0913  # each is a choice of the user's
     _check_outputs(output, as_json=as_json)
     table = _frames.read_frame(frame)
     read = functools.partial(_reader(table, options, file_columns).into_dir, directory)
-    _move(read, len(table), output, f"are in {directory}", as_json=as_json)
+    _move(read, len(table), output, f"in {directory}", as_json=as_json)
 
 
 @_command(_frame_argument(), _INTO, _FILE_COLUMNS, _output_option("Where the manifest goes."), _JSON)
@@ -509,7 +514,7 @@ def put_command(  # noqa: PLR0913  # each is a choice of the user's
 
     \b
     Example:
-      file-dataset put scans.csv --into s3://my-bucket/raw/ -o manifest.parquet
+      file-dataset put local.csv --into s3://my-bucket/raw/ -o manifest.parquet
     """  # noqa: D301  # click's mark
     _check_outputs(output, as_json=as_json)
     table = _frames.read_frame(frame)
@@ -521,7 +526,7 @@ def put_command(  # noqa: PLR0913  # each is a choice of the user's
             table, into_path=into_path, file_columns=columns, options=options, progress=progress
         )
 
-    _move(store, len(table), output, f"are stored below {into_path}", as_json=as_json)
+    _move(store, len(table), output, f"stored below {into_path}", as_json=as_json)
 
 
 @_command(click.argument("place"), _JSON)

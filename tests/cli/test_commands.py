@@ -120,6 +120,8 @@ def test_the_line_of_a_row_that_get_cannot_read_says_why(shell, read_lines):
 def test_get_brings_what_is_there_and_names_what_is_not(shell):
     frame = shell.put_scans(2)
     frame.loc[0, "scan.txt"] = shell.bucket.url("gone")
+    alone = shell.run("get", "-", "one", stdin=frame[1:].to_csv(index=False).encode())
+    assert alone.stderr == b"1 row is in one\n"
     got = shell.run("get", shell.write(frame), "scans")
     assert got.returncode == 3
     assert b"row '000' failed at download scan.txt" in got.stderr
