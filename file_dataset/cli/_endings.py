@@ -25,6 +25,7 @@ _OPTIONS = {
     "file_columns=[...]": "--file-column NAME",
     "outputs=[...]": "--output-file NAME",
     "; None: as long as it takes": "",
+    "download it first, by reader(row={...}).into_temp_dir()": "download it first, by file-dataset get",
     "the same call goes on": "the same command goes on",
     "{'image.mha': 's3://bucket/raw/{id}/image.mha'}": "--file image.mha='s3://bucket/raw/{id}/image.mha'",
 }

@@ -12,6 +12,7 @@ import json
 import os
 import sys
 import tempfile
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -135,13 +136,21 @@ def _of_csv(content: bytes, path: str) -> pd.DataFrame:
     import pandas as pd
 
     try:
-        return pd.read_csv(io.BytesIO(content), dtype=str, keep_default_na=False, na_values=[""])
+        names = pd.read_csv(io.BytesIO(content), header=None, nrows=1, dtype=str, keep_default_na=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            frame = pd.read_csv(io.BytesIO(content), dtype=str, keep_default_na=False, na_values=[""], index_col=False)
+    except pd.errors.ParserWarning:
+        raise file_dataset.InvalidDatasetError(f"{path}: lines have more values than there are column names") from None
     except pd.errors.EmptyDataError:
         raise file_dataset.InvalidDatasetError(
             f"{path} is empty: a frame has a line of column names at least"
         ) from None
     except (ValueError, UnicodeDecodeError) as exc:
         raise file_dataset.InvalidDatasetError(f"{path} is no CSV file in UTF-8: {exc}") from exc
+    if twice := [name for name, count in names.iloc[0].value_counts().items() if count > 1]:
+        raise file_dataset.InvalidDatasetError(f"{path}: columns {twice} are there twice: name them otherwise")
+    return frame
 
 
 def _of_parquet(content: bytes, path: str) -> pd.DataFrame:
@@ -173,7 +182,7 @@ def _of_json_lines(content: bytes, path: str) -> pd.DataFrame:
         if not isinstance(found, dict):
             raise file_dataset.InvalidDatasetError(f'{path}, line {number}: give an object, such as {{"id": "007"}}')
         lines.append(found)
-    names = dict.fromkeys(name for line in lines for name in line)
+    names = dict.fromkeys(name for line in lines for name in line) or ["id"]  # a frame without rows is no error
     return pd.DataFrame({name: _series([line.get(name) for line in lines]) for name in names})
 
 

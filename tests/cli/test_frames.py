@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import sys
 
 import numpy as np
@@ -31,6 +32,36 @@ def test_a_csv_of_numbers_is_text(tmp_path):
     (tmp_path / "a.csv").write_text("id,dose,a.txt\n007,1.10,\n")
     read = _frames.read_frame(str(tmp_path / "a.csv"))
     assert read.to_dict("records") == [{"id": "007", "dose": "1.10", "a.txt": pytest.approx(np.nan, nan_ok=True)}]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("id,site,a.txt\n7,Ulm,raw/7.txt,x\n8,Bonn,raw/8.txt,y\n", "more values than there are column names"),
+        ("id,site,a.txt\n7,Ulm,raw/7.txt\n8,Bonn,raw/8.txt,x\n", "line 3, saw 4"),
+        ("id,a.txt,a.txt\n7,raw/7.txt,raw/8.txt\n", "columns ['a.txt'] are there twice"),
+    ],
+    ids=["a value too many in each line", "one value too many", "a column twice"],
+)
+def test_a_csv_whose_values_are_under_no_name_of_their_own_is_refused(tmp_path, text, words):
+    """By default pandas takes the first column for an index, or gives a column another name."""
+    (tmp_path / "a.csv").write_text(text)
+    with pytest.raises(InvalidDatasetError, match=re.escape(words)):
+        _frames.read_frame(str(tmp_path / "a.csv"))
+
+
+def test_commas_at_the_ends_of_lines_move_no_value(tmp_path):
+    (tmp_path / "a.csv").write_text("id,site,a.txt\n7,Ulm,raw/7.txt,\n8,Bonn,raw/8.txt,\n")
+    read = _frames.read_frame(str(tmp_path / "a.csv"))
+    assert read.to_dict("list") == {"id": ["7", "8"], "site": ["Ulm", "Bonn"], "a.txt": ["raw/7.txt", "raw/8.txt"]}
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_frame_without_rows_is_one(tmp_path, suffix):
+    path = str(tmp_path / f"none{suffix}")
+    _frames.write_frame(pd.DataFrame({"id": [], "a.txt": []}), path)
+    read = _frames.read_frame(path)
+    assert (len(read), read.columns[0]) == (0, "id")
 
 
 def test_json_keeps_types_where_values_are_null(tmp_path):

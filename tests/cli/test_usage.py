@@ -14,6 +14,7 @@ FILES = {
     "scans.csv": "id,scan.txt\n007,raw/007.txt\n",
     "twice.csv": "id,scan.txt\n1,raw/1.txt\n1,raw/2.txt\n",
     "none.csv": "",
+    "urls.csv": "id,scan.txt\n1,s3://my-bucket/1.txt\n",
     "scans.txt": "id\n1\n",
     "damaged.parquet": "PAR1 and no more",
     "odd.jsonl": '{"id": "1"}\n[1]\n',
@@ -100,6 +101,7 @@ REFUSED = {
         ["run", "good:fn", "scans.csv", *RUN, "--file-column", "b.txt"],
         "Error: --file-column [",
     ),
+    "a URL to upload": (["put", "urls.csv", "--into", "out"], "download it first, by file-dataset get\n"),
     "a result that is not there": (["verify", "gone"], "gone"),
     "a file to upload that is not there": (["put", "scans.csv", "--into", "out"], "raw/007.txt"),
 }
