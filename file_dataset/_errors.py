@@ -79,6 +79,8 @@ class MissingExtraError(FileDatasetError, ImportError):
     """
 
 
+# control characters (C0, DEL, C1) and the separators that end a line
+_ESCAPES = {code: repr(chr(code))[1:-1] for code in (*range(32), *range(127, 160), 0x2028, 0x2029)}
 _MESSAGE_CHARS = 2000  # a guess: the sentence and what it quotes, not a whole file
 
 
@@ -129,8 +131,8 @@ class Failure:
         )
 
     def __str__(self) -> str:
-        """Return stage, file, URL and cause; a cause of several lines keeps them."""
-        where = " ".join(str(part) for part in (self.file, f"({self.url})" if self.url else None) if part)
+        """Return stage, file, URL and cause; a cause of several lines keeps them, and a key does not make any."""
+        where = on_one_line(" ".join(part for part in (self.file, f"({self.url})" if self.url else None) if part))
         kind = f"{self.type} ({self.code})" if self.code else self.type
         return " ".join(part for part in (self.stage, where) if part) + f": {kind}: {self.message}"
 
@@ -173,6 +175,11 @@ def printable(text: str) -> str:
     """Return text for logs and Arrow: what is no UTF-8 in a file's name (a surrogate, PEP 383) becomes an escape."""
     # the same object, not a copy: a run keeps the text of every failure
     return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
+
+
+def on_one_line(text: str) -> str:
+    """Return a name or a key for a log or a terminal: a control character in it becomes an escape."""
+    return text if text.isprintable() else text.translate(_ESCAPES)
 
 
 def store_error(kind: type[OSError], message: str, *, code: str | None = None) -> OSError:

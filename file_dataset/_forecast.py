@@ -14,7 +14,7 @@ import pandas as pd
 from file_dataset import _file_tables, _frame, _plan
 from file_dataset._book import why
 from file_dataset._checkpoint import states
-from file_dataset._errors import InvalidDatasetError
+from file_dataset._errors import InvalidDatasetError, on_one_line
 from file_dataset._tempdir import TempDir
 from file_dataset._window import MOST_ROWS, budget_bytes
 
@@ -120,7 +120,8 @@ class Plan:
         lines.append(f"missing files: {len(missing):,}")
         for row in missing.head(_SHOWN).to_dict("records"):
             code = "" if pd.isna(row["error_code"]) else f" ({row['error_code']})"
-            lines.append(f"  row {row['id']!r}: {row['file']}: {row['location']}: {row['error_type']}{code}")
+            where = on_one_line(f"{row['file']}: {row['location']}")
+            lines.append(f"  row {row['id']!r}: {where}: {row['error_type']}{code}")
         if len(missing) > _SHOWN:
             lines.append(f"  ... and {len(missing) - _SHOWN:,} more")
         if self.rows_without_files:

@@ -9,6 +9,8 @@ import time
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
+from file_dataset._errors import on_one_line
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
@@ -70,4 +72,4 @@ class Silence:
 def awaited(places: Sequence[str]) -> str:
     """Return the first of what is waited for, and how many more there are."""
     more = f" and {len(places) - 1} more" if len(places) > 1 else ""
-    return f"{places[0] if places else 'the last of them'}{more}"
+    return f"{on_one_line(places[0]) if places else 'the last of them'}{more}"

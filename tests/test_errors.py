@@ -28,6 +28,7 @@ from file_dataset._errors import (
     is_transient,
     store_error,
 )
+from file_dataset._silence import awaited
 
 MISSING = Failure("1", "download", "a.mha", "s3://b/a.mha", "FileNotFoundError", "NoSuchKey", "no such key")
 RAISED = Failure(7, "fn", None, None, "ValueError", None, "cannot read")
@@ -256,6 +257,24 @@ LINES = {
 @pytest.mark.parametrize(("failure", "line"), LINES.values(), ids=LINES)
 def test_a_failure_is_one_line(failure, line):
     assert str(failure) == line
+
+
+@pytest.mark.parametrize(
+    ("key", "shown"),
+    [
+        ("a\nERROR b", "a\\nERROR b"),
+        ("\r\x1b[2J", "\\r\\x1b[2J"),
+        ("a\x85b\u2028c\x7f", "a\\x85b\\u2028c\\x7f"),
+        ("a\\n \u00a0\u00fc", "a\\n \u00a0\u00fc"),
+    ],
+    ids=["line break", "terminal", "other line ends", "plain"],
+)
+def test_a_key_writes_no_line_of_its_own_into_a_log(key, shown):
+    failure = Failure("1", "download", key, f"s3://b/{key}", "OSError", None, "x")
+    assert str(failure) == f"download {shown} (s3://b/{shown}): OSError: x"
+    assert str(RowError([failure])) == f"row '1' failed at {failure}"
+    assert failure.url == f"s3://b/{key}"
+    assert awaited([f"s3://b/{key}"]) == f"s3://b/{shown}"
 
 
 # --- messages
