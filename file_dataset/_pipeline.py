@@ -375,10 +375,30 @@ class Pipeline:
         return f"Pipeline({name}, into_path={into!r}, on_failure={settings.on_failure!r})"
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Pickle everything by cloudpickle; options that were not given are those of this process now."""
+        """Pickle everything by cloudpickle; options that were not given are those of this process now.
+
+        Raises:
+            InvalidDatasetError: an argument cannot be pickled, fn mostly.
+        """
         arguments = {field.name: getattr(self._settings, field.name) for field in fields(Settings)}
         arguments["options"] = self._settings.options or Options.default()
-        return _from_pickle, (_pickling.dumps(arguments), self._contract)
+        return _from_pickle, (_dumped(arguments), self._contract)
+
+
+def _dumped(arguments: Mapping[str, object]) -> bytes:
+    try:
+        return _pickling.dumps(arguments)
+    except Exception as exc:  # the user's own __reduce__
+        for name, value in arguments.items():
+            try:
+                _pickling.dumps(value)
+            except Exception as cause:  # noqa: BLE001  # as above
+                reason = f"{type(cause).__name__}: {cause}"
+                raise InvalidDatasetError(
+                    f"{name} cannot be pickled for other processes, such as Ray's tasks: {reason}; what does not "
+                    "pickle (a lock, a client, an open file) is to be made inside fn, or by a class that is given as fn"
+                ) from exc
+        raise
 
 
 def _from_pickle(payload: bytes, contract: _outputs.Contract | None) -> Pipeline:

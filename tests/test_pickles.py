@@ -12,6 +12,7 @@ import json
 import pickle
 import pickletools
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -115,6 +116,22 @@ def test_pickles_ask_for_the_promised_names_only():
     assert set().union(*map(asked_for, stored().values())) == PROMISED
     now = {name: pickle.dumps(value, 4) for name, value in values().items()}
     assert set().union(*map(asked_for, now.values())) <= PROMISED
+
+
+def not_to_pickle(value):
+    """Return a Pipeline whose fn, or whose progress, holds a value."""
+    return {
+        "fn": file_dataset.Pipeline(lambda input_dir, output_dir: value, into_path="out", options=OPTIONS),
+        "progress": file_dataset.Pipeline(forward, into_path="out", options=OPTIONS, progress=lambda _: value),
+    }
+
+
+@pytest.mark.parametrize("name", ["fn", "progress"])
+def test_a_pipeline_that_cannot_be_pickled_names_the_argument_and_the_remedy(name):
+    said = rf"{name} cannot be pickled for other processes.* TypeError: .*lock.*made inside fn"
+    with pytest.raises(file_dataset.InvalidDatasetError, match=said):
+        pickle.dumps(not_to_pickle(threading.Lock())[name])
+    assert pickle.loads(pickle.dumps(not_to_pickle(1)[name]))
 
 
 if __name__ == "__main__":
