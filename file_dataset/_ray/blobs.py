@@ -88,7 +88,8 @@ def blob_reader(  # noqa: PLR0913  # each is a choice of the user's
         on_failure: a file that cannot be read (or a cell that is no location) raises, which ends the job; or its row is
             `"drop"`ped, with a warning in the task's log; or it is kept by `"record"`: null blobs, and why in the
             columns `error_stage`, `error_file`, `error_url`, `error_type`, `error_code`, `error_message` (text, null
-            for good rows). Refused credentials raise always.
+            for good rows). Refused credentials raise always. Rows whose failure an earlier Pipeline has recorded are
+            not read: they raise now, are dropped, or keep that failure.
         large: `large_binary` instead of `binary` columns: for blobs, and batches that are later concatenated, of 2 GiB
             and more.
         num_cpus: CPUs that a task takes; None: Ray's default, 1. Reading is mostly waiting: 0.25 is plenty for large
@@ -105,7 +106,7 @@ def blob_reader(  # noqa: PLR0913  # each is a choice of the user's
     Raises:
         InvalidDatasetError: the frame or an argument is refused, or a cell is a directory; or this is Ray Client, where
             Ray Data does not run.
-        RowError: with `on_failure="raise"`, files that were looked at and could not be found.
+        RowError: with `on_failure="raise"`, files that were looked at and could not be found, or recorded failures.
 
     Example:
         >>> frame = pd.DataFrame({"id": [1], "scan.txt": ["s3://my-bucket/scan.txt"]})
@@ -123,6 +124,8 @@ def blob_reader(  # noqa: PLR0913  # each is a choice of the user's
     table = _in_pandas(frame, file_columns, carry=carry)
     rows = _frame.rows_of_frame(table, file_columns, needs_id=False)
     check_files(rows)
+    if on_failure == "raise" and rows.failed:
+        raise _earlier(list(rows.failed.values()), len(rows))
     options = options or Options.default()
     schema = _schema(table, rows, carry=carry, large=large, on_failure=on_failure)
     _connect()
@@ -152,6 +155,15 @@ def blob_reader(  # noqa: PLR0913  # each is a choice of the user's
         takes=resources,
         concurrency=compat.bounded(concurrency, resources),
         block_bytes=_HELD_BYTES if is_large else None,
+    )
+
+
+def _earlier(failures: Sequence[Failure], total: int) -> RowError:
+    named = "the first" if failures[0].id is None else f"the first: row {failures[0].id!r}"
+    return RowError(
+        failures,
+        f"{len(failures)} of {total} rows failed in an earlier Pipeline and have no file to read: on_failure='drop' "
+        f"leaves them out, on_failure='record' passes their failures on\n{named}: {failures[0]}",
     )
 
 
@@ -189,6 +201,7 @@ class _Part:
     versions: Mapping[str, list[Any]]
     plain: bytes  # a stream of Arrow's: `id` and carried columns
     count: int
+    recorded: Mapping[int, Failure]  # by place: rows that failed in an earlier Pipeline
 
 
 def _parts(frame: pd.DataFrame, rows: Rows, schema: pa.Schema, batch_size: int) -> list[_Part]:
@@ -196,6 +209,9 @@ def _parts(frame: pd.DataFrame, rows: Rows, schema: pa.Schema, batch_size: int) 
     absolute = _frame.absolute_cells(rows)
     known = pa.schema([field for field in schema if field.name in frame and field.name not in rows.cells])
     plain = pa.Table.from_pandas(frame[known.names], known, preserve_index=False)
+    recorded: dict[int, dict[int, Failure]] = {}
+    for position, failure in rows.failed.items():
+        recorded.setdefault(position // batch_size, {})[position % batch_size] = failure
     parts = []
     for start in range(0, max(1, len(rows)), batch_size):
         part = plain.slice(start, batch_size)
@@ -204,7 +220,8 @@ def _parts(frame: pd.DataFrame, rows: Rows, schema: pa.Schema, batch_size: int) 
                 writer.write_table(part)
             cells, versions = _taken((absolute, rows.versions), slice(start, start + batch_size))
             count = max(0, min(batch_size, len(rows) - start))
-            parts.append(_Part(cells, versions, stream.getvalue().to_pybytes(), count))
+            failed = recorded.get(start // batch_size, {})
+            parts.append(_Part(cells, versions, stream.getvalue().to_pybytes(), count, failed))
     return parts
 
 
@@ -285,11 +302,16 @@ def read_blobs(part: _Part, settings: _ReadSettings) -> Iterator[pa.Table]:
         plain = stream.read_all()
     if not part.count:
         yield settings.schema.empty_table()
+    if part.recorded and settings.on_failure == "drop":
+        logger.warning(
+            "rows that failed in an earlier Pipeline are dropped: %s", RowError(list(part.recorded.values()))
+        )
     end, read_bytes, count = 0, 0, min(settings.rows_at_once, _FIRST_ROWS)
     while end < part.count:
         start, end = end, min(end + count, part.count)
         cells, versions = _taken((part.cells, part.versions), slice(start, end))
-        tables = [_table(cells, versions, plain.slice(start, end - start), settings)]
+        recorded = {at - start: failure for at, failure in part.recorded.items() if start <= at < end}
+        tables = [_table(cells, versions, plain.slice(start, end - start), recorded, settings)]
         read_bytes += tables[0].nbytes
         # at most four times as many as before: rows that were small, or not there, say little of those to come
         more = max(1, int(_HELD_BYTES * end // read_bytes)) if read_bytes else part.count
@@ -298,15 +320,24 @@ def read_blobs(part: _Part, settings: _ReadSettings) -> Iterator[pa.Table]:
 
 
 def _table(
-    cells: dict[str, list[Any]], versions: dict[str, list[Any]], plain: pa.Table, settings: _ReadSettings
+    cells: dict[str, list[Any]],
+    versions: dict[str, list[Any]],
+    plain: pa.Table,
+    recorded: Mapping[int, Failure],
+    settings: _ReadSettings,
 ) -> pa.Table:
-    """Read these rows; where files fail, their rows are dropped or recorded, and the others read again without them."""
+    """Read these rows; where files fail, their rows are dropped or recorded, and the others read again without them.
+
+    Of rows that failed in an earlier Pipeline nothing is read.
+    """
     count = len(next(iter(cells.values()), ()))
     ids = plain[_frame.ID].to_pylist() if _frame.ID in plain.column_names else [None] * count
-    failed: dict[int, Failure] = {}
+    failed, drops = dict(recorded), settings.on_failure == "drop"
     remaining = list(range(count))
     blobs = None
     while blobs is None:
+        if failed:
+            cells, versions, remaining = _without(failed, cells, versions, remaining, drops=drops)
         # positions name the rows, which may have no ids
         rows = _frame.Rows(
             None, remaining, cells, (), {}, Path("/"), len(remaining), settings.options.local_paths, versions
@@ -322,20 +353,8 @@ def _table(
                     raise named from exc.__cause__
         if failures:
             logger.warning("%s", RowError([dataclasses.replace(one, id=ids[_position(one)]) for one in failures]))
-            for one in failures:
-                failed.setdefault(_position(one), one)
-            if settings.on_failure == "drop":
-                keeps = [position not in failed for position in remaining]
-                cells, versions = (
-                    {name: list(itertools.compress(column, keeps)) for name, column in columns.items()}
-                    for columns in (cells, versions)
-                )
-                remaining = list(itertools.compress(remaining, keeps))
-            else:
-                cells = {
-                    name: [None if position in failed else cell for position, cell in enumerate(column)]
-                    for name, column in cells.items()
-                }
+        for one in failures:
+            failed.setdefault(_position(one), one)
     columns = {name: blobs[name] for name in cells}
     taken = plain if len(remaining) == count else plain.take(pa.array(remaining, pa.int64()))
     columns |= zip(taken.column_names, taken.columns, strict=True)
@@ -344,6 +363,29 @@ def _table(
             field = name.removeprefix("error_")
             columns[name] = pa.array([getattr(failed.get(at), field, None) for at in range(count)], pa.string())
     return pa.Table.from_arrays([columns[name] for name in settings.schema.names], schema=settings.schema)
+
+
+def _without(
+    failed: Mapping[int, Failure],
+    cells: dict[str, list[Any]],
+    versions: dict[str, list[Any]],
+    remaining: list[int],
+    *,
+    drops: bool,
+) -> tuple[dict[str, list[Any]], dict[str, list[Any]], list[int]]:
+    """Return cells, versions and positions without the rows that failed, or with no file of theirs."""
+    keeps = [position not in failed for position in remaining]
+    if not drops:
+        nulled = {
+            name: [cell if is_kept else None for cell, is_kept in zip(column, keeps, strict=True)]
+            for name, column in cells.items()
+        }
+        return nulled, versions, remaining
+    cells, versions = (
+        {name: list(itertools.compress(column, keeps)) for name, column in columns.items()}
+        for columns in (cells, versions)
+    )
+    return cells, versions, list(itertools.compress(remaining, keeps))
 
 
 def _position(failure: Failure) -> int:

@@ -145,6 +145,29 @@ class TestBlobReader:
         }  # fmt: skip
         assert all(row["a.txt"] is None for row in bad.values())
 
+    @pytest.mark.parametrize("is_dataset", [False, True], ids=["frame", "dataset"])
+    def test_failures_that_a_pipeline_has_recorded_are_passed_on(self, bucket, options, local_ray, is_dataset):
+        """Their rows came as good ones without a file: nothing said that they had failed."""
+        pipeline = pipeline_into(bucket.url("out"), options=options, on_failure="record", progress=False)
+        manifest = pipeline(texts(bucket, 6, missing=[0, 4]))
+        manifest.loc[4, "out.txt"] = bucket.url("not/asked/for")
+        given = local_ray.data.from_pandas(manifest) if is_dataset else manifest
+
+        def read(on_failure):
+            blobs = file_dataset.ray.blob_reader(given, 4, options, on_failure=on_failure, carry=True)
+            return {row["id"]: row for row in blobs.take_all()}
+
+        recorded = read("record")
+        assert [recorded[f"r{n}"]["error_code"] for n in range(6)] == ["NoSuchKey", None, None, None, "NoSuchKey", None]
+        assert [recorded[f"r{n}"]["out.txt"] for n in range(6)] == [None, b"1", b"2", b"3", None, b"5"]
+        assert recorded["r4"]["error_url"] == bucket.url("missing/4")
+        assert recorded["r4"]["label"] == 40
+        assert sorted(read("drop")) == ["r1", "r2", "r3", "r5"]
+        with pytest.raises(
+            file_dataset.RowError, match=r"(?s)2 of 6 rows failed in an earlier .*'drop' .*row 'r0': download"
+        ):
+            read("raise")
+
     def test_the_estimate_is_right_for_equal_sizes_and_costs_one_head_per_row_of_a_batch(self, faults, fault_options):
         for n in range(12):
             faults.put(f"s3://b/{n}", b"x" * 5000)
