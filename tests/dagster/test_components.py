@@ -266,6 +266,37 @@ def test_text_stays_text(load):
     assert component.group_name == "7"
 
 
+def test_text_of_a_template_stays_text(load, monkeypatch):
+    """A template gives 1.1 of the text "1.10", and 7 of "7", where a number is not asked for either."""
+    for name, value in {"VERSION": "1.10", "SEVEN": "7", "DAY": "20260105"}.items():
+        monkeypatch.setenv(f"COMPONENTS_{name}", value)
+    version, seven = "{{ env.COMPONENTS_VERSION }}", "{{ env('COMPONENTS_SEVEN') }}"
+    component = load(
+        {
+            "code_version": version,
+            "group_name": seven,
+            "outputs": [version, "a"],
+            "tags": {"n": version},
+            "key": seven,
+            "input": {"key": version, "input_manager_key": seven},
+            "deps": [version],
+            "partitions_def": {
+                "type": "multi",
+                "dimensions": {
+                    "version": {"type": "static", "partition_keys": [version, seven]},
+                    "day": {"type": "daily", "start_date": "{{ env.COMPONENTS_DAY }}", "fmt": "%Y%m%d"},
+                },
+            },
+        }
+    )
+    assert (component.code_version, component.group_name, component.outputs) == ("1.10", "7", ["1.10", "a"])
+    assert (component.tags, component.key, component.deps) == ({"n": "1.10"}, dg.AssetKey("7"), [dg.AssetKey("1.10")])
+    assert component.input == dg.AssetIn(key="1.10", input_manager_key="7")
+    dimensions = {one.name: one.partitions_def for one in component.partitions_def.partitions_defs}
+    assert dimensions["version"].get_partition_keys() == ["1.10", "7"]
+    assert dimensions["day"].get_first_partition_key() == "20260105"
+
+
 DAYS = dg.DailyPartitionsDefinition("2026-01-05", end_date="2026-01-11", hour_offset=2)
 COLORS = dg.StaticPartitionsDefinition(["red", "1.10"])
 
@@ -327,8 +358,26 @@ COLORS = dg.StaticPartitionsDefinition(["red", "1.10"])
             dg.MultiPartitionsDefinition({"color": COLORS, "day": DAYS}),
         ),
         ("partitions_def", "{{ context_of_tests.days }}", DAYS),
+        ("partitions_def", {"type": "static", "partition_keys": "{{ context_of_tests.colors }}"}, COLORS),
+        ("partitions_def", {"type": "static", "partition_keys": ["{{ 'r' ~ 'ed' }}", "1.10"]}, COLORS),
+        (
+            "partitions_def",
+            {
+                "type": "daily",
+                "start_date": "{{ '2026-01' ~ '-05' }}",
+                "end_date": "2026-01-11",
+                "hour_offset": "{{ 1 + 1 }}",
+            },
+            DAYS,
+        ),
         ("backfill_policy", {"type": "single_run"}, dg.BackfillPolicy.single_run()),
         ("backfill_policy", {"type": "multi_run", "max_partitions_per_run": 3}, dg.BackfillPolicy.multi_run(3)),
+        (
+            "backfill_policy",
+            {"type": "multi_run", "max_partitions_per_run": "{{ 2 + 1 }}"},
+            dg.BackfillPolicy.multi_run(3),
+        ),
+        ("retry_policy", {"max_retries": "{{ 3 }}", "delay": "{{ 0.5 }}"}, dg.RetryPolicy(max_retries=3, delay=0.5)),
         (
             "retry_policy",
             {"max_retries": 3, "delay": 2, "backoff": "exponential", "jitter": "plus_minus"},
@@ -351,6 +400,7 @@ import dagster as dg
 
 class Given:
     last = dg.LastPartitionMapping()
+    colors = ["red", "1.10"]
     days = dg.DailyPartitionsDefinition("2026-01-05", end_date="2026-01-11", hour_offset=2)
 
 @dg.template_var
@@ -377,6 +427,68 @@ def test_a_variable_of_the_environment_is_in_the_text_or_an_error(load, monkeypa
     assert load({"into_path": "s3://{{ env.COMPONENTS_BUCKET or 'test' }}/a"}).into_path == "s3://test/a"
     monkeypatch.setenv("COMPONENTS_BUCKET", "raw")
     assert load({"into_path": template}).into_path == text
+
+
+@pytest.mark.parametrize(
+    ("attributes", "kind", "message"),
+    [
+        (
+            {"into_path": "s3://raw/{{ buckt }}"},
+            "PipelineComponent",
+            "'buckt' not found in scope, available .* project_root",
+        ),
+        ({"into_path": "s3://{{ buckt | upper }}/a"}, "PipelineComponent", "'buckt' not found in scope"),
+        ({"into_path": "{{ context.roots }}/a"}, "PipelineComponent", "has no attribute 'roots'"),
+        ({"write_options": {"a": "x-{{ buckt }}"}}, "PipelineComponent", r"write_options\.a\b"),
+        ({"base_path": "s3://raw/{{ buckt }}"}, "FileDatasetComponent", "'buckt' not found in scope"),
+        # a field of a pattern, in the braces of a template
+        ({"name": "a", "patterns": {"a": "s3://raw/{site}/{{id}}"}}, "FilesComponent", "'id' not found in scope"),
+    ],
+)
+def test_a_name_that_a_template_misspells_is_an_error_and_no_empty_text(load, attributes, kind, message):
+    """Dagster alone makes `s3://raw/` of `s3://raw/{{ buckt }}`."""
+    with pytest.raises(Exception, match="Error while loading component one") as raised:
+        load(attributes, kind)
+    assert re.search(message, why(raised.value))
+    assert re.search(r"one/defs\.yaml:\d+ - attributes\.", why(raised.value))
+
+
+def test_a_template_may_ask_whether_a_name_is_there(load):
+    text = "{{ buckt | default('a') }}/{{ buckt or 'b' }}/{{ 'no' if buckt is undefined else buckt }}"
+    assert load({"into_path": f"s3://raw/{text}"}).into_path == "s3://raw/a/b/no"
+
+
+def test_a_template_that_fails_is_shown_as_dagster_shows_it(load):
+    with pytest.raises(Exception, match="Error while loading component one") as raised:
+        load({"into_path": "s3://raw/{{ 1 / 0 }}"})
+    assert re.search(r"one/defs\.yaml:5 - attributes\.into_path(?s:.*)ZeroDivisionError", why(raised.value))
+
+
+@pytest.mark.parametrize(
+    ("attributes", "kind"),
+    [
+        ({"automation_condition": "eager"}, "PipelineComponent"),
+        ({"partitions_def": "eager"}, "PipelineComponent"),
+        ({"backfill_policy": "eager"}, "PipelineComponent"),
+        ({"retry_policy": "eager"}, "PipelineComponent"),
+        ({"input": {"key": "a", "partition_mapping": "eager"}}, "PipelineComponent"),
+        ({"resource_defs": {"a": "eager"}}, "PipelineComponent"),
+        ({"name": "a", "patterns": {"a": "s3://raw/{id}"}, "sensor": {"job": "eager"}}, "FilesComponent"),
+        ({"s3_resource": "eager"}, "FileDatasetComponent"),
+    ],
+)
+def test_text_in_the_place_of_an_object_is_refused_where_it_is_written(load, attributes, kind):
+    with pytest.raises(Exception, match="Error while loading component one") as raised:
+        load(attributes, kind)
+    assert re.search(r"'eager' is text, where an object .* write a template", why(raised.value))
+    assert re.search(r"one/defs\.yaml:\d+ - attributes\.", why(raised.value))
+
+
+def test_a_type_of_partitions_that_there_is_not_is_one_error_that_names_those_there_are(load):
+    with pytest.raises(Exception, match="Error while loading component one") as raised:
+        load({"partitions_def": {"type": "dayly", "start_date": "2026-01-05"}})
+    assert re.search(r"'dayly' .* expected tags: 'hourly', 'daily', .* 'multi'", why(raised.value))
+    assert "Field required" not in why(raised.value)
 
 
 def test_a_pipeline_in_yaml_is_the_asset_of_python(load):
@@ -437,7 +549,10 @@ def test_without_kinds_the_asset_has_those_of_python(load):
     [
         ("copy_scan", r"'copy_scan' names no function: give package.module.function, or .module.function"),
         (".copy_scan", "names no function"),
-        (".code.missing", r"the module \S+\.defs\.one\.code has no missing"),
+        (
+            ".code.missing",
+            r"the module \S+\.defs\.one\.code has no missing, which '.code.missing' names: it has copy_scan",
+        ),
         (".nowhere.copy_scan", r"there is no module \S+\.defs\.one\.nowhere, which '.nowhere.copy_scan' names"),
         ("no_such_package.fn", "there is no module no_such_package"),
     ],
