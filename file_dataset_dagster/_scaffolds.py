@@ -60,6 +60,10 @@ attributes:
   fn: {fn}
   input: {input}  # the asset whose manifest names the files
   # workers: 1  # a crash of the function costs one row; all attributes: dg utils inspect-component {type_name}
+
+# It needs an asset to read, and a store:
+# dg scaffold defs file_dataset_dagster.FilesComponent scans --pattern 's3://my-bucket/raw/{{id}}/scan.txt'
+# dg scaffold defs file_dataset_dagster.FileDatasetComponent store
 """
 
 _PIPELINE_PYTHON = '''\
