@@ -120,6 +120,13 @@ _PARTITIONS: Mapping[str, Callable[..., dg.PartitionsDefinition[Any]]] = {
 }
 
 
+class Written(str):
+    """The text of a secret that stands in the YAML itself, and in which file and line."""
+
+    __slots__ = ("place",)
+    place: str
+
+
 @functools.cache
 def _templates() -> "NativeEnvironment":
     """Dagster's templates, but a name that there is not has no text: `s3://{{ buckt }}/scans` would be `s3:///scans`."""
@@ -219,6 +226,18 @@ def _text_or_env(context: dg.ResolutionContext, value: Any) -> Any:  # noqa: ANN
     if isinstance(value, str) and (found := _ENV.fullmatch(value)):
         return dg.EnvVar(found[1] or found[2])
     return _text(context, value)
+
+
+def _secret(context: dg.ResolutionContext, value: Any) -> Any:  # noqa: ANN401
+    """As text or env; what is written out is marked: an error here would show the line that it is written in."""
+    found = _text_or_env(context, value)
+    if not isinstance(value, str) or _TEMPLATE.search(value):
+        return found
+    marked = Written(found)
+    source = context.source_position_tree
+    at = source and source.source_error(yaml_path=context.path, inline_error_message="", value_error=True)
+    marked.place = f"{at.file_name}:{at.start_line_no}" if at else "the YAML"
+    return marked
 
 
 def _template(context: dg.ResolutionContext, value: Any) -> Any:  # noqa: ANN401
@@ -350,6 +369,7 @@ def _by(resolve: Callable[[dg.ResolutionContext, Any], Any], in_yaml: Any) -> dg
 Text: TypeAlias = Annotated[str | None, _by(_text, str | None)]
 # an EnvVar is a str, of which pydantic would make its name
 TextOrEnv: TypeAlias = Annotated[Any, _by(_text_or_env, str | None)]
+Secret: TypeAlias = Annotated[Any, _by(_secret, str | None)]
 Texts: TypeAlias = Annotated[Sequence[str] | None, _by(_texts, list[str] | None)]
 TextOrTexts: TypeAlias = Annotated[str | Sequence[str] | None, _by(_text_or_texts, str | list[str] | None)]
 BoolOrTexts: TypeAlias = Annotated[bool | Sequence[str], _by(_rendered, bool | list[str])]

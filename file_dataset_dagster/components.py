@@ -75,7 +75,7 @@ class FileDatasetComponent(dg.Component, _Documented):
     """How S3 is reached, and where manifests lie: a FileDatasetResource and its ManifestIOManager.
 
     Attributes are the fields of FileDatasetResource. Write keys as `{{ env.NAME }}`: such a text becomes an EnvVar,
-    which is read when a run begins, and whose value is in no file, UI or run.
+    which is read when a run begins, and whose value is in no file, UI or run. A secret in the file itself is refused.
 
     Example:
     ```yaml
@@ -99,8 +99,8 @@ class FileDatasetComponent(dg.Component, _Documented):
     use_ssl: bool = True
     verify: bool | None = None
     aws_access_key_id: _yaml.TextOrEnv = Field(default=None, repr=False)
-    aws_secret_access_key: _yaml.TextOrEnv = Field(default=None, repr=False)
-    aws_session_token: _yaml.TextOrEnv = Field(default=None, repr=False)
+    aws_secret_access_key: _yaml.Secret = Field(default=None, repr=False)
+    aws_session_token: _yaml.Secret = Field(default=None, repr=False)
     s3_resource: _yaml.Template = Field(default=None, repr=False)
     credentials: Literal["frozen", "worker"] = "frozen"
     ca_bundle: _yaml.TextOrEnv = None
@@ -116,12 +116,22 @@ class FileDatasetComponent(dg.Component, _Documented):
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:  # noqa: ARG002 (Dagster's signature)
         """A resource, and its IO manager unless `io_manager_key` is null.
 
+        Raises:
+            file_dataset.InvalidDatasetError: a secret is written out in the YAML.
+
         Example:
             >>> component = FileDatasetComponent(base_path="s3://my-bucket/dagster", max_concurrency=16)
             >>> sorted(dg.build_defs_for_component(component).resources)
             ['file_dataset', 'io_manager']
         """
-        store = FileDatasetResource(**self.given("resource_key", "io_manager_key", "manifest_base_path"))
+        given = self.given("resource_key", "io_manager_key", "manifest_base_path")
+        for name, value in given.items():
+            if isinstance(value, _yaml.Written):
+                raise file_dataset.InvalidDatasetError(
+                    f"{name} is written out in {value.place}, where Dagster shows it with any error of that file: put "
+                    f'it into an environment variable, and write {name}: "{{{{ env.NAME }}}}"'
+                )
+        store = FileDatasetResource(**given)
         resources: dict[str, object] = {self.resource_key: store}
         if self.io_manager_key is not None:
             resources[self.io_manager_key] = ManifestIOManager(resource=store, base_path=self.manifest_base_path)

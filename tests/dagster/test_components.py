@@ -661,13 +661,30 @@ def test_a_secret_of_the_environment_is_read_when_a_run_begins(load, monkeypatch
 
 def test_a_secret_is_in_no_repr_and_no_schema(load, monkeypatch):
     monkeypatch.setenv("COMPONENTS_SECRET", SECRET)
-    in_env = {"aws_secret_access_key": "{{ env.COMPONENTS_SECRET }}", "aws_access_key_id": "AKID"}
-    for attributes in (in_env, {"aws_secret_access_key": SECRET, "aws_access_key_id": "AKID"}):
-        component = load(attributes, "FileDatasetComponent")
+    code = f"import dagster as dg\n\n@dg.template_var\ndef ours():\n    return {SECRET!r}\n"
+    for secret in ("{{ env.COMPONENTS_SECRET }}", "{{ ours }}"):
+        attributes = {"aws_secret_access_key": secret, "aws_access_key_id": "AKID"}
+        component = load(attributes, "FileDatasetComponent", code, template_vars_module=".code")
         store = dg.build_defs_for_component(component).resources["file_dataset"]
         schema = store.get_resource_definition().config_schema.as_field()
         for text in (repr(component), repr(store), repr(schema.default_value), repr(component.model_json_schema())):
             assert SECRET not in text
+    assert store.aws_secret_access_key == SECRET
+
+
+@pytest.mark.parametrize("name", ["aws_secret_access_key", "aws_session_token"])
+def test_a_secret_that_stands_in_the_yaml_is_refused_and_not_shown(load, name):
+    """Dagster prints the lines around an error of a YAML file, in logs and in its UI."""
+    component = load({"aws_access_key_id": "AKID", name: SECRET}, "FileDatasetComponent")
+    with pytest.raises(file_dataset.InvalidDatasetError) as raised:
+        dg.build_defs_for_component(component)
+    assert re.search(
+        rf"{name} is written out in \S+one/defs\.yaml:4, .* write {name}: \"{{{{ env.NAME", why(raised.value)
+    )
+    assert SECRET not in why(raised.value)
+    # Python code, which Dagster does not print, may say it
+    store = dg.build_defs_for_component(FileDatasetComponent(**{name: SECRET})).resources["file_dataset"]
+    assert getattr(store, name) == SECRET
 
 
 def test_a_wrong_attribute_of_the_resource_shows_no_secret(load):
