@@ -190,15 +190,18 @@ def check_spec(
         )
 
 
-def check_of_failed_partition(asset_key: dg.AssetKey, partition_key: str, why: str) -> dg.AssetCheckResult:
-    """Return `no_dropped_rows` of a partition that failed before its rows could be counted."""
+def check_of_failed_run(
+    asset_key: dg.AssetKey, partition_key: str | None, why: str, metadata: Mapping[str, Any] | None = None
+) -> dg.AssetCheckResult:
+    """Return `no_dropped_rows` of a run, or of its partition, that failed before its rows could be counted."""
+    where = "" if partition_key is None or why.startswith(f"{partition_key}: ") else f"{partition_key}: "
     return dg.AssetCheckResult(
         check_name=CHECK_NAME,
         asset_key=asset_key,
         passed=False,
         severity=dg.AssetCheckSeverity.ERROR,
-        description=why if why.startswith(f"{partition_key}: ") else f"{partition_key}: {why}",
-        metadata={"partition": partition_key},
+        description=f"{where}{why}",
+        metadata={**(metadata or {}), **({} if partition_key is None else {"partition": partition_key})},
     )
 
 

@@ -5,24 +5,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
 import file_dataset
 from file_dataset_dagster._checks_by_partition import HAS_PARTITIONS, evaluation, no_value
-from file_dataset_dagster._dropped_rows import (
-    CHECK_NAME,
-    check_of_failed_partition,
-    check_of_range,
-)
+from file_dataset_dagster._dropped_rows import CHECK_NAME, check_of_failed_run, check_of_range
 from file_dataset_dagster._event_log import NO_EVENT, provenance_tags, version_tags
 from file_dataset_dagster._metrics import metrics_of
-from file_dataset_dagster._partition_run import AssetRun, Finished, NotStoredError
+from file_dataset_dagster._partition_run import AssetRun, NotStoredError
 from file_dataset_dagster._settings import Settings
-from file_dataset_dagster._telemetry import Reported, sending
+from file_dataset_dagster._telemetry import reported, sending
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,131 +29,159 @@ _SHOWN = 10  # partitions in a message; a guess
 
 def materialize(context: dg.AssetExecutionContext, given: Any, settings: Settings) -> Iterator[Any]:  # noqa: ANN401
     """Yield Dagster's events, as they happen. `given` is what the IO manager loaded."""
-    try:
-        run = AssetRun(context, settings)
-    except file_dataset.InvalidDatasetError as exc:  # of resources and config alone: it names no id
-        raise dg.Failure(str(exc), allow_retries=False) from exc
     keys = list(context.partition_keys) if settings.is_partitioned else [None]
     with sending(context.log):
         if len(keys) == 1:
-            yield from _alone(run, given, keys[0])
+            yield from _alone(context, given, keys[0], settings)
         else:
-            yield from _one_by_one(run, given)
+            yield from _one_by_one(context, given, settings)
 
 
-def _ran(run: AssetRun, given: Any, partition_key: str | None) -> Finished:  # noqa: ANN401
-    """Run a partition, and report it to OpenTelemetry where that is wanted.
-
-    Raises:
-        NotStoredError: its manifest is not to be stored.
-    """
+@contextlib.contextmanager
+def _reported(
+    context: dg.AssetExecutionContext, partition_key: str | None, settings: Settings
+) -> Iterator[Callable[[file_dataset.PipelineResult], None]]:
+    """Report a partition to OpenTelemetry, where that is wanted: how the block ended, and the result that it gives."""
     about = {
-        "dagster.asset_key": run.asset_key.to_user_string(),
+        "dagster.asset_key": context.asset_key.to_user_string(),
         "dagster.partition": None if partition_key is None else str(partition_key),
-        "dagster.run_id": None if run.attempt is None else run.attempt.run_id,
+        "dagster.run_id": _run_id(context),
     }
-    reported = Reported.begin(about, shows_ids=run.settings.policy.show_ids)
     started = time.monotonic()
+    with reported(about, shows_ids=settings.policy.show_ids) as ran:
+
+        def has(result: file_dataset.PipelineResult) -> None:
+            ran.metrics, ran.failures = metrics_of(result, time.monotonic() - started), result.failures
+
+        try:
+            yield has
+        except NotStoredError as exc:
+            ran.error = exc.description
+            if exc.result is not None:
+                has(exc.result)
+            raise
+
+
+def _run_id(context: dg.AssetExecutionContext) -> str | None:
+    """Of the run; None where a test calls the asset directly."""
     try:
-        done = run.run(given, partition_key)
-    except NotStoredError as exc:
-        counted = {} if exc.check is None else exc.check.metadata
-        numbers = {name: counted[name].value for name in ("input_rows", "dropped_rows") if name in counted}
-        reported.failed(numbers, exc.description)
-        raise
-    reported.stored(metrics_of(done.result, time.monotonic() - started), done.result.failures)
-    return done
+        context.get_step_execution_context()
+    except dg.DagsterError:
+        return None
+    return context.run.run_id
 
 
-def _alone(run: AssetRun, given: Any, partition_key: str | None) -> Iterator[Any]:  # noqa: ANN401
+def _begun(context: dg.AssetExecutionContext, settings: Settings) -> AssetRun:
+    try:
+        return AssetRun(context, settings)
+    except file_dataset.InvalidDatasetError as exc:  # of resources and config alone: it names no id
+        raise NotStoredError(str(exc), may_be_retried=False, stops=True, cause=exc) from exc
+
+
+def _alone(
+    context: dg.AssetExecutionContext,
+    given: Any,  # noqa: ANN401
+    partition_key: str | None,
+    settings: Settings,
+) -> Iterator[Any]:
     """Run a single partition, or an asset without partitions; the IO manager stores it."""
     try:
-        done = _ran(run, given, partition_key)
+        with _reported(context, partition_key, settings) as has:
+            run = _begun(context, settings)
+            done = run.run(given, partition_key)
+            has(done.result)
+            if run.manifests is not None:
+                run.manifests.expect(run.asset_key, done.result.manifest, done.result, done.origins)
+            yield dg.MaterializeResult(
+                asset_key=run.asset_key,
+                value=done.result.manifest,
+                metadata=done.metadata,
+                data_version=done.version,
+                tags=done.tags,
+            )
     except NotStoredError as exc:
-        if exc.check is not None:
-            yield exc.check
+        # of a step that is retried, the evaluation of its last attempt takes the place of this one
+        yield exc.check or check_of_failed_run(context.asset_key, partition_key, exc.description, exc.metadata)
         # Dagster stores the cause's text as well
         raise dg.Failure(exc.description, exc.metadata, allow_retries=exc.may_be_retried) from exc.cause
-    if run.manifests is not None:
-        run.manifests.expect(run.asset_key, done.result.manifest, done.result, done.origins)
-    yield dg.MaterializeResult(
-        asset_key=run.asset_key,
-        value=done.result.manifest,
-        metadata=done.metadata,
-        data_version=done.version,
-        tags=done.tags,
-    )
     yield done.check
 
 
-def _one_by_one(run: AssetRun, given: Any) -> Iterator[Any]:  # noqa: ANN401, C901 (one event after the other)
+def _one_by_one(context: dg.AssetExecutionContext, given: Any, settings: Settings) -> Iterator[Any]:  # noqa: ANN401, C901 (one event after the other)
     """Run each partition of a range; store and report each as it finishes, and at the end which failed.
 
     Dagster has one event for an output, for all partitions and with one data version, and none when the step
     fails: so each has an event of its own, and the output has none.
     """
-    keys = [str(key) for key in run.context.partition_keys]
-    provenance = provenance_tags(run.context)
+    asset_key, keys = context.asset_key, [str(key) for key in context.partition_keys]
+    provenance = provenance_tags(context)
+    run: AssetRun | None = None
     events: dict[str, dg.AssetMaterialization] = {}
     manifests: dict[str, pd.DataFrame] = {}
     checks: dict[str, dg.AssetCheckResult] = {}
     failed: dict[str, NotStoredError] = {}
-    for number, key in enumerate(run.context.partition_keys):
-        run.context.log.info("partition %s, %d of %d", key, number + 1, len(keys))
+    for number, key in enumerate(context.partition_keys):
+        context.log.info("partition %s, %d of %d", key, number + 1, len(keys))
         try:
-            done = _ran(run, given, key)
-            stored = run.store(done, str(key))
+            with _reported(context, key, settings) as has:
+                run = run or _begun(context, settings)
+                done = run.run(given, key)
+                has(done.result)
+                stored = run.store(done, str(key))
         except NotStoredError as exc:
             failed[key] = exc
-            run.context.log.error("partition %s: %s", key, exc.description)  # noqa: TRY400 (no bug: a sentence)
-            checks[key] = exc.check or check_of_failed_partition(run.asset_key, str(key), exc.description)
-            yield _evaluation(run, key, checks[key])
+            context.log.error("partition %s: %s", key, exc.description)  # noqa: TRY400 (no bug: a sentence)
+            checks[key] = exc.check or check_of_failed_run(asset_key, str(key), exc.description, exc.metadata)
+            yield _evaluation(context, settings, key, checks[key])
             if exc.stops:
                 break
             continue
         checks[key] = done.check
         manifests[key] = done.result.manifest
         events[key] = dg.AssetMaterialization(
-            run.asset_key,
+            asset_key,
             partition=key,
             metadata={**done.metadata, **stored},
             tags={**provenance, **version_tags(key, done.version), **done.tags},
         )
         if run.manifests is not None:
             yield events[key]
-            yield _evaluation(run, key, done.check)
+            yield _evaluation(context, settings, key, done.check)
     is_stopped = any(one.stops for one in failed.values())
-    ends_well = bool(events) and not is_stopped and (run.settings.goes_on or not failed)
-    if run.manifests is None and not ends_well:  # nothing is stored; what was found is reported all the same
-        yield from (_evaluation(run, key, checks[key]) for key in events)
-    yield from _check_of_run(run, check_of_range(checks, run.asset_key, len(keys), list(failed)))
+    ends_well = bool(events) and not is_stopped and (settings.goes_on or not failed)
+    is_stored = run is not None and run.manifests is not None
+    if not is_stored and not ends_well:  # nothing is stored; what was found is reported all the same
+        yield from (_evaluation(context, settings, key, checks[key]) for key in events)
+    yield from _check_of_run(context, check_of_range(checks, asset_key, len(keys), list(failed)))
     if not ends_well:
         raise _failure(failed, keys, done=len(events))
     if failed:
-        run.context.log.error("%s", _failure(failed, keys, done=len(events)).description)
-    if run.manifests is not None:
-        run.manifests.expect(run.asset_key, manifests, None)
+        context.log.error("%s", _failure(failed, keys, done=len(events)).description)
+    if run is not None and run.manifests is not None:
+        run.manifests.expect(asset_key, manifests, None)
     # with this Dagster makes no materialization by itself: one of the same data version for each partition, of those
     # that failed as well
-    yield dg.MaterializeResult(asset_key=run.asset_key, value=manifests, metadata={NO_EVENT: True})
-    if run.manifests is None:
+    yield dg.MaterializeResult(asset_key=asset_key, value=manifests, metadata={NO_EVENT: True})
+    if not is_stored:
         for key, event in events.items():
             yield event
-            yield _evaluation(run, key, checks[key])
+            yield _evaluation(context, settings, key, checks[key])
 
 
-def _evaluation(run: AssetRun, partition_key: str, check: dg.AssetCheckResult) -> dg.AssetCheckEvaluation:
-    is_blocking = run.settings.policy.on_exceeded == "block"
-    return evaluation(check, CHECK_NAME, partition_key, run.context.instance, is_blocking=is_blocking)
+def _evaluation(
+    context: dg.AssetExecutionContext, settings: Settings, partition_key: str, check: dg.AssetCheckResult
+) -> dg.AssetCheckEvaluation:
+    is_blocking = settings.policy.on_exceeded == "block"
+    return evaluation(check, CHECK_NAME, partition_key, context.instance, is_blocking=is_blocking)
 
 
-def _check_of_run(run: AssetRun, check: dg.AssetCheckResult) -> Iterator[Any]:
+def _check_of_run(context: dg.AssetExecutionContext, check: dg.AssetCheckResult) -> Iterator[Any]:
     """The check of a run over many partitions: where each has its own, that is all, and this is a line of the log."""
     if not HAS_PARTITIONS:
         yield check
         return
-    run.context.log.info("%s", check.description)
-    yield from no_value(run.context.assets_def, CHECK_NAME)
+    context.log.info("%s", check.description)
+    yield from no_value(context.assets_def, CHECK_NAME)
 
 
 def _failure(failed: Mapping[str, NotStoredError], keys: Sequence[str], *, done: int) -> dg.Failure:

@@ -16,10 +16,7 @@ import file_dataset
 from file_dataset_dagster import _on_ray
 from file_dataset_dagster._checkpoints import attempt_of
 from file_dataset_dagster._data_versions import contents_of, version_of_result
-from file_dataset_dagster._dropped_rows import (
-    DroppedRows,
-    check_of_failed_partition,
-)
+from file_dataset_dagster._dropped_rows import DroppedRows, check_of_failed_run
 from file_dataset_dagster._event_log import failed_in_run, last_materialization, last_tags
 from file_dataset_dagster._inputs import INPUT, frame_of, keys_of_input
 from file_dataset_dagster._io_manager import ManifestIOManager
@@ -54,7 +51,8 @@ class Finished:
 class NotStoredError(Exception):
     """One partition, or an asset without any, whose previous manifest stays. `cause` is what Dagster may see.
 
-    `stops`: the partitions after it would meet the same. `finished_rows`: those that a checkpoint has.
+    `stops`: the partitions after it would meet the same. `finished_rows`: those that a checkpoint has. `result`: of the
+    rows that ran, where some did.
     """
 
     def __init__(  # noqa: PLR0913 (what dg.Failure takes, and what a range needs)
@@ -67,6 +65,7 @@ class NotStoredError(Exception):
         stops: bool = False,
         cause: BaseException | None = None,
         finished_rows: int = 0,
+        result: file_dataset.PipelineResult | None = None,
     ) -> None:
         super().__init__(description)
         goes_on = (
@@ -80,6 +79,7 @@ class NotStoredError(Exception):
         self.may_be_retried = may_be_retried
         self.stops = stops
         self.cause = cause
+        self.result = result
 
 
 class AssetRun:
@@ -116,7 +116,7 @@ class AssetRun:
                 "stored of that is of an earlier run",
                 check=None
                 if partition_key is not None
-                else check_of_failed_partition(self.asset_key, str(lost[0]), _FAILED_UPSTREAM),
+                else check_of_failed_run(self.asset_key, str(lost[0]), _FAILED_UPSTREAM),
                 may_be_retried=False,
             )
         frame = self._input(given, keys, partition_key)
@@ -171,6 +171,7 @@ class AssetRun:
                 stops=stopped is not None and not self._exceeds_max_failures(stopped),
                 cause=cause,
                 finished_rows=len(stopped.manifest) if stopped is not None and writes_down else 0,
+                result=stopped,
             ) from exc
         result, after = done.result, done.after
         compared = done.compared if self.wanted.only_changed else None
@@ -187,6 +188,7 @@ class AssetRun:
                 check=dropped.check_result(self.asset_key, failures_metadata.get("failures_uri")),
                 may_be_retried=dropped.may_be_retried,
                 finished_rows=done.finished,
+                result=result,
             )
         pictures: dict[str, Any] = {}
         if self.settings.preview is not None:

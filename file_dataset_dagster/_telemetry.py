@@ -1,8 +1,8 @@
 """Runs as OpenTelemetry has them: a span for each partition, and counters. The only module that knows OpenTelemetry.
 
 Nothing is imported, and nothing happens, unless a variable says where an OTLP collector listens. What cannot be sent is
-lost: whatever is wrong with the collector, or with a setting, is a line of the log, and fails no run. A process waits
-for a collector that does not answer once.
+lost: whatever is wrong with the collector, or with a setting, is a line of the run's log, and fails no run. A process
+waits for a collector that does not answer once.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import contextlib
 import functools
 import logging
 import os
+import re
 import threading
 import time
 from dataclasses import dataclass, field
@@ -59,18 +60,36 @@ class Sender:
         for thread in threads:
             thread.join(max(0, until - time.monotonic()))
         if not self.said and (self.refused or any(thread.is_alive() for thread in threads)):
-            self.said.append(self.refused[0] if self.refused else f"no answer within {_TIMEOUT_S} s")
-            log.warning("%s", _NOT_SENT.format(why=self.said[0]))
+            self.said.append(self.refused[0].rstrip(".") if self.refused else f"no answer within {_TIMEOUT_S} s")
+            log.warning("%s", _NOT_SENT.format(why=_masked(self.said[0])))
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What was made for a process: its sender, if any, and what is wrong with its settings."""
+
+    sender: Sender | None
+    wrong: list[str]
+
+    def say(self, log: logging.Logger) -> None:
+        """Say what is wrong: once in a process."""
+        while self.wrong:
+            log.warning("%s", self.wrong.pop(0))
 
 
 @contextlib.contextmanager
 def sending(log: logging.Logger) -> Iterator[None]:
-    """Send, at the end of a step, what was reported in it; say in its log that it could not be sent."""
+    """Send, at the end of a step, what was reported in it; say in its log what is wrong, and what was not sent."""
+    if not _is_wanted():
+        yield
+        return
+    made = made_for(os.getpid())
+    made.say(log)
     try:
         yield
     finally:
-        if (sender := sender_of_process()) is not None:
-            sender.send(log)
+        if made.sender is not None:
+            made.sender.send(log)
 
 
 def _flush(provider: Any) -> None:  # noqa: ANN401 (of spans, or of metrics)
@@ -106,80 +125,134 @@ def _watched(exporter: Any, refused: list[str]) -> Any:  # noqa: ANN401 (of span
     return exporter
 
 
-@dataclass(frozen=True, slots=True)
-class Reported:
-    """The run of a partition, or of an asset without any.
+@dataclass(slots=True)
+class Ran:
+    """What is known of the run of a partition, or of an asset without any, when it ends.
 
     Attributes:
-        attributes: which asset, partition and run.
-        started_ns: when it began, since 1970.
-        shows_ids: whether ids, and the URLs and messages that may hold them, may leave this process.
+        metrics: its numbers.
+        failures: its dropped rows.
+        error: why its manifest is not stored, without ids where they may not be shown; None: what was raised says it.
     """
 
-    attributes: Mapping[str, str]
-    started_ns: int
-    shows_ids: bool
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    failures: pd.DataFrame | None = None
+    error: str | None = None
 
-    @classmethod
-    def begin(cls, attributes: Mapping[str, str | None], *, shows_ids: bool) -> Reported:
-        """Begin it now; costs a look at the clock."""
-        known = {name: value for name, value in attributes.items() if value is not None}
-        return cls(known, time.time_ns(), shows_ids)
 
-    def stored(self, metrics: Mapping[str, Any], failures: pd.DataFrame) -> None:
-        """Report that its manifest may be stored, and which rows were dropped."""
-        self._report(metrics, failures, error=None)
+@contextlib.contextmanager
+def reported(attributes: Mapping[str, str | None], *, shows_ids: bool) -> Iterator[Ran]:
+    """Report the block as a span when it ends: as an error where it raises, whatever it raises.
 
-    def failed(self, metrics: Mapping[str, Any], error: str) -> None:
-        """Report that its manifest is not stored, and why; the text has no ids where they are not to be shown."""
-        self._report(metrics, None, error=error)
+    Args:
+        attributes: which asset, partition and run.
+        shows_ids: whether ids, and the URLs and messages that may hold them, may leave this process.
+    """
+    ran, started_ns = Ran(), time.time_ns()
+    try:
+        yield ran
+    except BaseException as exc:
+        _report(attributes, started_ns, ran, ran.error or _text_of(exc, shows=shows_ids), shows=shows_ids)
+        raise
+    _report(attributes, started_ns, ran, None, shows=shows_ids)
 
-    def _report(self, metrics: Mapping[str, Any], failures: pd.DataFrame | None, error: str | None) -> None:
-        sender = sender_of_process()
-        if sender is None:
-            return
-        from opentelemetry.trace import Status, StatusCode
 
-        numbers = {f"file_dataset.{name}": value for name, value in metrics.items()}
-        span = sender.tracer.start_span(
-            "file_dataset.pipeline_asset", attributes={**self.attributes, **numbers}, start_time=self.started_ns
-        )
-        dropped = [] if failures is None else failures.head(_SHOWN).astype(object).to_dict("records")
-        for failure in dropped:
-            span.add_event("dropped row", self._attributes_of(failure))
-        if error is not None:
-            span.set_status(Status(StatusCode.ERROR, error))
-        span.end()
-        of_asset = {"dagster.asset_key": self.attributes["dagster.asset_key"]}  # a partition would be a series each
-        for name in _COUNTERS:
-            if name in metrics:
-                sender.counters[name].add(metrics[name], of_asset)
-        for stage in _STAGES:
-            if f"{stage}_s" in metrics:
-                sender.counters["seconds"].add(metrics[f"{stage}_s"], {**of_asset, "stage": stage})
+def _text_of(error: BaseException, *, shows: bool) -> str:
+    if isinstance(error, GeneratorExit):  # Dagster reads no further: its IO manager has raised
+        return "the manifest could not be stored; the failure of the step says why"
+    kind = type(error).__name__
+    if not isinstance(error, Exception):
+        return f"the run was cancelled ({kind})"
+    return f"{kind}: {error}"[:_CHARS] if shows else f"{kind} (show_ids=False: no details here)"
 
-    def _attributes_of(self, failure: Mapping[Any, Any]) -> dict[str, str]:
-        import pandas as pd
 
-        hidden = () if self.shows_ids else NAMING_COLUMNS
-        return {str(name): str(value) for name, value in failure.items() if name not in hidden and pd.notna(value)}
+def _report(attributes: Mapping[str, str | None], started_ns: int, ran: Ran, error: str | None, *, shows: bool) -> None:
+    sender = sender_of_process()
+    if sender is None:
+        return
+    from opentelemetry.trace import Status, StatusCode
+
+    known = {name: value for name, value in attributes.items() if value is not None}
+    numbers = {f"file_dataset.{name}": value for name, value in ran.metrics.items()}
+    span = sender.tracer.start_span(
+        "file_dataset.pipeline_asset", attributes={**known, **numbers}, start_time=started_ns
+    )
+    dropped = [] if ran.failures is None else ran.failures.head(_SHOWN).astype(object).to_dict("records")
+    for failure in dropped:
+        span.add_event("dropped row", _attributes_of(failure, shows=shows))
+    if error is not None:
+        span.set_status(Status(StatusCode.ERROR, error))
+    span.end()
+    of_asset = {"dagster.asset_key": known["dagster.asset_key"]}  # a partition would be a series each
+    for name in _COUNTERS:
+        if name in ran.metrics:
+            sender.counters[name].add(ran.metrics[name], of_asset)
+    for stage in _STAGES:
+        if f"{stage}_s" in ran.metrics:
+            sender.counters["seconds"].add(ran.metrics[f"{stage}_s"], {**of_asset, "stage": stage})
+
+
+def _attributes_of(failure: Mapping[Any, Any], *, shows: bool) -> dict[str, str]:
+    import pandas as pd
+
+    hidden = () if shows else NAMING_COLUMNS
+    return {str(name): str(value) for name, value in failure.items() if name not in hidden and pd.notna(value)}
+
+
+def _is_wanted() -> bool:
+    """Whether a variable says where a collector listens."""
+    return any(os.environ.get(name) for name in _ENDPOINTS)
 
 
 def sender_of_process() -> Sender | None:
     """Where to send to, one per process; None: no variable says so."""
-    return made_for(os.getpid()) if any(os.environ.get(name) for name in _ENDPOINTS) else None
+    return made_for(os.getpid()).sender if _is_wanted() else None
 
 
 @functools.cache
-def made_for(_: int) -> Sender | None:
-    """The sender of a process; None: it cannot be made, and a line of the log says why."""
+def made_for(_: int) -> Made:
+    """What a process sends with, and what is wrong with its settings; both are a line of the process's log too."""
+    sender: Sender | None = None
+    wrong: list[str] = []
     try:
-        return _made()
+        with _complaints(wrong):
+            sender = _made()
     except ImportError:
-        logger.warning("%s is set and OpenTelemetry is not installed: pip install 'file-dataset[otel]'", _ENDPOINT)
+        wrong.append(f"{_ENDPOINT} is set and OpenTelemetry is not installed: pip install 'file-dataset[otel]'")
+        logger.warning("%s", wrong[-1])
     except Exception as exc:  # noqa: BLE001 (a variable of OpenTelemetry's is wrong: that is not worth the run)
-        logger.warning("%s", _NOT_SENT.format(why=f"{str(exc).rstrip('.')}; look at the variables OTEL_*"))
-    return None
+        wrong.append(_NOT_SENT.format(why=f"{_masked(str(exc)).rstrip('.')}; look at the variables OTEL_*"))
+        logger.warning("%s", wrong[-1])
+    return Made(sender, wrong)
+
+
+@contextlib.contextmanager
+def _complaints(wrong: list[str]) -> Iterator[None]:
+    """Note what OpenTelemetry logs in this thread meanwhile: settings that it does not understand, and so ignores."""
+
+    class Notes(logging.Handler):
+        thread = threading.get_ident()
+
+        def emit(self, record: logging.LogRecord) -> None:
+            line = f"OpenTelemetry: {_masked(record.getMessage())[:_CHARS].rstrip('.')}; look at the variables OTEL_*"
+            if record.thread == self.thread and line not in wrong:
+                wrong.append(line)
+
+    notes = Notes(logging.WARNING)
+    logging.getLogger("opentelemetry").addHandler(notes)
+    try:
+        yield
+    finally:
+        logging.getLogger("opentelemetry").removeHandler(notes)
+
+
+def _masked(text: str) -> str:
+    """Hide what can be secret in OpenTelemetry's messages: headers, whole or each, and a password in the endpoint."""
+    names = [name for name in os.environ if name.startswith("OTEL_") and name.endswith("HEADERS")]
+    headers = {part.strip() for name in names for part in (os.environ[name], *os.environ[name].split(","))}
+    for header in sorted(headers - {""}, key=len, reverse=True):
+        text = text.replace(header, "***")
+    return re.sub(r"[^\s/'\"@]+:[^\s/'\"@]+@", "***@", text)
 
 
 def _made() -> Sender:

@@ -1,16 +1,15 @@
 """Numbers of a run: as metadata of its materialization, to be plotted, and over OTLP where a collector listens."""
 
-import gzip
+import contextlib
 import subprocess
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import dagster as dg
 import pandas as pd
 import pytest
-from dagster_runs import ONE_RUN, copy_scan, metadata_of, range_tags
+from dagster_runs import ONE_RUN, copy_scan, failure_of, metadata_of, range_tags
 from servers.faults import SLOW_DOWN
+from servers.otlp import Collector, values_of
 
 from file_dataset_dagster import FileDatasetResource, _telemetry, pipeline_asset
 
@@ -45,70 +44,6 @@ def test_a_part_of_the_rows_counts_its_own_requests_once(chain, store, faults):
     faults.fail("GetObject", SLOW_DOWN, key="in/missing")
     found = metadata_of(chain(remote("a", "missing"), store, config={"only_missing": True}))
     assert (found["retries"], found["throttles"], found["read_bytes"]) == (1, 1, 16)
-
-
-class Collector:
-    """What an OTLP collector has received over HTTP."""
-
-    def __init__(self):
-        received = self.received = []
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self):
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                received.append((self.path, gzip.decompress(body) if body[:2] == b"\x1f\x8b" else body))
-                self.send_response(200)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-
-            def log_message(self, *_):
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.thread = threading.Thread(target=self.server.serve_forever)
-        self.thread.start()
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-
-    def close(self):
-        self.server.shutdown()
-        self.thread.join()
-        self.server.server_close()
-
-    @property
-    def text(self):
-        return b"".join(body for _, body in self.received)
-
-    def spans(self):
-        from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-
-        requests = [ExportTraceServiceRequest.FromString(body) for path, body in self.received if path == "/v1/traces"]
-        return [
-            span
-            for request in requests
-            for resource in request.resource_spans
-            for scope in resource.scope_spans
-            for span in scope.spans
-        ]
-
-    def sums(self):
-        """The last value of each counter, by name and stage."""
-        from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
-
-        found = {}
-        for path, body in self.received:
-            if path != "/v1/metrics":
-                continue
-            for resource in ExportMetricsServiceRequest.FromString(body).resource_metrics:
-                for metric in (one for scope in resource.scope_metrics for one in scope.metrics):
-                    for point in metric.sum.data_points:
-                        stage = values_of(point.attributes).get("stage", "")
-                        found[f"{metric.name}{stage and '.'}{stage}"] = point.as_int or point.as_double
-        return found
-
-
-def values_of(attributes):
-    kinds = [(one.key, one.value, one.value.WhichOneof("value")) for one in attributes]
-    return {key: getattr(value, kind) for key, value, kind in kinds}
 
 
 @pytest.fixture
@@ -160,6 +95,85 @@ def test_each_partition_of_a_range_is_a_span(run, local, scans, collector):
     assert collector.sums()["file_dataset.dropped_rows"] == 1
 
 
+REFUSED = pd.DataFrame({"id": ["zq-1", "zq-1"], "scan.txt": ["/in/a", "/in/b"]})
+
+
+def span_of(collector):
+    """The one span, which must be an error: its message and attributes, and its dropped rows."""
+    (span,) = collector.spans()
+    assert span.status.code == 2
+    return span.status.message, values_of(span.attributes), [values_of(event.attributes) for event in span.events]
+
+
+@pytest.mark.parametrize("shows", [True, False])
+def test_a_run_whose_frame_is_refused_is_a_span_with_an_error(chain, collector, shows):
+    assert not chain(REFUSED, show_ids=shows).success
+    message, found, _ = span_of(collector)
+    assert message.startswith("the pipeline stopped: ")
+    assert found["dagster.asset_key"] == "copied"
+    assert ("zq-1" in message) is shows
+
+
+def test_a_run_that_stops_is_a_span_with_what_it_has_done(chain, scans, collector):
+    assert not chain(scans(["a", "b", "c"], broken=["a", "b"]), max_failures=1).success
+    message, found, rows = span_of(collector)
+    assert message.startswith("the pipeline stopped: ")
+    assert (found["file_dataset.input_rows"], found["file_dataset.dropped_rows"]) == (3, 2)
+    assert [row["id"] for row in rows] == ["a", "b"]
+    assert collector.sums()["file_dataset.dropped_rows"] == 2
+
+
+def test_a_run_that_drops_too_many_rows_is_a_span_with_them(chain, scans, collector):
+    assert not chain(scans(["a", "b"], missing=["b"]), max_dropped_fraction=0.1).success
+    message, found, rows = span_of(collector)
+    assert message.startswith("1 of 2 rows dropped (50.0%; allowed 10.0%)")
+    assert (found["file_dataset.stored_bytes"], [row["id"] for row in rows]) == (6, ["b"])  # "scan a"
+
+
+@pytest.mark.parametrize("in_range", [False, True], ids=["alone", "in a range"])
+def test_a_run_that_has_nowhere_to_write_to_is_a_span_with_an_error(run, local, scans, collector, in_range):
+    given = {"partitions_def": DAYS, "backfill_policy": ONE_RUN} if in_range else {}
+
+    @dg.asset(**given)
+    def raw_scans(context: dg.AssetExecutionContext):
+        return {key: scans([key]) for key in context.partition_keys} if in_range else scans(["a"])
+
+    copied = pipeline_asset(copy_scan, name="copied", input=raw_scans, resource_key="nowhere", **given)
+    tags = range_tags(KEYS) if in_range else {}
+    result = run([raw_scans, copied], local, resources={"nowhere": FileDatasetResource()}, tags=tags)
+    assert not result.success
+    message, *_ = span_of(collector)
+    assert message.startswith("nowhere to write to")
+    (check,) = result.get_asset_check_evaluations()
+    assert "nowhere to write to" in check.description
+    assert failure_of(result).description.count("nowhere to write to") == 1
+
+
+def test_a_manifest_that_cannot_be_stored_is_a_span_with_an_error(chain, scans, collector, tmp_path):
+    chain(scans(["a"]))
+    collector.received.clear()
+    manifest = tmp_path / "base" / "manifests" / "copied" / "manifest.parquet"
+    manifest.unlink()
+    manifest.mkdir()
+    assert not chain(scans(["a"])).success
+    message, *_ = span_of(collector)
+    assert message == "the manifest could not be stored; the failure of the step says why"
+
+
+def test_a_run_that_is_cancelled_is_a_span_with_an_error(run, local, scans, collector):
+    @dg.asset
+    def raw_scans() -> pd.DataFrame:
+        return scans(["a", "b"])
+
+    def interrupted(input_dir, output_dir):
+        raise KeyboardInterrupt
+
+    with contextlib.suppress(KeyboardInterrupt):
+        run([raw_scans, pipeline_asset(interrupted, name="copied", input=raw_scans)], local)
+    message, *_ = span_of(collector)
+    assert message == "the run was cancelled (KeyboardInterrupt)"
+
+
 @pytest.mark.parametrize("shows", [True, False])
 def test_ids_are_sent_only_where_they_may_be_shown(chain, scans, collector, shows):
     chain(scans(["patient-7", "b"], missing=["patient-7"]), show_ids=shows)
@@ -185,6 +199,25 @@ def test_a_wrong_setting_of_opentelemetry_s_fails_nothing(chain, scans, collecto
     monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "0")
     assert chain(scans(["a"])).success
     assert "max_queue_size must be a positive integer; look at the variables OTEL_*" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "line"),
+    [
+        ("OTEL_BSP_MAX_QUEUE_SIZE", "0", "were not sent: max_queue_size must be a positive integer"),
+        ("OTEL_TRACES_SAMPLER", "zq-sampler", "OpenTelemetry: Couldn't recognize sampler zq-sampler"),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "x=y,zq-secret", "OpenTelemetry: Header format invalid"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "me:zq-secret@127.0.0.1:9", "No connection adapters were found for '***@127"),
+    ],
+)
+def test_a_wrong_setting_is_a_line_of_the_run_s_log(chain, scans, collector, instance, monkeypatch, name, value, line):
+    """Once in a process. What can be secret is not in it: Dagster stores the line."""
+    monkeypatch.setenv(name, value)
+    results = [chain(scans(["a"])) for _ in range(2)]
+    lines = [entry.user_message for result in results for entry in instance.all_logs(result.run_id)]
+    (found,) = [one for one in lines if "OpenTelemetry" in one]
+    assert line in found
+    assert "zq-secret" not in found
 
 
 def test_without_an_endpoint_nothing_is_imported(tmp_path):
@@ -216,3 +249,9 @@ def test_an_endpoint_without_the_extra_says_what_to_install(chain, scans, collec
     monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http.trace_exporter", None)
     assert chain(scans(["a"])).success
     assert "pip install 'file-dataset[otel]'" in caplog.text
+
+
+def test_the_run_s_log_says_what_to_install(chain, scans, collector, instance, monkeypatch):
+    monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http.trace_exporter", None)
+    lines = [entry.user_message for entry in instance.all_logs(chain(scans(["a"])).run_id)]
+    assert [line for line in lines if "pip install 'file-dataset[otel]'" in line]

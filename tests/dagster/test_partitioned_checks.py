@@ -1,5 +1,6 @@
 """Checks by partition, where Dagster has them: a red day stays red, whatever runs after it."""
 
+import errno
 import warnings
 from collections import Counter
 from pathlib import Path
@@ -75,6 +76,64 @@ def test_a_day_whose_manifest_is_not_stored_is_red(run, local, assets, instance,
     run(assets(), local, tags=range_tags(KEYS))
     run(assets(bad=KEYS[2:3], on_partition_failure=goes_on), local, tags=range_tags(KEYS))
     assert state_of(instance) == {"FAILED": [KEYS[2]], "SUCCEEDED": [key for key in KEYS if key != KEYS[2]]}
+
+
+@needs_partitions
+@pytest.mark.parametrize("policy", [{}, {"max_dropped_fraction": 0.5, "on_exceeded": "block"}], ids=["", "blocking"])
+def test_a_day_alone_that_fails_before_its_rows_are_counted_is_red_and_says_why(
+    run, local, resource, assets, instance, policy
+):
+    """It was green: without a result of its own the page shows that one, or only that the run failed."""
+    assert run(assets(**policy), local, partition_key=KEYS[0]).success
+    stopped = assets(into_path="s3://no-such-bucket-here", **policy)
+    result = run(stopped, resource, partition_key=KEYS[0])
+    assert not result.success
+    assert state_of(instance) == {"FAILED": [KEYS[0]]}
+    (check,) = result.get_asset_check_evaluations()
+    assert check.severity is dg.AssetCheckSeverity.ERROR
+    assert check.description.startswith(f"{KEYS[0]}: the pipeline stopped: ")
+    assert "NoSuchBucket" in check.description
+    assert "failures_uri" in check.metadata
+    assert run(assets(**policy), local, partition_key=KEYS[0]).success
+    assert state_of(instance) == {"SUCCEEDED": [KEYS[0]]}
+
+
+def test_an_asset_without_partitions_that_fails_before_its_rows_are_counted_is_red(run, local, scans, instance):
+    @dg.asset
+    def raw_scans() -> pd.DataFrame:
+        return pd.concat([scans(["a"])] * 2)
+
+    result = run([raw_scans, pipeline_asset(copy_scan, name="copied", input=raw_scans)], local)
+    assert not result.success
+    (check,) = result.get_asset_check_evaluations()
+    assert (check.passed, check.severity, check.partition) == (False, dg.AssetCheckSeverity.ERROR, None)
+    assert "duplicate ids" in check.description
+
+
+@pytest.mark.parametrize("partitions_def", [None, DAYS], ids=["without partitions", "a day"])
+def test_a_step_that_is_retried_leaves_the_check_of_its_last_attempt(
+    run, local, scans, instance, tmp_path, partitions_def
+):
+    """The run's first attempt stops before its rows are counted, the second is green: the check has one result."""
+    given = {} if partitions_def is None else {"partitions_def": partitions_def}
+
+    @dg.asset(**given)
+    def raw_scans() -> pd.DataFrame:
+        return scans(["a", "b"])
+
+    def mends(input_dir, output_dir):
+        if not (tmp_path / "seen").exists():
+            (tmp_path / "seen").touch()
+            raise OSError(errno.ENOSPC, "no space left")
+        return copy_scan(input_dir, output_dir)
+
+    copied = pipeline_asset(mends, name="copied", input=raw_scans, retry_policy=dg.RetryPolicy(max_retries=1), **given)
+    key = None if partitions_def is None else KEYS[0]
+    assert run([raw_scans, copied], local, partition_key=key).success
+    assert (tmp_path / "seen").exists()
+    check = dg.AssetCheckKey(dg.AssetKey("copied"), "no_dropped_rows")
+    history = instance.event_log_storage.get_asset_check_execution_history(check, limit=9)
+    assert [(record.status.value, record.partition) for record in history] == [("SUCCEEDED", key)]
 
 
 @needs_partitions
