@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 # metadata of a materialization: numbers, which Dagster plots, and for the next asset of the chain each of them
 _ROWS, _DROPPED, _UPSTREAM, _BY_ASSET = "input_rows", "dropped_rows", "dropped_upstream", "dropped_upstream_by_asset"
+_UNKNOWN = "dropped_upstream_not_known"  # of which assets
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,9 +21,11 @@ class Losses:
 
     Attributes:
         by_asset: of each pipeline asset upstream, the first of the chain first: dropped rows, and rows of its input.
+        unknown: pipeline assets upstream of which it is not known what they dropped of these rows.
     """
 
     by_asset: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    unknown: frozenset[str] = frozenset()
 
     @property
     def dropped(self) -> int:
@@ -31,17 +34,20 @@ class Losses:
 
     def __str__(self) -> str:
         """Return "; 1 of 4 dropped upstream in gray, 2 of 3 in small", or nothing where none was dropped."""
-        lost = [(asset, counts) for asset, counts in self.by_asset.items() if counts[0]]
+        lost = [f"{dropped} of {rows}{{}} in {asset}" for asset, (dropped, rows) in self.by_asset.items() if dropped]
+        names = ", ".join(sorted(self.unknown))
         if not lost:
-            return ""
-        (first, (dropped, rows)), *others = lost
-        more = "".join(f", {dropped} of {rows} in {asset}" for asset, (dropped, rows) in others)
-        return f"; {dropped} of {rows} dropped upstream in {first}{more}"
+            return f"; what {names} dropped upstream is not known" if names else ""
+        first, *others = lost
+        more = "".join(f", {one.format('')}" for one in others)
+        least, rest = ("at least ", f"; what {names} dropped is not known") if names else ("", "")
+        return f"; {least}{first.format(' dropped upstream')}{more}{rest}"
 
     def metadata(self) -> dict[str, Any]:
         """Return it as metadata of a materialization, for Dagster to plot and for the next asset to read."""
         counts = {asset: list(count) for asset, count in self.by_asset.items()}
-        return {_UPSTREAM: self.dropped, _BY_ASSET: dg.MetadataValue.json(counts)}
+        unknown = {_UNKNOWN: dg.MetadataValue.json(sorted(self.unknown))} if self.unknown else {}
+        return {_UPSTREAM: self.dropped, _BY_ASSET: dg.MetadataValue.json(counts), **unknown}
 
 
 def losses_of(asset: str, events: Iterable[dg.AssetMaterialization]) -> Losses | None:
@@ -53,6 +59,7 @@ def losses_of(asset: str, events: Iterable[dg.AssetMaterialization]) -> Losses |
     """
     by_asset: dict[str, tuple[int, int]] = {}
     own: tuple[int, int] | None = None
+    unknown: set[str] = set()
     for event in events:
         numbers = [_value(event.metadata, name) for name in (_DROPPED, _ROWS)]
         if not _is_pair(numbers):
@@ -61,8 +68,20 @@ def losses_of(asset: str, events: Iterable[dg.AssetMaterialization]) -> Losses |
         for name, counts in (earlier if isinstance(earlier, dict) else {}).items():
             if _is_pair(counts):
                 by_asset[name] = _sum(by_asset.get(name), counts)
+        others = _value(event.metadata, _UNKNOWN)
+        unknown |= {name for name in (others if isinstance(others, list) else []) if isinstance(name, str)}
         own = _sum(own, numbers)
-    return None if own is None else Losses({**by_asset, asset: own})
+    return None if own is None else Losses({**by_asset, asset: own}, frozenset(unknown))
+
+
+def joined_losses(of_each: Iterable[Losses]) -> Losses | None:
+    """Return what was dropped on several ways to the same rows; None: there is no way. An asset on two counts once."""
+    ways = list(of_each)
+    by_asset: dict[str, tuple[int, int]] = {}
+    for way in ways:
+        for name, counts in way.by_asset.items():
+            by_asset[name] = max(by_asset.get(name, counts), counts)
+    return Losses(by_asset, frozenset().union(*(way.unknown for way in ways))) if ways else None
 
 
 def _value(metadata: Mapping[str, Any], name: str) -> Any:  # noqa: ANN401 (whatever a materialization has)

@@ -17,10 +17,11 @@ from file_dataset_dagster import _on_ray
 from file_dataset_dagster._checkpoints import attempt_of
 from file_dataset_dagster._data_versions import contents_of, version_of_result
 from file_dataset_dagster._dropped_rows import DroppedRows, check_of_failed_run
-from file_dataset_dagster._event_log import failed_in_run, last_materialization, last_tags
+from file_dataset_dagster._event_log import failed_in_run, last_record, last_records, last_tags
 from file_dataset_dagster._inputs import INPUT, frame_of, keys_of_input
 from file_dataset_dagster._io_manager import ManifestIOManager
-from file_dataset_dagster._losses import losses_of
+from file_dataset_dagster._losses import Losses
+from file_dataset_dagster._lost_upstream import Upstream
 from file_dataset_dagster._metrics import metrics_of
 from file_dataset_dagster._partial_runs import PartialRun, Stored, check_outputs
 from file_dataset_dagster._paths import fitting, segment
@@ -143,7 +144,7 @@ class AssetRun:
         policy = self.settings.policy
         into_path, writes_down = self.root, False
         read = self._read(keys)
-        upstream = None if read is None else losses_of(self._upstream_name(), read.values())
+        upstream = self._lost(read)
         try:
             if partition_key is not None:
                 into_path = fitting(f"{self.root}/{segment(partition_key)}", f"partition {partition_key!r}")
@@ -253,29 +254,35 @@ class AssetRun:
             check_outputs(stored.manifest, self._nothing(frame, into_path).manifest, "fn promises the outputs")
         return stored
 
-    def _read(self, keys: list[Any]) -> dict[str, dg.AssetMaterialization] | None:
+    def _read(self, keys: list[Any]) -> dict[str, dg.EventLogRecord] | None:
         """The last materialization of each partition that is read; None where that is not known."""
         upstream = self._upstream()
-        if upstream is None or len(keys) > _MOST_KEYS:
+        if upstream is None:
             return None
-        found = {str(key or ""): last_materialization(self.context.instance, upstream, key) for key in keys}
-        return {key: event for key, event in found.items() if event is not None}
+        if len(keys) > 1:
+            return last_records(self.context.instance, upstream, [str(key) for key in keys])
+        found = {str(key or ""): last_record(self.context.instance, upstream, key) for key in keys}
+        return {key: record for key, record in found.items() if record is not None}
 
-    def _upstream_name(self) -> str:
-        name: str = self.context.asset_key_for_input(INPUT).to_user_string()
-        return name
+    def _lost(self, read: Mapping[str, dg.EventLogRecord] | None) -> Losses | None:
+        """What was dropped before the rows came here; None: no pipeline is upstream, or that is not known."""
+        upstream = self._upstream()
+        if upstream is None or read is None:
+            return None
+        return Upstream.of_run(self.context).losses(upstream, list(read.values()))
 
-    def _origins(
-        self, frame: pd.DataFrame, keys: list[Any], read: Mapping[str, dg.AssetMaterialization] | None
-    ) -> Origins:
+    def _origins(self, frame: pd.DataFrame, keys: list[Any], read: Mapping[str, dg.EventLogRecord] | None) -> Origins:
         """What the rows of the input are: their values, and the content of files that a pipeline upstream stored."""
         if self.manifests is None or "id" not in frame:
             return Origins()
         upstream = self._upstream()
         if upstream is None or read is None:
             return origins_of(frame, {}, None, is_content_known=False)
-        tags = {key: (event.tags or {}).get("dagster/data_version") for key, event in read.items()}
+        events = {key: record.asset_materialization for key, record in read.items()}
+        tags = {key: (event.tags or {}).get("dagster/data_version") for key, event in events.items() if event}
         versions = {key: version for key, version in tags.items() if version is not None}
+        if len(keys) > _MOST_KEYS:
+            return origins_of(frame, {}, versions, is_content_known=False)
         contents: dict[str, str] = {}
         is_known = False
         try:
@@ -347,7 +354,7 @@ class AssetRun:
 
 
 _FAILED_UPSTREAM = "this partition of the input failed in this run"
-_MOST_KEYS = 100  # partitions of one input whose materializations are looked up, one query each; a guess
+_MOST_KEYS = 100  # partitions of one input of which is read what their files are, one GET each; a guess
 
 
 def _is_all_at_fn(result: file_dataset.PipelineResult) -> bool:
