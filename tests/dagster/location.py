@@ -1,5 +1,6 @@
 """A code location, as a server of Dagster's loads it: daily scans, one day of ninety broken, downstream, a slow one.
 
+There are listed scans of sites, too, whose fifth row waits as long as a file says so.
 `DATASET_TEST_DIR` is where everything lies; secrets come as literals and from the environment.
 """
 
@@ -12,7 +13,13 @@ import dagster as dg
 import pandas as pd
 from dagster_aws.s3 import S3Resource
 
-from file_dataset_dagster import FileDatasetResource, ManifestIOManager, pipeline_asset
+from file_dataset_dagster import (
+    FileDatasetResource,
+    ManifestIOManager,
+    build_manifest_checks,
+    files_asset,
+    pipeline_asset,
+)
 
 HERE = Path(os.environ["DATASET_TEST_DIR"])
 DAYS = dg.DailyPartitionsDefinition("2024-01-01", end_date="2024-03-31")  # 90: 31 + 29 + 30
@@ -67,6 +74,19 @@ def ends(input_dir, output_dir):
     return copy(input_dir, output_dir)
 
 
+def holds(input_dir, output_dir):
+    """Leave a file for each call; at row 5 wait to be cancelled, where a file says so, once rows are written down."""
+    text = (input_dir / "scan.txt").read_text()
+    (HERE / "site_calls").mkdir(exist_ok=True)
+    (HERE / "site_calls" / f"{text}-{uuid.uuid4().hex}").touch()
+    if text == "5" and (HERE / "hold").exists():
+        while not list((HERE / "base" / "manifests" / "site_copied").glob("*.checkpoint/part-*")):
+            time.sleep(0.05)
+        (HERE / "holding").touch()
+        time.sleep(600)
+    return copy(input_dir, output_dir)
+
+
 ONE_RUN = dg.BackfillPolicy.single_run()
 
 
@@ -99,15 +119,23 @@ def six_scans() -> pd.DataFrame:
 ending = pipeline_asset(ends, name="ending", input=six_scans, prefetch=0)
 slow = pipeline_asset(slowly, name="slow", input=few_scans, workers=1)
 
+site_scans = files_asset("site_scans", {"scan.txt": HERE / "sites/{site}/{id}.txt"}, partition_by="site")
+site_copied = pipeline_asset(
+    holds, name="site_copied", input=site_scans, partitions_def=site_scans.partitions_def, workers=1
+)
+site_checks = build_manifest_checks(site_copied)
+
 daily = dg.define_asset_job("daily", selection=["raw_scans", "copied", "counted"])
 nightly = dg.build_schedule_from_partitioned_job(daily, name="nightly", hour_of_day=2)
 defs = dg.Definitions(
-    assets=[raw_scans, copied, copied_each, counted, few_scans, slow, six_scans, ending],
+    assets=[raw_scans, copied, copied_each, counted, few_scans, slow, six_scans, ending, site_scans, site_copied],
+    asset_checks=site_checks,
     jobs=[
         daily,
         dg.define_asset_job("daily_range", selection=["raw_scans", "copied"]),
         dg.define_asset_job("ending_job", selection=["six_scans", "ending"]),
         dg.define_asset_job("slow_job", selection=["few_scans", "slow"]),
+        dg.define_asset_job("sites_job", selection=["site_scans", "site_copied"]),
     ],
     schedules=[nightly],
     resources={

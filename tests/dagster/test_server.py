@@ -1,5 +1,6 @@
 """A code server, a daemon and GraphQL, as Dagster's UI uses them: launches, backfills, cancellation; and no secret."""
 
+import collections
 import contextlib
 import json
 import os
@@ -14,6 +15,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 from helpers import free_port, stored_text
+from servers.otlp import Collector, values_of
 
 from file_dataset_dagster import FileDatasetResource, ManifestIOManager
 
@@ -29,8 +31,8 @@ SELECTOR = {"repositoryLocationName": "location.py", "repositoryName": "__reposi
 class Server:
     """`dagster dev` on the code location; what it answered and printed is kept."""
 
-    def __init__(self, home, port):
-        self.home, self.url, self.answers = home, f"http://127.0.0.1:{port}", []
+    def __init__(self, home, port, collector):
+        self.home, self.url, self.answers, self.collector = home, f"http://127.0.0.1:{port}", [], collector
 
     def ask(self, query, **variables):
         body = json.dumps({"query": query, "variables": variables}).encode()
@@ -92,12 +94,13 @@ def server(tmp_path_factory):
         "TEST_KEY_ID": "AKIDENV",
         "TEST_SECRET": "EnvS3cret",
         "TMPDIR": str(home / "tmp"),
+        "OTEL_EXPORTER_OTLP_ENDPOINT": (collector := Collector()).url,
     }
     port = free_port()
     command = [sys.executable, "-m", "dagster", "dev", "-f", str(LOCATION), "-p", str(port)]
     with (home / "printed").open("wb") as printed:
         process = subprocess.Popen(command, env=environment, stdout=printed, stderr=printed, start_new_session=True)
-        one = Server(home, port)
+        one = Server(home, port, collector)
         try:
             deadline = time.monotonic() + 200
             while True:
@@ -115,6 +118,7 @@ def server(tmp_path_factory):
             finally:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
+                collector.close()
 
 
 def test_a_partition_is_launched(server):
@@ -166,6 +170,49 @@ def test_a_run_that_is_cancelled_leaves_nothing_behind(server):
     assert {name.partition("-")[0] for name in written} <= {"part", "manifest.begun.parquet"}
     left = [path for path in (server.home / "tmp").rglob("*") if path.name in ("scan.txt", "copy.txt")]
     assert left == []
+
+
+def site_checks(server, name):
+    """What the page of a check shows of the partition `ulm`, the last run first: status, and whether it passed."""
+    executions = server.ask(
+        """query ($key: AssetKeyInput!, $name: String!) {
+             assetCheckExecutions(assetKey: $key, checkName: $name, limit: 9) {
+               status partition evaluation { success } } }""",
+        key={"path": ["site_copied"]},
+        name=name,
+    )["assetCheckExecutions"]
+    assert {one["partition"] for one in executions} <= {"ulm"}
+    return [(one["status"], one["evaluation"] and one["evaluation"]["success"]) for one in executions]
+
+
+def test_a_partition_that_is_cancelled_goes_on_where_it_was(server):
+    """Files as a source, a pipeline with checks by partition and OpenTelemetry: cancelled as the UI does it."""
+    (server.home / "sites" / "ulm").mkdir(parents=True)
+    for number in range(1, 7):
+        (server.home / "sites" / "ulm" / f"{number}.txt").write_text(str(number))
+    with dg.DagsterInstance.from_config(str(server.home / "home")) as instance:
+        instance.add_dynamic_partitions("site", ["ulm"])
+    (server.home / "hold").touch()
+    run_id = server.launch("sites_job", {"dagster/partition": "ulm"})
+    server.until((server.home / "holding").exists, {True})
+    server.ask("mutation ($id: String!) { terminateRun(runId: $id) { __typename } }", id=run_id)
+    assert server.wait(run_id) == "CANCELED"
+    assert [path.name for path in (server.home / "tmp").rglob("*") if path.name in ("scan.txt", "copy.txt")] == []
+    assert list((server.home / "base" / "manifests" / "site_copied").glob("partition=ulm.checkpoint/part-*"))
+    assert site_checks(server, "no_dropped_rows") == site_checks(server, "files_exist") == [("SKIPPED", None)]
+    spans = [span for span in server.collector.spans() if values_of(span.attributes)["dagster.run_id"] == run_id]
+    assert [(span.status.code, values_of(span.attributes)["dagster.partition"]) for span in spans] == [(2, "ulm")]
+    assert spans[0].status.message.startswith("the run was cancelled")
+
+    (server.home / "hold").unlink()
+    config = {"ops": {"site_copied": {"config": {"only_missing": True}}}}
+    assert server.wait(server.launch("sites_job", {"dagster/partition": "ulm"}, config)) == "SUCCESS"
+    assert server.ids("site_copied", "ulm") == ["1", "2", "3", "4", "5", "6"]
+    calls = collections.Counter(path.name.partition("-")[0] for path in (server.home / "site_calls").iterdir())
+    assert {calls[number] for number in "1234"} == {1}
+    for name in ("no_dropped_rows", "files_exist"):
+        assert site_checks(server, name) == [("SUCCEEDED", True), ("SKIPPED", None)]
+    assert not list((server.home / "base" / "manifests" / "site_copied").glob("*.checkpoint/part-*"))
 
 
 def test_a_literal_secret_at_launch_is_refused(server):
