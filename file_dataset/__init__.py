@@ -23,6 +23,8 @@ if _typing.TYPE_CHECKING:
     from file_dataset._checkpoint.inputs import changed_rows as changed_rows
     from file_dataset._checkpoint.place import remove_checkpoint as remove_checkpoint
     from file_dataset._forecast import Plan as Plan
+    from file_dataset._found_files import FoundFiles as FoundFiles
+    from file_dataset._listing import find_files as find_files
     from file_dataset._listing import list_files as list_files
     from file_dataset._verify import verify as verify
 
@@ -30,6 +32,7 @@ if _typing.TYPE_CHECKING:
 
 __all__ = [
     "FileDatasetError",
+    "FoundFiles",
     "InvalidDatasetError",
     "MissingExtraError",
     "Options",
@@ -43,6 +46,7 @@ __all__ = [
     "TempDir",
     "WriteOptions",
     "changed_rows",
+    "find_files",
     "list_files",
     "reader",
     "remove_checkpoint",
@@ -53,8 +57,10 @@ __all__ = [
 
 # these bring pandas and pyarrow along, or are not used by most
 _HEAVY = {
+    "FoundFiles": "_found_files",
     "Plan": "_forecast",
     "changed_rows": "_checkpoint.inputs",
+    "find_files": "_listing",
     "list_files": "_listing",
     "remove_checkpoint": "_checkpoint.place",
     "verify": "_verify",

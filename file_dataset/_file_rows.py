@@ -1,4 +1,7 @@
-"""Files that patterns matched -> rows: joined by the fields that the patterns share. Pure."""
+"""Files that patterns matched -> rows: joined by the fields that the patterns share. Pure.
+
+A file whose name is not safe is left out here, and named; `_found_files` decides whether that is an error.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,6 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from file_dataset._errors import InvalidDatasetError
 from file_dataset._urls import Directory, ObjectUrl
 
 if TYPE_CHECKING:
@@ -19,8 +21,9 @@ if TYPE_CHECKING:
 
 Values: TypeAlias = "tuple[str | None, ...]"
 
-# a step up, or what would break a line in a log, a CSV or a terminal
-_UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f]|\A\.\.?\Z")
+_STEPS = frozenset({".", ".."})
+# what would break a line in a log, a CSV or a terminal
+_UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 # a key of 1,024 bytes and four stars in one segment has millions; a guess
 _MOST_READINGS = 10_000
 
@@ -47,26 +50,25 @@ Found: TypeAlias = "Listed | FoundDirectory"
 class Matches:
     """The files or directories that one pattern matched, by the values of its fields.
 
-    `open_files` are those of a pattern that can read a key in several ways, until it is settled which.
+    `open_files` are those of a pattern that can read a key in several ways, until it is settled which. `twice` has, for
+    values that several files have, all but the first one, by their locations. `left_out` has locations of files whose
+    name is not safe, why, and those values.
     """
 
     name: str
     pattern: Pattern
     cells: dict[tuple[str, ...], Found] = field(default_factory=dict)
     open_files: dict[str, Found] = field(default_factory=dict)
+    twice: dict[tuple[str, ...], dict[str, Found]] = field(default_factory=dict)
+    left_out: dict[str, tuple[str, tuple[str, ...]]] = field(default_factory=dict)
     _directories: dict[str, FoundDirectory] = field(default_factory=dict)  # by what their keys begin with
-    _twice: dict[tuple[str, ...], set[str]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         """Return how many files there are."""
         return len(self.cells) + len(self.open_files)
 
     def take(self, key: str, found: Listed) -> None:
-        """Take a file whose key matches; the same one may come again.
-
-        Raises:
-            InvalidDatasetError: a value of a field can neither name a directory nor stand in a log.
-        """
+        """Take a file whose key matches; the same one may come again."""
         if key.endswith("/"):  # a marker
             return
         if not self.pattern.is_of_directories:
@@ -101,11 +103,7 @@ class Matches:
         return any(self.pattern.read(start) is not None for start in self.pattern.directories_of(f"{path}/"))
 
     def settle(self, others: Sequence[Matches]) -> None:
-        """Decide how keys are read: so that most of the others have these values, and else as `Pattern.read` does.
-
-        Raises:
-            InvalidDatasetError: as `take` does.
-        """
+        """Decide how keys are read: so that most of the others have these values, and else as `Pattern.read` does."""
         mine, known = self.pattern.fields, []  # per other: places of the fields in common, and the values it has
         for other in others:
             if both := [name for name in mine if name in other.pattern.fields]:
@@ -125,36 +123,27 @@ class Matches:
         self.open_files = {}
 
     def _put(self, values: tuple[str, ...], found: Found) -> None:
-        for name, value in zip(self.pattern.fields, values, strict=True):
-            if _UNSAFE.search(value):
-                raise InvalidDatasetError(
-                    f"{str(found.at)!r}: {{{name}}} would be {value!r}, which is not a safe name: rename the object, "
-                    f"or write * where patterns[{self.name!r}] has {{{name}}}"
-                )
+        for value in values:  # most texts are printable, which costs less to see
+            if (value in _STEPS or not value.isprintable()) and (why := self._fault(values)):
+                self.left_out[str(found.at)] = why, values
+                return
         if not isinstance(found.at, ObjectUrl) and not _is_unicode(str(found.at)):
-            raise InvalidDatasetError(
-                f"{str(found.at)!r} is not valid Unicode, which no frame can hold: rename the file"
-            )
-        before = self.cells.setdefault(values, found)
-        if before.at != found.at:
-            self._twice.setdefault(values, {str(before.at)}).add(str(found.at))
-
-    def check(self) -> None:
-        """Refuse two files for one cell.
-
-        Raises:
-            InvalidDatasetError: showing both.
-        """
-        if not self._twice:
+            why = "it is not valid Unicode, which no frame can hold: rename the file"
+            self.left_out[str(found.at)] = why, values
             return
-        values, places = min(self._twice.items(), key=lambda item: sorted(item[1]))
-        row = ", ".join(f"{name} {value!r}" for name, value in zip(self.pattern.fields, values, strict=True))
-        both = " and ".join(map(repr, sorted(places)[:2]))
-        raise InvalidDatasetError(
-            f"{self.name!r} has two files for {row or 'every row'}: {both} "
-            f"(rows like this: {len(self._twice)}); write a field such as {{part}} where they differ, or a narrower "
-            "pattern"
-        )
+        before = self.cells.setdefault(values, found)
+        if before is not found and before.at != found.at:
+            self.twice.setdefault(values, {})[str(found.at)] = found
+
+    def _fault(self, values: tuple[str, ...]) -> str | None:
+        """Why these can be no values: one is a step in a path, or would break a line."""
+        for name, value in zip(self.pattern.fields, values, strict=True):
+            if value in _STEPS or _UNSAFE.search(value):
+                return (
+                    f"{{{name}}} would be {value!r}, which is not a safe name: rename the object, or write * "
+                    f"where patterns[{self.name!r}] has {{{name}}}"
+                )
+        return None
 
 
 def _is_unicode(text: str) -> bool:
@@ -212,7 +201,10 @@ class _Join:
         places = [self._fields.index(name) for name in own]
         if not self.rows:
             # as below, where there is nothing to join with, in half the memory
-            self.rows = [_put(self._nothing, places, at, *each) for each in table.cells.items()] if own else []
+            if own and len(self._nothing.files) == 1:
+                self.rows = [FoundRow(values, (found,)) for values, found in table.cells.items()]
+            elif own:
+                self.rows = [_put(self._nothing, places, at, *each) for each in table.cells.items()]
             self.known |= set(own)
             return
         shared = [number for number, name in enumerate(own) if name in self.known]

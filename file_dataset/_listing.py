@@ -15,11 +15,12 @@ from itertools import zip_longest
 from operator import le
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
-from file_dataset import _file_rows, _frame, _ids, _options, _patterns, _plan, _urls
+from file_dataset import _frame, _options, _patterns, _plan, _urls
 from file_dataset._errors import Failure, InvalidDatasetError, RowError, store_error
-from file_dataset._file_rows import FoundDirectory, Matches
+from file_dataset._file_rows import Matches
+from file_dataset._found_files import Content, FoundFiles
 from file_dataset._silence import awaited
 from file_dataset._store import ALL, FLAT, Span
 from file_dataset._stores import Stores
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-    from file_dataset._file_rows import Found, FoundRow
     from file_dataset._options import Options
     from file_dataset._patterns import Pattern
     from file_dataset._store import Listed, Page
@@ -95,7 +95,6 @@ class _Lister:
 
         Raises:
             RowError: one cannot be listed.
-            InvalidDatasetError: what was found can be no row.
         """
         try:
             for place in places:
@@ -290,23 +289,61 @@ def list_files(
         >>> list_files({"scan.txt": "s3://my-bucket/{id}.txt"}, details=True)["scan.txt.size_bytes"].tolist()
         [5]
     """
+    content, nothing = _found(patterns, id, options, details=details)
+    FoundFiles(content).raise_if_left_out()
+    if nothing and not allow_empty:
+        raise InvalidDatasetError(f"{nothing}. If that may be so, pass allow_empty=True")
+    return content.frame(content.rows)
+
+
+def find_files(
+    patterns: Mapping[str, str | os.PathLike[str]],
+    *,
+    id: str | None = None,  # noqa: A002  # the column's name
+    details: bool = False,
+    options: Options | None = None,
+) -> FoundFiles:
+    """Return what `list_files` makes a frame of, where files whose names are not safe are left out and named.
+
+    For programs that go on where a person would rename an object: one upload of an odd name then costs that file.
+
+    Args:
+        patterns: as `list_files` takes them; here none needs to match.
+        id: as `list_files` takes it.
+        details: as `list_files` takes it.
+        options: how S3 is reached; None: by boto3's default session.
+
+    Raises:
+        InvalidDatasetError: a pattern is not understood.
+        RowError: something could not be listed.
+
+    Example:
+        >>> found = find_files({"scan.txt": "s3://my-bucket/{id}.txt"}, details=True)
+        >>> found.left_out
+        {}
+        >>> found.frame()["scan.txt.size_bytes"].tolist()
+        [5]
+    """
+    return FoundFiles(_found(patterns, id, options, details=details)[0])
+
+
+def _found(
+    patterns: Mapping[str, str | os.PathLike[str]], id_: object, options: Options | None, *, details: bool
+) -> tuple[Content, str]:
+    """Return what there is, and which patterns match nothing, in a sentence."""
     _options.check(options)
     matches, places = _parsed(patterns, local_paths=_options.takes_local_paths(options))
     fields = tuple(dict.fromkeys(name for match in matches for name in match.pattern.fields))
     _check_fields(matches, fields)
     _check_ends(matches)
-    template = _template(id, fields)
+    template = _template(id_, fields)
     _check_columns(matches, fields, details=details)
     _Lister(Stores(options), details=details).run(places)
-    if not allow_empty:
-        _check_not_empty(matches, places, patterns)
     for match in matches:
         if match.open_files:
             match.settle([other for other in matches if other.pattern.is_firm])
-        match.check()
-    rows = _file_rows.joined(matches, fields)
-    ids = _ids_of(rows, template, matches, fields)
-    return _frame_of(rows, ids, matches, fields, details=details)
+    nothing = _without_a_match(matches, places, patterns)
+    return Content.of(matches, fields, template, details=details), nothing
 
 
 def _parsed(patterns: object, *, local_paths: bool) -> tuple[list[Matches], list[_Place]]:
@@ -436,12 +473,8 @@ def _check_columns(matches: Sequence[Matches], fields: Sequence[str], *, details
         )
 
 
-def _check_not_empty(matches: Sequence[Matches], places: Sequence[_Place], patterns: Mapping[str, object]) -> None:
-    """Refuse patterns that match nothing.
-
-    Raises:
-        InvalidDatasetError: naming them, and what is there instead.
-    """
+def _without_a_match(matches: Sequence[Matches], places: Sequence[_Place], patterns: Mapping[str, object]) -> str:
+    """Return which patterns match nothing, and what is there instead; else no text."""
     reasons = []
     for match in matches:
         if len(match):
@@ -455,92 +488,4 @@ def _check_not_empty(matches: Sequence[Matches], places: Sequence[_Place], patte
         reasons.append(
             f"patterns[{match.name!r}]={str(patterns[match.name])!r} matches {what}: {there} below {begins!r}"
         )
-    if reasons:
-        raise InvalidDatasetError(f"{'; '.join(reasons)}. If that may be so, pass allow_empty=True")
-
-
-def _ids_of(
-    rows: Sequence[FoundRow], template: Pattern, matches: Sequence[Matches], fields: Sequence[str]
-) -> list[str]:
-    """Return the id of each row.
-
-    Raises:
-        InvalidDatasetError: one has none, one that can be no id, or that of another.
-    """
-    places = [(name, fields.index(name)) for name in template.fields]
-    ids: dict[str, FoundRow] = {}
-    for row in rows:
-        values = {name: row.texts[place] for name, place in places}
-        if None in values.values():
-            name = next(name for name, value in values.items() if value is None)
-            file, at = next((match.name, each.at) for match, each in zip(matches, row.files, strict=True) if each)
-            raise InvalidDatasetError(
-                f"{str(at)!r} has no row: no file of the other patterns goes with it, and its own pattern has no "
-                f"{{{name}}}, which ids are made of. Write {{{name}}} in the pattern of {file!r}, or list it by itself"
-            )
-        text = _patterns.filled(template, {name: str(value) for name, value in values.items()})
-        if text in ids:
-            _refuse_twice(text, ids[text], row, fields)
-        ids[text] = row
-    try:
-        _ids.texts_of(list(ids))
-    except InvalidDatasetError:
-        for text, row in ids.items():
-            try:
-                _urls.check_id(text)
-            except InvalidDatasetError as exc:
-                raise InvalidDatasetError(f"{_example(row)}: {exc}") from None
-        raise
-    return list(ids)
-
-
-def _refuse_twice(text: str, one: FoundRow, other: FoundRow, fields: Sequence[str]) -> None:
-    named = "-".join(f"{{{name}}}" for name in fields)
-    raise InvalidDatasetError(
-        f"the id {text!r} is of two rows, {_example(one)} and {_example(other)}: "
-        f"make ids of more fields, such as id={named!r}"
-    )
-
-
-def _example(row: FoundRow) -> str:
-    return next(repr(str(each.at)) for each in row.files if each is not None)
-
-
-def _frame_of(
-    rows: list[FoundRow], ids: Sequence[str], matches: Sequence[Matches], fields: Sequence[str], *, details: bool
-) -> pd.DataFrame:
-    """Return the frame; the rows are used up: those of 100,000 files take 35 MB, in which the columns are made."""
-    import pandas as pd
-
-    files = {match.name: [row.files[at] for row in rows] for at, match in enumerate(matches)}
-    texts: dict[str, Sequence[Any]] = {
-        name: [None if each is None else str(each.at) for each in found] for name, found in files.items()
-    }
-    texts[_frame.ID] = ids
-    for place, name in enumerate(fields):
-        if name != _frame.ID:
-            texts[name] = [row.texts[place] for row in rows]
-    more = {
-        f"{name}.{detail}": column
-        for name, found in files.items()
-        for detail, column in (zip(_frame.DETAILS, _details(found), strict=True) if details else ())
-    }
-    rows.clear()
-    files.clear()
-    return pd.DataFrame({name: pd.Series(values, dtype=_frame.TEXT) for name, values in texts.items()} | more)
-
-
-def _details(found: Sequence[Found | None]) -> tuple[pd.Series[Any], pd.Series[Any], pd.Series[Any]]:
-    import pandas as pd
-
-    sizes = pd.Series([None if each is None else each.size_bytes for each in found], dtype="Int64")
-    etags = pd.Series([None if each is None else _etag(each) for each in found], dtype=_frame.TEXT)
-    times = pd.Series([None if each is None else each.modified for each in found], dtype="Int64")
-    return sizes, etags, pd.to_datetime(times, unit="ns", utc=True)
-
-
-def _etag(found: Found) -> str | None:
-    """Return the ETag that `PipelineResult.inputs` has of a file: of a local one, when it was modified."""
-    if isinstance(found, FoundDirectory):
-        return None
-    return found.etag if isinstance(found.at, ObjectUrl) else str(found.modified)
+    return "; ".join(reasons)
