@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeAlias
-
-from file_dataset_dagster._listings import tags_of
+from itertools import chain, islice
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
     import pandas as pd
 
 File: TypeAlias = "tuple[str, str]"  # location and ETag
 Files: TypeAlias = "dict[str | None, dict[str, str]]"  # ETags by location, by partition
+
+_ROWS_A_CALL = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,35 +64,31 @@ class Step:
         )
 
 
-def files_of(frame: pd.DataFrame, columns: Sequence[str], partition_by: str | None) -> Files:
-    """The files of a listing with all details, by partition; rows without a value of the field are in none."""
-    found: Files = {}
-    partitions = [None] * len(frame) if partition_by is None else frame[partition_by].astype(object).tolist()
-    for column in columns:
-        locations, tags = frame[column].astype(object).tolist(), tags_of(frame, column).astype(object).tolist()
-        for partition, location, tag in zip(partitions, locations, tags, strict=True):
-            if isinstance(location, str) and (partition_by is None or isinstance(partition, str)):
-                found.setdefault(partition, {})[location] = tag
-    return found
-
-
 def to_frame(files: Files) -> pd.DataFrame:
     """Return the files as they are stored: sorted by partition and location."""
     import pandas as pd
 
-    rows = [
-        (location, tag, partition)
-        for partition, found in sorted(files.items(), key=lambda item: item[0] or "")
-        for location, tag in sorted(found.items())
-    ]
-    frame = pd.DataFrame(rows, columns=["location", "etag", "partition"])
-    return frame.astype({"location": "str", "etag": "str"}).astype({"partition": object})
+    columns = [list(column) for column in zip(*_rows(files), strict=True)] or [[], [], []]
+    dtypes: list[Any] = ["str", "str", object]
+    return pd.DataFrame(
+        {
+            name: pd.Series(column, dtype=dtype)
+            for name, column, dtype in zip(("location", "etag", "partition"), columns, dtypes, strict=True)
+        }
+    )
+
+
+def _rows(files: Files) -> Iterator[tuple[str, str, str | None]]:
+    for partition, found in sorted(files.items(), key=lambda item: item[0] or ""):
+        for location, tag in sorted(found.items()):
+            yield location, tag, partition
 
 
 def from_frame(frame: pd.DataFrame) -> Files:
     """Return what `to_frame` was given; partitions that had no file are not among it."""
     found: Files = {}
-    for location, tag, partition in frame[["location", "etag", "partition"]].astype(object).to_numpy().tolist():
+    columns = (frame[name].astype(object).tolist() for name in ("partition", "location", "etag"))
+    for partition, location, tag in zip(*columns, strict=True):
         found.setdefault(partition, {})[location] = tag
     return found
 
@@ -125,9 +122,11 @@ def step(before: Files, now: Files, *, allowed: Iterable[str] | None, most: int)
     return Step(changes, later, files)
 
 
-def cursor_after(before: str, frame: pd.DataFrame) -> str:
+def cursor_after(before: str, files: Files) -> str:
     """Return the digest of a listing and of the cursor before it: content that goes A, B, A has three cursors."""
-    return _digest([before, *frame.astype(object).to_numpy().tolist()])
+    rows = _rows(files)
+    # a call for each row would take longer than the listing
+    return _digest(chain([before], iter(lambda: list(islice(rows, _ROWS_A_CALL)), [])))
 
 
 def run_key(before: str, partition: str | None, change: Change) -> str:

@@ -10,23 +10,11 @@ if TYPE_CHECKING:
 
 # as `list_files` reads them: {{ and }} are braces, {name} is a field
 _PIECE = re.compile(r"\{\{|\}\}|\{([^{}]*)\}")
-# no value that a bucket has is likely to hold it, and an id may (it is printable, and no slash)
-_BETWEEN = "\N{SYMBOL FOR UNIT SEPARATOR}"
 
 
 def fields_of(texts: Iterable[str]) -> tuple[str, ...]:
     """Return the names of the fields, in their order."""
     return tuple(dict.fromkeys(found[1] for text in texts for found in _PIECE.finditer(text) if found[1] is not None))
-
-
-def id_across(id_: str | None, field: str) -> tuple[str, bool]:
-    """Return an `id` for a listing of all partitions, in which ids may repeat, where `id_` is of one partition.
-
-    And whether its ids begin with the value of the field and one character more.
-    """
-    template = "{id}" if id_ is None else id_
-    has_field = field in fields_of([template])
-    return (template, False) if has_field else (f"{{{field}}}{_BETWEEN}{template}", True)
 
 
 def narrowed(

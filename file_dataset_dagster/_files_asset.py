@@ -123,8 +123,10 @@ class _Run:
         found = None if self._io_manager_key is None else getattr(context.resources, self._io_manager_key)
         return found if isinstance(found, ManifestIOManager) else None
 
-    def frames(self, context: dg.AssetExecutionContext) -> "tuple[dict[str | None, pd.DataFrame], float]":
-        """The listing of each partition of the run, with all details, and how many seconds it took; one listing."""
+    def frames(
+        self, context: dg.AssetExecutionContext
+    ) -> "tuple[dict[str | None, pd.DataFrame], dict[str | None, dict[str, Any]]]":
+        """The frame of each partition of the run, with all details, and what Dagster shows of it; one listing."""
         resource = getattr(context.resources, self.listing.resource_key)
         if not isinstance(resource, FileDatasetResource):
             raise dg.Failure(
@@ -133,28 +135,30 @@ class _Run:
             )
         began = time.monotonic()
         try:
-            frames = self._listed(context, resource.get_options())
+            found = self._found(context, resource.get_options())
             seconds = time.monotonic() - began
+            left_out = {at: why for each in found.values() for at, why in each.left_out.items()}
+            if left_out:
+                context.log.error("%s", self.listing.left_out(left_out))
+            frames = {key: self.listing.frame(each, key) for key, each in found.items()}
             for key, frame in frames.items():
                 of = f"asset {self.key.to_user_string()}" + ("" if key is None else f", partition {key!r}")
                 self.listing.check_not_empty(frame, of)
         except file_dataset.InvalidDatasetError as exc:
             raise dg.Failure(str(exc), allow_retries=False) from exc
-        return frames, seconds
+        metadata = {
+            key: self.listing.metadata(frame, seconds, left_out=len(found[key].left_out))
+            for key, frame in frames.items()
+        }
+        return frames, metadata
 
-    def _listed(
+    def _found(
         self, context: dg.AssetExecutionContext, options: file_dataset.Options
-    ) -> "dict[str | None, pd.DataFrame]":
-        field = self.listing.partition_by
-        if field is None:
-            return {None: self.listing.whole(options)}
-        keys = [str(key) for key in context.partition_keys]
-        if len(keys) == 1:
-            return {keys[0]: self.listing.of_partition(options, keys[0])}
-        whole = self.listing.whole(options, partition_by=field)
-        nothing = whole.head(0)
-        found = {str(value): frame.reset_index(drop=True) for value, frame in whole.groupby(field, sort=False)}
-        return {key: found.get(key, nothing) for key in keys}
+    ) -> "dict[str | None, file_dataset.FoundFiles]":
+        if self.listing.partition_by is None:
+            return {None: self.listing.found(options).with_legal_ids()}
+        found = self.listing.by_partition(options, [str(key) for key in context.partition_keys])
+        return {key: each.with_legal_ids() for key, each in found.items()}
 
 
 def _materialized(run: _Run, arguments: Mapping[str, Any]) -> dg.AssetsDefinition:
@@ -165,11 +169,10 @@ def _materialized(run: _Run, arguments: Mapping[str, Any]) -> dg.AssetsDefinitio
 
 
 def _materialize(run: _Run, context: dg.AssetExecutionContext) -> Iterator[Any]:
-    listing, frames_seconds = run.listing, run.frames(context)
-    frames, seconds = frames_seconds
+    listing = run.listing
+    frames, metadata = run.frames(context)
     versions = {key: listing.version(frame) for key, frame in frames.items()}
     shown = {key: listing.shown(frame) for key, frame in frames.items()}
-    metadata = {key: listing.metadata(frame, seconds) for key, frame in frames.items()}
     manifests = run.manifests(context)
     if manifests is not None and all(map(listing.is_in_values, frames.values())):
         # the values say what the version says, so that a partial run knows rows that are as they were
@@ -215,12 +218,12 @@ def _observed(run: _Run, arguments: Mapping[str, Any]) -> dg.AssetsDefinition:
 
 
 def _observe(run: _Run, context: dg.AssetExecutionContext) -> Iterator[Any]:
-    frames, seconds = run.frames(context)
+    frames, shown_of = run.frames(context)
     manifests = run.manifests(context)
     for key, frame in frames.items():
         version = run.listing.version(frame)
         shown = run.listing.shown(frame)
-        metadata = run.listing.metadata(frame, seconds)
+        metadata = shown_of[key]
         if manifests is None:
             metadata["rows"] = len(shown)
         else:

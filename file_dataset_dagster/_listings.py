@@ -10,7 +10,7 @@ import dagster as dg
 
 import file_dataset
 from file_dataset_dagster._data_versions import version_of_frames
-from file_dataset_dagster._file_patterns import fields_of, id_across, narrowed
+from file_dataset_dagster._file_patterns import fields_of, narrowed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,6 +20,7 @@ METADATA = "file_dataset/listing"
 DETAILS = ("size_bytes", "etag", "last_modified")  # as list_files names them
 _NONE = "no file matches {patterns}{of}: correct the patterns, or pass allow_empty=True if that may be so"
 
+_SHOWN = 5  # locations in a message; a guess
 _NO_NAMES = (
     "list_files refuses names that match {patterns}, and show_ids=False keeps them from here: call "
     "file_dataset.list_files with these patterns to see them"
@@ -52,47 +53,55 @@ class Listing:
         """Return it as metadata of a definition."""
         return {METADATA: dg.MetadataValue.json({name: getattr(self, name) for name in self.__slots__})}
 
-    def whole(self, options: file_dataset.Options | None, *, partition_by: str | None = None) -> pd.DataFrame:
-        """List everything, with all details; no file is no error here.
+    def found(self, options: file_dataset.Options | None) -> file_dataset.FoundFiles:
+        """List everything, with all details; no file is no error here, nor is a name that is not safe.
 
         Args:
             options: by which S3 is reached.
-            partition_by: ids need to differ only where the value of this field is the same.
         """
-        import pandas as pd
+        return file_dataset.find_files(self.patterns, id=self.id, details=True, options=options)
 
-        if partition_by is None:
-            return self._listed(self.patterns, self.id, options)
-        template, prefixed = id_across(self.id, partition_by)
-        frame = self._listed(self.patterns, template, options)
-        if prefixed:
-            pairs = zip(frame["id"].tolist(), frame[partition_by].tolist(), strict=True)
-            ids = [text[len(value) + 1 :] for text, value in pairs]
-            frame["id"] = pd.Series(ids, index=frame.index, dtype=frame["id"].dtype)
-        return frame
-
-    def of_partition(self, options: file_dataset.Options | None, key: str) -> pd.DataFrame:
-        """List the files of one partition, with all details: only what begins with its name, where that is possible."""
-        import pandas as pd
-
+    def by_partition(
+        self, options: file_dataset.Options | None, keys: Sequence[str]
+    ) -> dict[str, file_dataset.FoundFiles]:
+        """List the files of partitions; of one alone only what begins with its name, where that is possible."""
         assert self.partition_by is not None  # noqa: S101  # who asks has partitions
-        if (less := narrowed(self.patterns, self.id, self.partition_by, key)) is None:
-            frame = self.whole(options, partition_by=self.partition_by)
-            return frame[frame[self.partition_by] == key].reset_index(drop=True)
-        frame = self._listed(*less, options)
-        frame[self.partition_by] = pd.Series([key] * len(frame), index=frame.index, dtype=frame["id"].dtype)
-        return frame[self._columns()]
+        less = narrowed(self.patterns, self.id, self.partition_by, keys[0]) if len(keys) == 1 else None
+        if less is not None:
+            patterns, id_ = less
+            return {keys[0]: file_dataset.find_files(patterns, id=id_, details=True, options=options)}
+        whole = self.found(options)
+        found = whole.by(self.partition_by)
+        return {key: found.get(key, whole.none()) for key in keys}
 
-    def _listed(
-        self, patterns: Mapping[str, str], id_: str | None, options: file_dataset.Options | None
-    ) -> pd.DataFrame:
+    def frame(self, found: file_dataset.FoundFiles, key: str | None) -> pd.DataFrame:
+        """Return the frame of what was found; of one partition, where there are some.
+
+        Raises:
+            file_dataset.InvalidDatasetError: two files or two rows that cannot be told apart.
+        """
         try:
-            return file_dataset.list_files(patterns, id=id_, details=True, allow_empty=True, options=options)
+            frame = found.frame()
         except file_dataset.InvalidDatasetError:
             if self.show_ids:
                 raise
+        else:
+            if self.partition_by is not None and self.partition_by not in frame and self.partition_by != "id":
+                import pandas as pd
+
+                frame[self.partition_by] = pd.Series([key] * len(frame), index=frame.index, dtype=frame["id"].dtype)
+                return frame[self._columns()]
+            return frame
         # not in the handler: what is raised there has the error with its names as its context
         raise file_dataset.InvalidDatasetError(_NO_NAMES.format(patterns=dict(self.patterns)))
+
+    def left_out(self, left_out: Mapping[str, str]) -> str:
+        """Return a message of files that are left out."""
+        count = f"{len(left_out):,} files are left out: their names are not safe"
+        if not self.show_ids:
+            return f"{count}. {_NO_NAMES.format(patterns=dict(self.patterns))}"
+        named = "; ".join(f"{at!r}: {why}" for at, why in sorted(left_out.items())[:_SHOWN])
+        return f"{count}. {named}{'; ...' if len(left_out) > _SHOWN else ''}"
 
     def _columns(self) -> list[str]:
         """The columns in the order that `list_files` gives them."""
@@ -120,13 +129,14 @@ class Listing:
             bool((frame[f"{file}.etag"].notna() | frame[file].isna()).all()) for file in self.patterns
         )
 
-    def metadata(self, frame: pd.DataFrame, seconds: float) -> dict[str, Any]:
-        """What Dagster shows of a listing: how many files and bytes, and how long it took."""
+    def metadata(self, frame: pd.DataFrame, seconds: float, *, left_out: int) -> dict[str, Any]:
+        """What Dagster shows of a listing: how many files and bytes, how long it took, and files that are left out."""
         found = [frame[f"{file}.size_bytes"] for file in self.patterns]
         return {
             "files": int(sum(int(sizes.notna().sum()) for sizes in found)),
             "bytes": int(sum(int(sizes.sum()) for sizes in found)),
             "listing_seconds": round(seconds, 3),
+            **({"files_left_out": left_out} if left_out else {}),
         }
 
     def check_not_empty(self, frame: pd.DataFrame, of: str) -> None:

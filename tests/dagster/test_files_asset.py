@@ -160,15 +160,50 @@ def test_a_partition_without_a_file_is_an_error_unless_that_may_be(run, local, i
     assert run([allowed], local, partition_key="west").asset_value("scans").empty
 
 
-def test_a_partition_costs_the_listing_of_its_own_prefix(resource, put, bucket, instance, s3):
-    """Objects that no id could be made of lie beside it: listing those would fail."""
-    put("raw/north/1.txt")
-    put("raw/south/bad\\name.txt")
+def test_a_partition_costs_the_listing_of_its_own_prefix(faults, instance):
+    faults.store.buckets["base"] = {}
+    faults.store.buckets["bucket"] = {}
+    faults.store.replace("bucket", "raw/north/1.txt", b"scan")
+    for number in range(1001):
+        faults.store.replace("bucket", f"raw/south/{number}.txt", b"")
+    resource = FileDatasetResource(endpoint_url=faults.endpoint_url, base_path="s3://base/dagster")
     instance.add_dynamic_partitions("site", ["north"])
-    scans = files_asset("scans", {"scan.txt": f"s3://{bucket}/{SITES}"}, partition_by="site")
+    scans = files_asset("scans", {"scan.txt": f"s3://bucket/{SITES}"}, partition_by="site")
     resources = {"file_dataset": resource, "io_manager": ManifestIOManager(resource=resource)}
     result = dg.materialize([scans], resources=resources, instance=instance, partition_key="north")
     assert result.asset_value("scans")["id"].tolist() == ["1"]
+    assert sum(operation == "ListObjectsV2" for operation, _ in faults.requests.elements()) == 1
+
+
+@pytest.mark.parametrize("partition_by", [None, "site"])
+def test_a_name_that_is_not_safe_costs_its_file_and_is_named(resource, put, bucket, instance, capfd, partition_by):
+    """Wherever it lies beside: a run over a partition says those of its own."""
+    put("raw/north/1.txt")
+    put("raw/north/2\t.txt")
+    put("raw/north/bad\\name.txt")
+    put("raw/south/1\t.txt")
+    instance.add_dynamic_partitions("site", ["north", "south"])
+    asset_args = {"partition_by": "site", "backfill_policy": ONE_RUN} if partition_by else {}
+    scans = files_asset("scans", {"scan.txt": f"s3://{bucket}/{SITES}"}, allow_empty=True, **asset_args)
+    resources = {"file_dataset": resource, "io_manager": ManifestIOManager(resource=resource)}
+    tags = range_tags(["north", "south"]) if partition_by else {}
+    result = dg.materialize([scans], resources=resources, instance=instance, tags=tags)
+    found = {
+        event.partition: (event.metadata["dagster/row_count" if event.partition is None else "files"].value,
+        event.metadata["files_left_out"].value)
+        for event in result.asset_materializations_for_node("scans")
+    }  # fmt: skip
+    assert found == ({"north": (1, 2), "south": (0, 1)} if partition_by else {None: (1, 3)})
+    error = capfd.readouterr().err
+    assert "3 files are left out: their names are not safe" in error
+    assert repr(f"s3://{bucket}/raw/north/2\t.txt") in error
+    assert "holds a backslash: it names one directory; rename the object, or make ids of other fields by id=" in error
+
+
+def test_only_files_whose_names_are_not_safe_are_no_file(run, resource, put, bucket):
+    put("raw/1\t.txt")
+    failed = run([files_asset("scans", {"scan.txt": f"s3://{bucket}/raw/{{id}}.txt"})], resource)
+    assert "no file matches" in failure_of(failed).description
 
 
 texts = st.text("ab*{}.-", min_size=1, max_size=3).filter(lambda text: text not in {".", ".."})
@@ -200,19 +235,26 @@ def test_a_partition_is_what_all_of_the_listing_has_of_it(tmp_path_factory, file
     root = str(home).replace("{", "{{")
     listing = Listing({"scan.txt": f"{root}/{pattern}"}, id_, ("etag",), "site", True, "file_dataset")  # noqa: FBT003
     try:
-        whole = listing.whole(None, partition_by="site")
+        whole = listing.found(None)
     except file_dataset.InvalidDatasetError:
-        return  # two rows of one id, or a template without such a field
-    for site in {asked, *whole["site"], *(text for file in files for text in file)}:
-        of_it = whole[whole["site"] == site].reset_index(drop=True)
-        pd.testing.assert_frame_equal(listing.of_partition(None, site), of_it)
+        return  # a template without such a field
+    found = whole.by("site")
+    for site in {asked, *found, *(text for file in files for text in file)}:
+        alone = listing.by_partition(None, [site])[site]
+        try:
+            of_it = listing.frame(found.get(site, whole.none()), site)
+        except file_dataset.InvalidDatasetError:  # two rows of one id, two files of one row
+            with pytest.raises(file_dataset.InvalidDatasetError):
+                listing.frame(alone, site)
+        else:
+            pd.testing.assert_frame_equal(listing.frame(alone, site), of_it)
 
 
 @pytest.mark.parametrize("key", ["", ".", "..", "north/../south", "*", "{site}"])
 def test_a_partition_key_that_no_field_can_have_lists_nothing(sites, key):
     texts = {name: str(text) for name, text in sites.items()}
     listing = Listing(texts, None, (), "site", True, "file_dataset")  # noqa: FBT003
-    assert listing.of_partition(None, key).empty
+    assert listing.frame(listing.by_partition(None, [key])[key], key).empty
 
 
 def test_an_observed_asset_stores_its_manifest_and_its_version(resource, put, bucket, instance):

@@ -1,5 +1,6 @@
 """Which files a sensor requests: each once, whatever is created, overwritten, deleted, and whenever a tick dies."""
 
+import os
 import traceback
 import uuid
 
@@ -25,7 +26,7 @@ class Ticks:
         self.defs = dg.Definitions(assets or [scans], sensors=[self.sensor], resources=resources)
         self.cursor = None
         self.run_keys = []
-        self.logged = []
+        self.logged, self.errors = [], []
 
     def evaluate(self):
         # as the server of a code location makes it; that of `build_sensor_context` knows no dynamic partitions
@@ -37,6 +38,7 @@ class Ticks:
             resources=wrap_resources_for_execution({"file_dataset": self.resource}),
         ) as context:
             context.log.info = lambda message, *args: self.logged.append(message % args)
+            context.log.error = lambda message, *args: self.errors.append(message % args)
             return self.sensor.evaluate_tick(context)
 
     def __call__(self):
@@ -150,7 +152,7 @@ def test_a_deletion_is_said_by_the_skip_or_by_a_tag(ticks, put, delete, bucket):
     assert ticks() == {None: {"new": 1}}
 
 
-def test_names_are_in_no_message_where_ids_are_not_to_be_shown(resource, instance, bucket, put, delete):
+def test_names_are_in_no_message_where_ids_are_not_to_be_shown(resource, instance, bucket, put, delete, capfd):
     pattern = {"scan.txt": f"s3://{bucket}/raw/{{id}}/*.txt"}
     ticks = Ticks(resource, instance, files_asset("scans", pattern, show_ids=False))
     for name in ("patient-7", "patient-8"):
@@ -158,11 +160,19 @@ def test_names_are_in_no_message_where_ids_are_not_to_be_shown(resource, instanc
     ticks()
     delete("raw/patient-7/1.txt")
     assert ticks() == "0 files new, 0 overwritten, 1 deleted of 1 -> no run request"
+    put("raw/patient-\t9/1.txt")  # not a safe name
+    assert ticks() == "nothing has changed: 1 files; 1 files left out, see the tick's log"
+    (error,) = ticks.errors
+    assert "call file_dataset.list_files with these patterns to see them" in error
+    assert "patient" not in error
     put("raw/patient-8/2.txt")  # two files of one row
-    with pytest.raises(file_dataset.InvalidDatasetError, match="show_ids=False") as caught:
-        ticks()
-    assert "patient" not in "".join(traceback.format_exception(caught.value))
-    assert caught.value.__context__ is None
+    assert ticks() == {None: {"new": 1}}
+    resources = {"file_dataset": resource, "io_manager": ManifestIOManager(resource=resource)}
+    with pytest.raises(dg.Failure, match="show_ids=False") as caught:
+        dg.materialize([ticks.scans], resources=resources)
+    printed = capfd.readouterr()
+    assert "1 files are left out" in printed.err
+    assert "patient" not in "".join(traceback.format_exception(caught.value)) + printed.err + printed.out
 
 
 def test_a_tick_that_dies_before_its_cursor_is_kept_delivers_again(ticks, put):
@@ -350,6 +360,92 @@ def test_a_file_that_goes_with_every_row_is_new_in_every_partition(resource, ins
     assert ticks() == {"a": {"new": 2}, "b": {"new": 2}}
     put("atlas.txt", b"another")
     assert ticks() == {"a": {"overwritten": 1}, "b": {"overwritten": 1}}
+
+
+@pytest.mark.parametrize(
+    ("key", "named"),
+    [
+        ("raw/a/1\n2.txt", r"{id} would be '1\n2'"),
+        ("raw/b\tc/1.txt", r"{site} would be 'b\tc'"),
+        ("raw/../1.txt", "{site} would be '..'"),
+    ],
+    ids=["a line's end in an id", "a control character in a partition", "a step up"],
+)
+def test_a_name_that_is_not_safe_stops_no_other(faults, instance, key, named):
+    for name in ("bucket", "base"):
+        faults.store.buckets[name] = {}
+    resource = FileDatasetResource(endpoint_url=faults.endpoint_url, base_path="s3://base/dagster")
+    scans = files_asset("scans", {"scan.txt": "s3://bucket/raw/{site}/{id}.txt"}, partition_by="site")
+    ticks = Ticks(resource, instance, scans)
+    faults.store.replace("bucket", "raw/a/1.txt", b"scan")
+    faults.store.replace("bucket", key, b"scan")
+    assert ticks() == {"a": {"new": 1}}
+    assert ticks() == "nothing has changed: 1 files; 1 files left out, see the tick's log"
+    faults.store.replace("bucket", "raw/a/3.txt", b"scan")
+    assert ticks() == {"a": {"new": 1}}
+    assert len(ticks.errors) == 3
+    assert repr(f"s3://bucket/{key}") in ticks.errors[-1]
+    assert named in ticks.errors[-1]
+    assert "rename the object" in ticks.errors[-1]
+
+
+def test_names_that_are_odd_are_delivered(by_site, put):
+    """Long ones together with a long id, too; and what Dagster writes between the ends of a range."""
+    sites = [" a ", "[a]", "a,b", "a...b", "b", "x" * 250, "ä\\b"]
+    for site in sites:
+        put(f"raw/{site}/{'y' * 250}.txt")
+    ticks = by_site()
+    assert ticks() == {site: {"new": 1} for site in sites}
+    assert not ticks.errors
+    resources = {"file_dataset": ticks.resource, "io_manager": ManifestIOManager(resource=ticks.resource)}
+    for site in ("x" * 250, "a...b"):
+        result = dg.materialize([ticks.scans], resources=resources, instance=ticks.instance, partition_key=site)
+        assert result.asset_value("scans")["site"].tolist() == [site]
+
+
+def test_a_file_that_goes_with_no_partition_yet_stops_no_other(resource, instance, bucket, put):
+    """A mask that comes before its scan."""
+    patterns = {"scan.txt": f"s3://{bucket}/raw/{{site}}/{{id}}.txt", "mask.txt": f"s3://{bucket}/masks/{{id}}.txt"}
+    ticks = Ticks(resource, instance, files_asset("scans", patterns, partition_by="site"))
+    put("raw/a/1.txt")
+    put("masks/2.txt")
+    assert ticks() == {"a": {"new": 1}}
+    put("raw/b/2.txt")
+    assert ticks() == {"b": {"new": 2}}
+
+
+def test_two_files_of_one_row_are_new_once_each_and_stop_no_other_partition(resource, instance, bucket, put, delete):
+    patterns = {
+        "scan.txt": f"s3://{bucket}/raw/{{site}}/{{id}}/*.txt",
+        "mask.txt": f"s3://{bucket}/masks/{{id}}/*.txt",
+    }
+    ticks = Ticks(resource, instance, files_asset("scans", patterns, partition_by="site"))
+    put("raw/a/1/x.txt")
+    put("raw/b/2/x.txt")
+    assert ticks() == {"a": {"new": 1}, "b": {"new": 1}}
+    put("raw/a/1/a.txt")
+    assert ticks() == {"a": {"new": 1}}
+    put("masks/2/x.txt")
+    put("masks/2/y.txt")
+    assert ticks() == {"b": {"new": 2}}
+    delete("raw/a/1/x.txt")
+    assert "1 deleted" in ticks()
+
+
+def test_a_directory_is_no_other_when_one_of_another_time_comes(local, instance, tmp_path):
+    """Times of whole seconds, as an archive has them, beside one of nanoseconds."""
+
+    def series(name, ns):
+        path = tmp_path / "raw" / name / "0001.dcm"
+        path.parent.mkdir(parents=True)
+        path.touch()
+        os.utime(path, ns=(ns, ns))
+
+    ticks = Ticks(local, instance, files_asset("scans", {"series": f"{tmp_path}/raw/{{id}}/"}))
+    series("1", 1_700_000_000_000_000_000)
+    assert ticks() == {None: {"new": 1}}
+    series("2", 1_700_000_000_123_456_789)
+    assert ticks() == {None: {"new": 1}}
 
 
 KEYS = st.sampled_from([("a", "1"), ("a", "2"), ("b", "1")])
