@@ -65,6 +65,7 @@ def a_range(keys):
     return {"dagster/asset_partition_range_start": keys[0], "dagster/asset_partition_range_end": keys[-1]}
 
 
+@pytest.mark.slow  # 15 s of CPU: Dagster writes some 20 events a day
 def test_of_ninety_days_with_one_broken_there_are_eighty_nine(location, lasting, home):
     keys = location.DAYS.get_partition_keys()
     assert len(keys) == 90
@@ -95,6 +96,7 @@ def test_a_tick_at_two_runs_the_day_before(location, lasting, home):
     assert ids_of(home, "copied", "2024-02-03") == ["2024-02-03-1", "2024-02-03-2"]
 
 
+@pytest.mark.slow  # each process imports Dagster, for 4 s
 def test_steps_run_in_processes_of_their_own(location, lasting, home):
     """Dagster's default executor: each step imports the code again, and finds what the one before it stored."""
     repository = dg.reconstructable(daily_job)
@@ -124,6 +126,7 @@ def range_job():
     return job_of_location("daily_range")
 
 
+@pytest.mark.slow  # each process imports Dagster, for 4 s
 def test_a_range_that_failed_is_executed_again_without_the_days_that_are_stored(location, lasting, home):
     keys = location.DAYS.get_partition_keys()
     days = keys[keys.index(location.BROKEN) - 1 :][:3]
@@ -231,6 +234,7 @@ def is_alive(group):
     return True
 
 
+@pytest.mark.slow  # each process imports Dagster, for 4 s
 def test_a_range_that_is_killed_keeps_the_days_it_finished_and_goes_on_when_launched_again(home, lasting):
     keys = [f"2024-01-{day:02}" for day in range(1, 31)]
     run = started("daily_range", a_range(keys))
