@@ -71,7 +71,7 @@ class Rows:
         """Return where a file or a directory of a row is, None for a null cell.
 
         Raises:
-            InvalidDatasetError: the cell is neither; or its version is none.
+            InvalidDatasetError: the cell is neither; or its version is not text.
         """
         cell = self.cells[name][position]
         if cell is None:
@@ -83,7 +83,7 @@ class Rows:
         """Return where a file of a row is, None for a null cell.
 
         Raises:
-            InvalidDatasetError: the cell is no location, or a directory; or its version is none.
+            InvalidDatasetError: the cell is no location, or a directory; or its version is not text.
         """
         at = self.source(position, name)
         return None if at is None else _urls.one_file(at)

@@ -101,7 +101,7 @@ def nested(copies: Iterable[tuple[str, str, bool]]) -> list[str]:
     """Return the targets that lie in a directory that is copied, and those of directories that something copied is in.
 
     Args:
-        copies: source and target of each, and whether it is a directory. One onto itself is none of them.
+        copies: source and target of each, and whether it is a directory. One onto itself is left out.
     """
     copies = list(copies)
     if not any(is_directory for _, _, is_directory in copies):

@@ -60,10 +60,10 @@ Count: TypeAlias = "Callable[[RowId, Sequence[Failure]], None]"
 
 
 def check(progress: object) -> None:
-    """Refuse what is no `Report`.
+    """Check that this is a `Report`.
 
     Raises:
-        InvalidDatasetError: it is none.
+        InvalidDatasetError: it is not.
     """
     if progress is not None and not isinstance(progress, bool) and not callable(progress):
         raise InvalidDatasetError(f"progress={progress!r}: give None, False or a function that takes a Progress")

@@ -67,7 +67,7 @@ def save(result: Saved, place: str | os.PathLike[str], options: Options | None) 
     """Store the frames of a result, local ones all together, those in S3 with the manifest last.
 
     Raises:
-        InvalidDatasetError: `place` is none, or Parquet would change a value; nothing was stored.
+        InvalidDatasetError: `place` is no prefix or directory, or Parquet would change a value; nothing was stored.
         RowError: a file could not be stored.
     """
     at = _parsed(place, options)

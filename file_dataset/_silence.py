@@ -56,7 +56,7 @@ class Silence:
             if seen != self._seen:
                 self._seen, self._quiet_s, self._due_s = seen, 0.0, SILENCE_S
             else:
-                # a fn that holds the GIL keeps everybody from looking, and is no silence of a store
+                # while fn holds the GIL no thread can look, and that is no silence of a store
                 self._quiet_s += min(now - self._last, _LOOK_S)
             self._last = now
             if self._quiet_s < self._due_s:

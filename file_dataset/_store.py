@@ -229,7 +229,7 @@ def _stat(entry: os.DirEntry[str]) -> os.stat_result | None:
 
 
 def _listed(entry: os.DirEntry[str], found: os.stat_result) -> Listed | None:
-    """Return what there is to say of a file; None: it is none."""
+    """Return what there is to say of a file; None: it is no file."""
     return Listed(Path(entry.path), found.st_size, modified=found.st_mtime_ns) if stat.S_ISREG(found.st_mode) else None
 
 

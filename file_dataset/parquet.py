@@ -393,8 +393,8 @@ def _is_same(before: Any, after: Any) -> bool:  # noqa: ANN401, PLR0911  # a cel
             key in after and _is_same(value, after[key]) for key, value in before.items()
         )
     try:
-        # the text too: 1.0 is not 1.00 as a Decimal; and the name of the zone: a summer's +01:00 is none; and which
-        # of the two hours it is when clocks go back
+        # the text too: 1.0 is not 1.00 as a Decimal; and the name of the zone, of which +01:00 in a summer is only an
+        # offset; and which of the two hours it is when clocks go back
         zones = [(str(getattr(value, "tzinfo", None)), getattr(value, "fold", 0)) for value in (before, after)]
         return bool(before == after) and str(before) == str(after) and zones[0] == zones[1]
     except Exception:  # noqa: BLE001  # whatever a stranger's == raises

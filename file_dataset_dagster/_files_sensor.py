@@ -275,7 +275,7 @@ def _listing_of(asset: Any) -> tuple[Listing, dg.PartitionsDefinition[Any] | Non
     """What a `files_asset` lists.
 
     Raises:
-        file_dataset.InvalidDatasetError: it is none.
+        file_dataset.InvalidDatasetError: it is not a `files_asset`.
     """
     metadata: Mapping[str, Any] = {}
     with contextlib.suppress(AttributeError, KeyError, dg.DagsterError):

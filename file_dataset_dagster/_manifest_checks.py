@@ -145,7 +145,7 @@ def _partitions(context: dg.AssetCheckExecutionContext, asset_key: dg.AssetKey) 
 
 
 def _shows_ids(asset: Any) -> bool:  # noqa: ANN401 (whatever names an asset)
-    """Whether a `pipeline_asset` shows ids; what is none, or a key alone, does."""
+    """Whether a `pipeline_asset` shows ids. Another asset, or a key alone, does."""
     specs = getattr(asset, "check_specs", ())
     return not any(spec.name == CHECK_NAME and (spec.metadata or {}).get(SHOW_IDS) is False for spec in specs)
 

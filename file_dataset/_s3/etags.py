@@ -41,7 +41,7 @@ def digest_of(headers: Mapping[str, str]) -> Digest | None:
     if (crc := crc_of(headers)) is not None:
         return crc
     etag = etag_of(headers) or ""
-    # the ETag of an SSE-KMS or SSE-C object looks like an MD5 and is none
+    # the ETag of an SSE-KMS or SSE-C object looks like an MD5 and is not one
     # (https://docs.aws.amazon.com/AmazonS3/latest/API/API_Object.html)
     is_md5 = (
         len(etag) == 32  # noqa: PLR2004  # hex digits of an MD5

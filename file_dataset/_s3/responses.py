@@ -75,7 +75,7 @@ def bytes_of(text: str, name: str) -> int:
     """Return the number of bytes that a text is.
 
     Raises:
-        ConnectionError: it is none; `name` is of what it was.
+        ConnectionError: it is not a number; `name` is the header it came from.
     """
     # int() would take "+5", "1_0" and other digits than these; 18 of them fit 64 bits
     if not _COUNT.fullmatch(text):

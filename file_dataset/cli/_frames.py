@@ -67,7 +67,7 @@ def read_frame(path: str) -> pd.DataFrame:
     """Return the frame in a file, or in what comes from stdin.
 
     Raises:
-        InvalidDatasetError: it is none: it cannot be read, or not understood.
+        InvalidDatasetError: the file cannot be read, or not understood.
     """
     try:
         content = sys.stdin.buffer.read() if path == _STDIO else Path(path).read_bytes()
