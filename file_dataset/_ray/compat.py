@@ -10,6 +10,8 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import pyarrow as pa
+
 from file_dataset._errors import InvalidDatasetError, MissingExtraError
 
 try:
@@ -25,7 +27,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 
     import pandas as pd
-    import pyarrow as pa
     from typing_extensions import TypeIs
 
 
@@ -274,6 +275,25 @@ def tables(dataset: ray.data.Dataset) -> Generator[pa.Table, None, None]:
     for bundle in dataset.iter_internal_ref_bundles():
         for ref in bundle.block_refs:
             yield BlockAccessor.for_block(ray.get(ref)).to_arrow()
+
+
+def arrow_of(frame: pd.DataFrame) -> pa.Table:
+    """Return a frame as Arrow has it; arrays of several dimensions, which it does not take, as Ray's tensors."""
+    try:
+        return pa.Table.from_pandas(frame, preserve_index=False)
+    except pa.ArrowException:
+        return BlockAccessor.for_block(frame).to_arrow()
+
+
+def joined(tables: Sequence[pa.Table]) -> pa.Table:
+    """Return the rows of tables, at least one, whose columns may differ, and so may the shapes of their tensors."""
+    try:
+        return pa.concat_tables(tables, promote_options="permissive")
+    except pa.ArrowException:
+        builder = BlockAccessor.for_block(tables[0]).builder()
+        for table in tables:
+            builder.add_block(table)
+        return builder.build()
 
 
 def shared(value: T) -> Callable[[], T]:

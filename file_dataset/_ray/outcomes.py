@@ -14,6 +14,7 @@ from file_dataset import _frame
 from file_dataset._checkpoint.fingerprints import BYTES
 from file_dataset._effort import Counts
 from file_dataset._errors import Failure, RowError
+from file_dataset._ray import compat
 from file_dataset._tally import Failed, Stored
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ def table_of(tally: Tally, rows: _frame.Rows, *, gives_rows: bool) -> pa.Table:
     if not gives_rows:
         return table
     given = _frame._taken(rows, known, [_frame.ID, *rows.carried])  # noqa: SLF001  # one package
-    columns = pa.Table.from_pandas(given, preserve_index=False)
+    columns = compat.arrow_of(given)
     for name in columns.column_names:
         table = table.append_column(GIVEN + name, columns[name])
     return table

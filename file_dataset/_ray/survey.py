@@ -204,7 +204,7 @@ def _answers(dataset: ray.data.Dataset, survey: Survey) -> pa.Table:
     asked = dataset.map_batches(ask_each, batch_format=None, batch_size=None)
     with compat.settings(asked, keeps_order=True):
         tables = [SURVEYED.empty_table(), *asked.iter_batches(batch_size=None, batch_format="pyarrow")]
-    table = pa.concat_tables(tables, promote_options="permissive")
+    table = compat.joined(tables)
     if refused := table["refused"].drop_null().to_pylist():
         raise InvalidDatasetError(refused[0])
     return table
@@ -244,7 +244,7 @@ def rows_of(
 def _given_frame(given: Sequence[pa.Table], dataset: ray.data.Dataset) -> pd.DataFrame:
     """Return ids and carried columns of the rows that came back, with the Arrow types that they have in the Dataset."""
     if given:
-        return _in_pandas(pa.concat_tables(given, promote_options="permissive"))
+        return _in_pandas(compat.joined(given))
     schema = dataset.schema()
     names, types = (schema.names, schema.types) if schema is not None else ([_frame.ID], [pa.string()])
     # of pandas' blocks Ray does not know every type
@@ -262,6 +262,4 @@ def _in_pandas(block: pd.DataFrame | pa.Table) -> pd.DataFrame:
 
 
 def _select(block: pd.DataFrame | pa.Table, names: list[str]) -> pa.Table:
-    return (
-        block.select(names) if isinstance(block, pa.Table) else pa.Table.from_pandas(block[names], preserve_index=False)
-    )
+    return block.select(names) if isinstance(block, pa.Table) else compat.arrow_of(block[names])

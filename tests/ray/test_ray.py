@@ -571,6 +571,16 @@ class TestRunPipeline:
         assert result.summary() == "1 of 9 rows dropped (11.1%): 1 at download"
         assert result.input is None
 
+    def test_arrays_that_a_dataset_carries_come_back(self, bucket, options, local_ray):
+        """Arrow has no type for two dimensions, and tensors of other shapes are of another type to it."""
+        thumbnails = [np.full((2, 2 + n // 2), n) for n in range(6)]
+        frame = texts(bucket, 6, missing=[5]).assign(thumbnail=thumbnails)
+        pipeline = pipeline_into(bucket.url("out"), options=options, progress=False)
+        result = file_dataset.ray.run_pipeline(pipeline, local_ray.data.from_pandas(frame), batch_size=2)
+        assert result.failures["id"].tolist() == ["r5"]
+        carried = result.manifest["thumbnail"].tolist()
+        assert [np.asarray(one).tolist() for one in carried] == [one.tolist() for one in thumbnails[:5]]
+
     def test_ids_are_compared_over_all_blocks_of_a_dataset(self, bucket, options, local_ray):
         frame = texts(bucket, 4).assign(id=["a", "b", "c", "a"])
         dataset = local_ray.data.from_pandas(frame).repartition(4)
