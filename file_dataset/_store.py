@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from file_dataset import _digest, _urls
-from file_dataset._errors import store_error
+from file_dataset._errors import FileChangedError, store_error
 from file_dataset._local_file import LocalFile
 from file_dataset._pool import Pool
 from file_dataset._silence import Silence
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 At_contra = TypeVar("At_contra", contravariant=True)
 
 _LOCAL_THREADS = 8  # a guess: disks gain little from more
+_REPLACEMENTS = 4  # of a file by another one while it is read, that are read in its place; a guess
 
 
 class Listed(NamedTuple):
@@ -249,7 +250,20 @@ def _source_at(path: Path) -> LocalFile:
 
 
 def _copy(file: Path | LocalFile, sink: Sink, silence: Silence) -> ObjectInfo:
-    source = file if isinstance(file, LocalFile) else _source_at(file)
+    if isinstance(file, LocalFile):
+        return _copied(file, sink, silence)
+    for _ in range(_REPLACEMENTS):
+        source = _source_at(file)
+        try:
+            return _copied(source, sink, silence)
+        except FileChangedError:
+            # what took its name as a whole is read instead, as from S3; what is gone is FileNotFoundError
+            if _source_at(file).identity[:2] == source.identity[:2]:
+                raise  # the same file: something writes to it
+    return _copied(_source_at(file), sink, silence)
+
+
+def _copied(source: LocalFile, sink: Sink, silence: Silence) -> ObjectInfo:
     part = sink.begin(_info_of(source))
     hasher = _digest.hasher(_digest.ALGORITHMS[0])
     for chunk in source.chunks(0, source.size_bytes):

@@ -13,6 +13,7 @@ import yaml
 from dagster.components.core.package_entry import discover_entry_point_package_objects
 from dagster.components.core.snapshot import get_package_entry_snap
 from dagster.components.testing import create_defs_folder_sandbox
+from dagster_dg_core.component import get_used_env_vars
 from dagster_runs import copy_scan
 from dagster_shared.serdes.objects import EnvRegistryKey
 
@@ -214,6 +215,26 @@ def test_the_store_that_is_scaffolded_lies_in_the_project(project):
     folder = project.scaffold_component(FileDatasetComponent, "store")
     with project.load_component_and_build_defs(folder) as (component, _):
         assert component.base_path == f"{project.project_root.resolve()}/data"
+
+
+def env_without_requirements(text):
+    """What `dg check yaml --validate-requirements` refuses."""
+    return [
+        (one["type"], name)
+        for one in yaml.safe_load_all(text)
+        for name in get_used_env_vars(one["attributes"])
+        if name not in one.get("requirements", {}).get("env", [])
+    ]
+
+
+def test_the_keys_that_a_scaffolded_store_has_in_comments_are_those_that_load(project):
+    file = project.scaffold_component(FileDatasetComponent, "store") / "defs.yaml"
+    text = re.sub(r"^( *)# (?=[a-z_]+: [\"s]|requirements: |  env: )", r"\1", file.read_text(), flags=re.MULTILINE)
+    file.write_text(text)
+    assert env_without_requirements(text) == []
+    with project.load_component_and_build_defs(file.parent) as (component, _):
+        keys = component.aws_access_key_id, component.aws_secret_access_key, component.endpoint_url
+    assert [key.env_var_name for key in keys] == yaml.safe_load(text)["requirements"]["env"]
 
 
 def test_the_test_that_is_scaffolded_passes_and_can_fail(project, tmp_path):
@@ -728,6 +749,7 @@ def test_the_yaml_of_the_page_loads(project, monkeypatch, tmp_path):
     samples = re.findall(r"^```yaml\n# defs/(\S+)\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
     assert [path for path, _ in samples] == ["store/defs.yaml", "scans/defs.yaml", "gray/defs.yaml"]
     for path, text in samples:
+        assert env_without_requirements(text) == []
         folder = project.defs_folder_path / Path(path).parent
         folder.mkdir()
         (folder / "defs.yaml").write_text(text)
