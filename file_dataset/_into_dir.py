@@ -12,7 +12,6 @@ import os
 import re
 import stat
 import threading
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -27,6 +26,7 @@ from file_dataset import (
     _plan,
     _progress,
     _stores,
+    _transfer,
     _urls,
 )
 from file_dataset._directories import Member
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from file_dataset._frame import Rows
     from file_dataset._options import Options
     from file_dataset._plan import FileRow, Transfer
-    from file_dataset._progress import Count, Report
+    from file_dataset._progress import Report
     from file_dataset._sink import ObjectInfo
     from file_dataset._urls import Location
 
@@ -88,8 +88,8 @@ def into_dir(
         raise InvalidDatasetError(f"{into} lies in {within[0].source_root}, which is an input: {_REMEDY}")
     wanted = [each for each in transfers if not _is_itself(each)]
     with TempDir(into) as arriving, _progress.counting(progress, len(rows)) as count:
-        left = _RowsLeft(count, rows.ids or [None], wanted, unlisted)
-        _Filling(stores, str(arriving), left).fill(wanted, unlisted)
+        left = _transfer.RowsLeft(count, rows.ids or [None], unlisted)
+        _Filling(stores, str(arriving), left).fill(list(left.taking(wanted)), unlisted)
     directories = {(each.row_id, each.column) for each in transfers if isinstance(each, Member)}
     return _answer(rows, into, directories)
 
@@ -165,39 +165,10 @@ class _Step:
     expected: Digest | None
 
 
-class _RowsLeft:
-    """The rows that have not ended: each is counted as its last file ends."""
-
-    def __init__(
-        self,
-        count: Count,
-        ids: Iterable[RowId],
-        transfers: Iterable[Transfer[str]],
-        unlisted: Iterable[Failure],
-    ) -> None:
-        """Count the rows of which there is nothing to read."""
-        self._count = count
-        self._files = Counter(each.row_id for each in transfers)
-        self._failures: dict[RowId, list[Failure]] = {}
-        for each in unlisted:
-            self._failures.setdefault(each.id, []).append(each)
-        for row_id in ids:
-            if row_id not in self._files:
-                self._count(row_id, self._failures.get(row_id, []))
-
-    def file_ends(self, row_id: RowId, *failures: Failure) -> None:
-        """Take note that a file of a row is there, or why it is not."""
-        if failures:
-            self._failures.setdefault(row_id, []).extend(failures)
-        self._files[row_id] -= 1
-        if not self._files[row_id]:
-            self._count(row_id, self._failures.get(row_id, []))
-
-
 class _Filling:
     """Fills one directory. What is not whole when it ends leaves nothing behind."""
 
-    def __init__(self, stores: _stores.Stores, arriving: str, left: _RowsLeft) -> None:
+    def __init__(self, stores: _stores.Stores, arriving: str, left: _transfer.RowsLeft) -> None:
         """Take the stores of the sources, where files lie that are not whole, and what counts the rows."""
         self._stores, self._arriving, self._left = stores, arriving, left
         self._cancelled = threading.Event()

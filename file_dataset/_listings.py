@@ -44,13 +44,19 @@ def listings(
     Args:
         wanted: the directories.
         stores: the stores that have them.
-        failed: takes those without a file, and those that cannot be listed, with the reason, when all are requested.
+        failed: takes those without a file, and those that cannot be listed, with the reason, before later ones come.
 
     Raises:
         RowError: the store refuses these credentials, or there are none: nothing is known of any directory.
     """
     cancelled = threading.Event()
-    unlisted = _in_order.FailedFiles[tuple[int, WantedDirectory]](lambda each, error: _unread(each[1], error))
+
+    def unread(each: tuple[int, WantedDirectory], error: OSError) -> Failure:
+        failure = Failure.of(each[1].row_id, "download", error, file=each[1].file, url=each[1].at)
+        failed.append((each[1], failure))
+        return failure
+
+    unlisted = _in_order.FailedFiles[tuple[int, WantedDirectory]](unread)
 
     def listing(each: tuple[int, WantedDirectory]) -> Future[Listing]:
         at = each[1].at.at
@@ -74,11 +80,6 @@ def listings(
             yield each[1], contents
     if unlisted.fatal:
         raise RowError(unlisted.fatal) from unlisted.worst
-    failed += [(each, failure) for (_, each), failure in unlisted.all]
-
-
-def _unread(directory: WantedDirectory, error: OSError) -> Failure:
-    return Failure.of(directory.row_id, "download", error, file=directory.file, url=directory.at)
 
 
 def transfers(
@@ -90,7 +91,8 @@ def transfers(
         rows: the rows.
         into: where a row's files go.
         stores: the stores of the directories.
-        unlisted: takes why there is no transfer of some: a directory without a file, a name that can be none here.
+        unlisted: takes why there is no transfer of some, before those of the next row come: a directory without a file,
+            a name that can be none here.
 
     Raises:
         RowError: the store refuses these credentials, or there are none.
@@ -115,9 +117,11 @@ def transfers(
             elif following is not None and (following[0].position, following[0].file) == (position, name):
                 contents, following = following[1], next(listed, None)
                 yield from _members(row, name, contents, place, unlisted)
+            else:  # it failed, and so may have some that follow it
+                unlisted += [failure for _, failure in failed]
+                failed.clear()
         if is_empty:  # a directory all the same
             os.makedirs(place, exist_ok=True)  # noqa: PTH103  # the path is text
-    unlisted += [failure for _, failure in failed]
 
 
 def _members(

@@ -19,13 +19,14 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _LOG_EVERY_S = 5.0  # a guess: often enough to see life, seldom enough to read a night's log
+DELAY_S = 1.0  # of what is quick more often than not, and shows nothing then; a guess
 
 
 @dataclass(frozen=True, slots=True, match_args=False)
 class Progress:
     """How far a run is, in rows; `done` counts dropped rows too. A function given as `progress=` gets one for each row.
 
-    `into_dir` and `write_files` drop no row: there `dropped` counts rows of which a file has failed.
+    `into_dir`, `into_temp_dir` and `write_files` drop no row: there `dropped` counts rows of which a file has failed.
 
     `prefetch` is how many rows may be ahead of fn now, where the run chooses that; None where it was given. `id` is the
     row that ended last, and `failures` why it failed (empty: it is stored); on Ray, where many rows end at once, None.
@@ -70,8 +71,17 @@ def check(progress: object) -> None:
 
 
 @contextlib.contextmanager
-def reporting(progress: Report, total: int, done: int = 0) -> Iterator[Callable[[Progress], object]]:
-    """Yield the function that reports each step; `done` rows were done before the first."""
+def reporting(
+    progress: Report, total: int, done: int = 0, *, delay_s: float = 0.0
+) -> Iterator[Callable[[Progress], object]]:
+    """Yield the function that reports each step.
+
+    Args:
+        progress: to what.
+        total: rows in all.
+        done: rows that were done before the first step.
+        delay_s: a bar appears then, and what has ended before has no line.
+    """
     if callable(progress):
         yield progress
     elif progress is False:
@@ -79,7 +89,7 @@ def reporting(progress: Report, total: int, done: int = 0) -> Iterator[Callable[
     elif "ipykernel" in sys.modules or (sys.stderr is not None and sys.stderr.isatty()):
         from tqdm.auto import tqdm
 
-        with tqdm(total=total, initial=done, unit="row") as bar:
+        with tqdm(total=total, initial=done, unit="row", delay=delay_s) as bar:
 
             def advance(now: Progress) -> None:
                 shown = {"dropped": now.dropped or None, "prefetch": now.prefetch}
@@ -89,17 +99,17 @@ def reporting(progress: Report, total: int, done: int = 0) -> Iterator[Callable[
 
             yield advance
     else:
-        yield _log_lines()
+        yield _log_lines(delay_s)
 
 
 @contextlib.contextmanager
-def counting(progress: Report, total: int) -> Iterator[Count]:
+def counting(progress: Report, total: int, *, delay_s: float = 0.0) -> Iterator[Count]:
     """Yield the function that counts and reports a row that ended, of `total` rows, and why it failed.
 
-    One row alone has no bar and no log line.
+    One row alone has no bar and no log line, and work that ends within `delay_s` has none either.
     """
     done = dropped = 0
-    with reporting(False if progress is None and total <= 1 else progress, total) as report:
+    with reporting(False if progress is None and total <= 1 else progress, total, delay_s=delay_s) as report:
 
         def count(row_id: RowId, failures: Sequence[Failure]) -> None:
             nonlocal done, dropped
@@ -109,12 +119,13 @@ def counting(progress: Report, total: int) -> Iterator[Count]:
         yield count
 
 
-def _log_lines() -> Callable[[Progress], None]:
-    last = time.monotonic()
+def _log_lines(delay_s: float) -> Callable[[Progress], None]:
+    last = begun = time.monotonic()
 
     def log(now: Progress) -> None:
         nonlocal last
-        if now.done == now.total or time.monotonic() - last >= _LOG_EVERY_S:
+        is_last = now.done == now.total and time.monotonic() - begun >= delay_s
+        if is_last or time.monotonic() - last >= _LOG_EVERY_S:
             last = time.monotonic()
             ahead = "" if now.prefetch is None else f", prefetch {now.prefetch}"
             logger.info("%s%s", now, ahead)

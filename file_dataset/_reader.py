@@ -9,7 +9,18 @@ import os
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from file_dataset import _file_tables, _frame, _into_dir, _listings, _options, _plan, _row_dirs, _stores, _transfer
+from file_dataset import (
+    _file_tables,
+    _frame,
+    _into_dir,
+    _listings,
+    _options,
+    _plan,
+    _progress,
+    _row_dirs,
+    _stores,
+    _transfer,
+)
 from file_dataset._errors import InvalidDatasetError
 from file_dataset._tempdir import TempDir
 
@@ -100,7 +111,7 @@ class Reader:
         self._options = options
         return self
 
-    def into_temp_dir(self, *, dir: str | os.PathLike[str] | None = None) -> TempDir:  # noqa: A002  # tempfile's name
+    def into_temp_dir(self, *, dir: str | os.PathLike[str] | None = None, progress: Report = None) -> TempDir:  # noqa: A002  # tempfile's name
         """Copy every file into a new temp dir, now, and return it.
 
         A row's files lie at `<temp dir>/<file name>`, a frame's at `<temp dir>/<id>/<file name>`, those of a directory
@@ -108,6 +119,8 @@ class Reader:
 
         Args:
             dir: where to make the temp dir; None: where the system keeps temporary files.
+            progress: as in `Pipeline`. A row ends with its last file. One row alone, and what ends within a second, has
+                no bar and no log line.
 
         Returns:
             A context manager that yields the `Path`, an `os.PathLike`, with `cleanup()`. Its files are removed on exit,
@@ -117,6 +130,7 @@ class Reader:
             RowError: files that could not be read, every one of them; nothing is left behind.
             InvalidDatasetError: a frame without ids, or with ids that would share a directory.
         """
+        _progress.check(progress)
         if self._rows.frame is not None:
             _frame.check_directories(self._rows)
         _plan.check_file_names(list(self._rows.file_columns), local=True)
@@ -131,7 +145,9 @@ class Reader:
                 return into if rows.frame is None else f"{into}/{row.id}"
 
             found = _listings.transfers(_frame.parsed(rows, len(rows)), place, stores, unlisted)
-            _transfer.fill(found, stores, unlisted)
+            with _progress.counting(progress, len(rows), delay_s=_progress.DELAY_S) as count:
+                left = _transfer.RowsLeft(count, rows.ids or [None], unlisted)
+                _transfer.fill(found, stores, unlisted, left)
         except BaseException:
             temp.cleanup()
             raise

@@ -6,6 +6,7 @@ Everything that touches a byte goes through here. What is interrupted cancels wh
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
@@ -15,11 +16,12 @@ from file_dataset._sink import ObjectInfo, Sink
 
 if TYPE_CHECKING:
     import mmap
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from concurrent.futures import Future
 
     from file_dataset._errors import RowId
     from file_dataset._plan import Transfer
+    from file_dataset._progress import Count
     from file_dataset._stores import Stores
     from file_dataset._urls import Location
 
@@ -34,7 +36,56 @@ class Wanted:
     position: int
 
 
-def fill(transfers: Iterable[Transfer[str]], stores: Stores, unlisted: list[Failure]) -> None:
+class RowsLeft:
+    """The rows that have not ended: each is counted as its last file ends, and none before its files are known."""
+
+    def __init__(self, count: Count, ids: Iterable[RowId], unlisted: Sequence[Failure]) -> None:
+        """Count none yet.
+
+        Args:
+            count: counts a row that has ended, and why it failed.
+            ids: those of all rows.
+            unlisted: why there is no transfer of some files; it may grow until the transfers of the next row come.
+        """
+        self._count, self._ids, self._unlisted = count, ids, unlisted
+        self._files: Counter[RowId] = Counter()
+        self._failures: dict[RowId, list[Failure]] = {}
+        self._looked = 0  # how many of `unlisted` are among the failures
+        self._coming: object = self  # the row whose transfers are coming
+
+    def taking(self, transfers: Iterable[Transfer[str]]) -> Iterator[Transfer[str]]:
+        """Yield the transfers, which come row by row; then count the rows that have none."""
+        for each in transfers:
+            if each.row_id != self._coming:
+                self._all_came(each.row_id)
+            self._files[each.row_id] += 1
+            yield each
+        self._all_came(self)
+        for row_id in self._ids:
+            if row_id not in self._files:
+                self._ends(row_id)
+
+    def file_ends(self, row_id: RowId, *failures: Failure) -> None:
+        """Take note that a file of a row is there, or why it is not."""
+        if failures:
+            self._failures.setdefault(row_id, []).extend(failures)
+        self._files[row_id] -= 1
+        if not self._files[row_id] and row_id != self._coming:
+            self._ends(row_id)
+
+    def _all_came(self, following: object) -> None:
+        before, self._coming = self._coming, following
+        if before is not self and not self._files[before]:  # type: ignore[index]  # the id of a row
+            self._ends(before)  # type: ignore[arg-type]  # the same
+
+    def _ends(self, row_id: RowId) -> None:
+        for each in self._unlisted[self._looked :]:
+            self._failures.setdefault(each.id, []).append(each)
+        self._looked = len(self._unlisted)
+        self._count(row_id, self._failures.pop(row_id, []))
+
+
+def fill(transfers: Iterable[Transfer[str]], stores: Stores, unlisted: list[Failure], left: RowsLeft) -> None:
     """Copy every source into its local target, which has its name from the start.
 
     The targets are in a directory of the caller's own, which no other code looks into yet, and which goes when this
@@ -44,14 +95,22 @@ def fill(transfers: Iterable[Transfer[str]], stores: Stores, unlisted: list[Fail
         transfers: what is copied.
         stores: the stores that have it.
         unlisted: why there is no transfer of some files, when all transfers were taken.
+        left: takes note of each file that ends.
 
     Raises:
         RowError: files that failed, every one of them.
     """
-    with _Sinks(stores, threading.Event()) as sinks:
-        for sink in sinks.filled((transfer, sinks.of(transfer)) for transfer in transfers):
+
+    def lost(pair: tuple[Transfer[Any], Sink], error: OSError) -> Failure:
+        failure = _not_filled(pair, error)
+        left.file_ends(failure.id, failure)
+        return failure
+
+    with _Sinks(stores, threading.Event(), lost) as sinks:
+        for transfer, sink in sinks.filled((each, sinks.of(each)) for each in left.taking(transfers)):
             sink.commit()
             sinks.forget(sink)
+            left.file_ends(transfer.row_id)
         if unlisted or sinks.failed.all:
             error = sinks.failed.row_error()
             raise RowError([*unlisted, *error.failures]) from error.__cause__
@@ -148,10 +207,15 @@ def _unread(file: Wanted, error: OSError) -> Failure:
 class _Sinks:
     """The files that `fill` makes. What is not whole when it ends leaves nothing behind."""
 
-    def __init__(self, stores: Stores, cancelled: threading.Event) -> None:
+    def __init__(
+        self,
+        stores: Stores,
+        cancelled: threading.Event,
+        failure: Callable[[tuple[Transfer[Any], Sink], OSError], Failure],
+    ) -> None:
         self._stores, self._cancelled = stores, cancelled
         self._open: set[Sink] = set()
-        self.failed: _in_order.FailedFiles[tuple[Transfer[Any], Sink]] = _in_order.FailedFiles(_not_filled)
+        self.failed = _in_order.FailedFiles(failure)
         self._last = ""  # directory of a file: a row's come one after the other
 
     def __enter__(self) -> Self:
@@ -169,7 +233,7 @@ class _Sinks:
         self._open.add(sink)
         return sink
 
-    def filled(self, pairs: Iterable[tuple[Transfer[Any], Sink]]) -> Iterator[Sink]:
+    def filled(self, pairs: Iterable[tuple[Transfer[Any], Sink]]) -> Iterator[tuple[Transfer[Any], Sink]]:
         """Fill each; yield them in order, as soon as they are there; `failed` has the others when this ends."""
 
         def download(pair: tuple[Transfer[Any], Sink]) -> Future[ObjectInfo]:
@@ -180,7 +244,7 @@ class _Sinks:
             pairs, download, lambda pair: pair[0].source, self.failed, self._stores, self._cancelled
         ):
             if (error := _directories.why_other(pair[0], info)) is None:
-                yield pair[1]
+                yield pair
             else:
                 self.failed.add(pair, error)
 

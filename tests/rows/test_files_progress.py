@@ -1,16 +1,30 @@
-"""`into_dir` and `write_files` report each row as it ends, as a Pipeline does."""
+"""`into_dir`, `into_temp_dir` and `write_files` report each row as it ends, as a Pipeline does."""
 
 from __future__ import annotations
 
 import logging
 import sys
+from pathlib import Path
 
 import pandas as pd
 import pytest
 from helpers import impatient_options
 from servers.faults import ACCESS_DENIED
 
-from file_dataset import InvalidDatasetError, Progress, RowError, reader, write_files
+from file_dataset import (
+    InvalidDatasetError,
+    Progress,
+    RowError,
+    _frame,
+    _listings,
+    _progress,
+    _stores,
+    reader,
+    write_files,
+)
+from file_dataset._errors import Failure
+from file_dataset._plan import Transfer
+from file_dataset._transfer import RowsLeft
 
 
 @pytest.fixture(autouse=True)
@@ -56,6 +70,109 @@ def test_reading_reports_a_row_when_its_last_file_is_there(frame, fault_options,
     assert told(steps) == [("none", [], 0), ("1", [], 0), ("2", [], 0), ("3", [], 0)]
     assert {step.total for step in steps} == {4}
     assert there == [set(), {"a.txt", "b.txt"}, {"a.txt", "b.txt"}, {"a.txt", "b.txt"}]
+
+
+def test_a_temp_dir_reports_a_row_when_its_last_file_is_there(frame, faults, fault_options, tmp_path):
+    faults.put("s3://bucket/series/1.dcm", b"a slice")
+    frame["series"] = ["s3://bucket/series/", None, "s3://bucket/series/", None]
+    steps, there = [], []
+
+    def report(now):
+        steps.append(now)
+        there.append({path.name for path in tmp_path.glob(f"*/{now.id}/**/*") if path.is_file()})
+
+    with reader(frame, options=fault_options).into_temp_dir(dir=tmp_path, progress=report) as temp:
+        assert (temp / "3/series/1.dcm").read_bytes() == b"a slice"
+    assert sorted(told(steps)) == [("1", [], 0), ("2", [], 0), ("3", [], 0), ("none", [], 0)]
+    assert {step.total for step in steps} == {4}
+    files = {step.id: names for step, names in zip(steps, there, strict=True)}
+    both = {"a.txt", "b.txt"}
+    assert files == {"1": {*both, "1.dcm"}, "2": both, "3": {*both, "1.dcm"}, "none": set()}
+
+
+def test_a_row_does_not_end_before_all_of_its_files_are_known():
+    ended, unlisted = [], []
+    left = RowsLeft(lambda row_id, failures: ended.append((row_id, [each.file for each in failures])), "abc", unlisted)
+    coming = left.taking(Transfer(row_id, name, Path(name), name) for row_id, name in ["a1", "a2", "b1"])
+    next(coming)
+    left.file_ends("a")
+    next(coming)
+    left.file_ends("a")
+    assert not ended  # more of a may come
+    unlisted.append(Failure("a", "download", "3", None, "FileNotFoundError", None, "no such directory"))
+    next(coming)
+    assert ended == [("a", ["3"])]
+    assert next(coming, None) is None
+    assert ended[1:] == [("c", [])]
+    left.file_ends("b")
+    assert ended[2:] == [("b", [])]
+
+
+def test_why_a_directory_is_not_read_is_known_before_the_next_row_comes(frame, fault_options):
+    frame["series"] = ["s3://bucket/nothing/", "s3://bucket/neither/", None, None]
+    rows, unlisted = _frame.rows_of_frame(frame, None, needs_id=True), []
+    stores = _stores.Stores(fault_options)
+    known = {}
+    for each in _listings.transfers(_frame.parsed(rows, 3), lambda row: f"/{row.id}", stores, unlisted):
+        known.setdefault(each.row_id, [failure.id for failure in unlisted])
+    assert "1" in known["2"]
+    assert known["3"] == ["1", "2"]
+
+
+def test_a_temp_dir_reports_why_a_row_failed(frame, fault_options, tmp_path):
+    frame.loc[0, "b.txt"] = "s3://bucket/gone"
+    frame["series"] = [None, "s3://bucket/nothing/", None, "s3://bucket/nothing/"]
+    steps = []
+    with pytest.raises(RowError) as caught:
+        reader(frame, options=fault_options).into_temp_dir(dir=tmp_path, progress=steps.append)
+    assert {step.id: [each.file for each in step.failures] for step in steps} == {
+        "1": ["b.txt"],
+        "2": ["series"],
+        "3": [],
+        "none": ["series"],
+    }
+    assert (steps[-1].done, steps[-1].dropped) == (4, 3)
+    assert sorted((each.id, each.file) for each in caught.value.failures) == [
+        ("1", "b.txt"),
+        ("2", "series"),
+        ("none", "series"),
+    ]
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_temp_dir_reports_a_row_while_a_later_one_is_on_its_way(paced, six, tmp_path):
+    gate = paced.hold("GetObject", "in/6")
+    ids = []
+
+    def report(now):
+        ids.append(now.id)
+        if now.id == 5:
+            gate.set()
+
+    options = impatient_options(paced.endpoint_url, patience_s=90)
+    reader(six, options=options).into_temp_dir(dir=tmp_path, progress=report).cleanup()
+    assert (ids, paced.overdue) == ([1, 2, 3, 4, 5, 6], [])
+
+
+def test_what_the_function_raises_leaves_no_temp_dir(local, tmp_path):
+    def stop(_):
+        raise KeyboardInterrupt
+
+    (tmp_path / "temp").mkdir()
+    with pytest.raises(KeyboardInterrupt):
+        reader(local).into_temp_dir(dir=tmp_path / "temp", progress=stop)
+    assert not list((tmp_path / "temp").iterdir())
+
+
+def test_a_temp_dir_that_is_there_at_once_has_no_line(local, caplog, monkeypatch):
+    caplog.set_level(logging.INFO, "file_dataset")
+    reader(local).into_temp_dir().cleanup()
+    assert not caplog.messages
+    monkeypatch.setattr(_progress, "DELAY_S", 0.0)
+    reader(local).into_temp_dir().cleanup()
+    reader(local[:1]).into_temp_dir().cleanup()
+    reader(local).into_temp_dir(progress=False).cleanup()
+    assert caplog.messages == ["3 of 3 rows done, 0 dropped"]
 
 
 def test_a_row_is_reported_while_a_later_one_is_on_its_way(paced, six, tmp_path):
@@ -180,6 +297,8 @@ def test_what_is_no_progress_is_refused_before_anything_moves(local, tmp_path, r
     row = {"a.txt": local["a.txt"][0]}
     with pytest.raises(InvalidDatasetError, match="a function that takes a Progress"):
         reader(local if rows == "a frame" else row).into_dir(tmp_path / "out", progress="bar")
+    with pytest.raises(InvalidDatasetError, match="a function that takes a Progress"):
+        reader(local if rows == "a frame" else row).into_temp_dir(progress="bar")
     with pytest.raises(InvalidDatasetError, match="a function that takes a Progress"):
         if rows == "a frame":
             write_files(local, into_path=tmp_path / "out", progress="bar")

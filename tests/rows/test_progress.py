@@ -116,6 +116,16 @@ def test_a_terminal_shows_a_bar(on_a_terminal):
     assert "3/3" in on_a_terminal(lambda: run(None))
 
 
+def test_a_bar_with_a_delay_appears_after_it(on_a_terminal):
+    def run_for(delay_s):
+        with reporting(None, 3, delay_s=delay_s) as report:
+            for step in STEPS:
+                report(step)
+
+    assert on_a_terminal(lambda: run_for(60)) == ""
+    assert "3/3" in on_a_terminal(lambda: run_for(1e-9))
+
+
 def test_a_bar_shows_the_dropped_rows(on_a_terminal):
     assert "dropped=1" in on_a_terminal(lambda: run(None))
 
