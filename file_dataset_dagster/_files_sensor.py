@@ -107,6 +107,12 @@ def build_files_sensor(  # noqa: PLR0913 (each is a choice of the user's)
         raise file_dataset.InvalidDatasetError(
             f"partition_by={field!r} is no field of the patterns, which have {', '.join(fields) or 'none'}"
         )
+    if field is not None and job is None and not _has_partitions([asset] if target is None else target):
+        raise file_dataset.InvalidDatasetError(
+            f"partition_by={field!r} requests a run for each partition, and what is to run has none: write "
+            f"files_asset(..., partition_by={field!r}), or give target= assets with "
+            f"partitions_def=dg.DynamicPartitionsDefinition(name={field!r})"
+        )
     if partitions_def is None and field is not None:
         partitions_def = dg.DynamicPartitionsDefinition(name=field)
     key = asset.key
@@ -269,6 +275,12 @@ class _Sensor:
         shown = f" ({', '.join(gone[:_SHOWN])}{', ...' if len(gone) > _SHOWN else ''})" if is_shown else ""
         changed = f"{new:,} files new, {overwritten:,} overwritten, {deleted:,} deleted{shown} of {files:,}"
         return f"{changed} -> {f'{requests:,} run requests{of}' if requests else 'no run request'}{wait}"
+
+
+def _has_partitions(target: object) -> bool:
+    """Whether a target can run for a partition; True where only Dagster can say it: a job, a selection, a key."""
+    several = target if isinstance(target, list) else [target]
+    return any(not isinstance(one, dg.AssetsDefinition) or one.partitions_def is not None for one in several)
 
 
 def _listing_of(asset: Any) -> tuple[Listing, dg.PartitionsDefinition[Any] | None]:  # noqa: ANN401 (what a user gives)

@@ -526,10 +526,11 @@ def test_runs_have_the_config_and_the_tags_that_were_given(resource, instance, b
     ("arguments", "message"),
     [
         ({"partition_by": "day"}, "is no field of the patterns"),
+        ({"partition_by": "site"}, r"what is to run has none: write files_asset\(..., partition_by='site'\), or give"),
         ({"max_run_requests": 0}, "give a number of 1 or more"),
         ({"job": "a", "target": "b"}, "not both"),
     ],
-    ids=["partition_by", "max_run_requests", "job and target"],
+    ids=["partition_by", "no partitions", "max_run_requests", "job and target"],
 )
 def test_what_cannot_be_meant_is_refused_at_import(arguments, message):
     scans = files_asset("scans", {"scan.txt": "s3://bucket/raw/{site}/{id}.txt"})
@@ -576,3 +577,19 @@ def test_a_resource_without_a_base_path_is_an_error_that_says_so(ticks, put, s3_
     ticks.resource = FileDatasetResource(endpoint_url=s3_endpoint)
     with pytest.raises(file_dataset.InvalidDatasetError, match="base_path"):
         ticks()
+
+
+@pytest.mark.parametrize("kind", ["an asset", "a list of them", "a job", "a selection"])
+def test_an_asset_without_partitions_is_the_source_of_one_with_them(kind):
+    scans = files_asset("scans", {"scan.txt": "s3://bucket/raw/{site}/{id}.txt"})
+
+    @dg.asset(partitions_def=dg.DynamicPartitionsDefinition(name="site"))
+    def report() -> None: ...
+
+    target = {
+        "an asset": report,
+        "a list of them": [report],
+        "a job": dg.define_asset_job("job", selection=[report]),
+        "a selection": dg.AssetSelection.assets(report),
+    }[kind]
+    dg.Definitions([scans, report], sensors=[build_files_sensor(scans, target, partition_by="site")])
