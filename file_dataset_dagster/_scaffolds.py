@@ -115,6 +115,8 @@ attributes:
   # aws_access_key_id: "{{{{ env.SCANS_ACCESS_KEY_ID }}}}"
   # aws_secret_access_key: "{{{{ env.SCANS_SECRET_ACCESS_KEY }}}}"
   # endpoint_url: "{{{{ env.SCANS_ENDPOINT_URL }}}}"  # a store other than AWS
+# requirements:  # those that dg list envs shows, and dg check yaml --validate-requirements asks for
+#   env: [SCANS_ACCESS_KEY_ID, SCANS_SECRET_ACCESS_KEY, SCANS_ENDPOINT_URL]
 """
 
 _RESOURCE_PYTHON = '''\
