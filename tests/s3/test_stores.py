@@ -10,7 +10,7 @@ from helpers import options_for
 from servers import rclone as rclone_server
 
 from file_dataset import Options, _retry
-from file_dataset._errors import code_of
+from file_dataset._errors import FileChangedError, code_of
 from file_dataset._http.exchange import INLINE_BYTES
 from file_dataset._local_file import LocalFile
 from file_dataset._pool import Pool
@@ -213,6 +213,19 @@ class StoreContract:
         assert [path.name for path in tmp_path.iterdir() if path.suffix == ".part"] == []
 
 
+class Meddled(Sink):
+    """A sink in whose file, or memory, the first byte comes after something was done to the source."""
+
+    def __init__(self, *meddlings):
+        super().__init__(None, NEVER)
+        self.meddlings = list(meddlings)
+
+    def begin(self, info):
+        if self.meddlings:
+            self.meddlings.pop(0)()
+        return super().begin(info)
+
+
 class TestLocalStore(StoreContract):
     def upload(self, store, tmp_path, at, body):
         """Local disk needs no upload: what is written there is a download into a local target."""
@@ -281,6 +294,39 @@ class TestLocalStore(StoreContract):
         os.mkfifo(tmp_path / "pipe")
         with pytest.raises(OSError, match="no regular file"):
             self.download(store, tmp_path / "pipe", tmp_path / "back.bin")
+
+    def test_a_file_that_is_replaced_while_it_is_read_is_read_as_it_is_then(self, store, tmp_path):
+        """A part of a checkpoint, a saved result or a manifest, which another process writes anew."""
+        path, other = tmp_path / "a.bin", tmp_path / "b.bin"
+        path.write_bytes(b"old")
+        other.write_bytes(b"newer")
+        sink = Meddled(lambda: other.replace(path))
+        assert store.download(path, sink).result().size_bytes == 5
+        assert bytes(sink.data) == b"newer"
+
+    def test_a_file_that_is_removed_while_it_is_read_is_not_found(self, store, tmp_path):
+        path = tmp_path / "a.bin"
+        path.write_bytes(b"old")
+        with pytest.raises(FileNotFoundError):
+            store.download(path, Meddled(path.unlink)).result()
+
+    def test_a_file_that_is_written_to_while_it_is_read_is_no_whole(self, store, tmp_path):
+        path = tmp_path / "a.bin"
+        path.write_bytes(b"old")
+
+        def grow():
+            with path.open("ab") as file:
+                file.write(b"er")
+
+        with pytest.raises(FileChangedError, match="became longer"):
+            store.download(path, Meddled(grow)).result()
+
+    def test_a_file_that_is_replaced_again_and_again_is_given_up(self, store, tmp_path):
+        path, others = tmp_path / "a.bin", [tmp_path / f"{number}.bin" for number in range(20)]
+        for each in (path, *others):
+            each.write_bytes(b"body")
+        with pytest.raises(FileChangedError, match="another file"):
+            store.download(path, Meddled(*(lambda each=each: each.replace(path) for each in others))).result()
 
     def test_a_copy_has_the_permissions_of_a_new_file(self, store, place, tmp_path):
         self.upload(store, tmp_path, place("a.bin"), b"bytes")
