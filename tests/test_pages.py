@@ -204,6 +204,15 @@ def test_an_error_is_found_by_the_words_that_it_has():
     assert [words for text in quoted for words in text.split("` and `") if words not in said] == []
 
 
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="no clone")
+def test_the_source_distribution_has_all_of_the_repository():
+    """CONTRIBUTING is in it, and says `make test`, which runs the example project's pages, too."""
+    build = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, check=True, capture_output=True, text=True).stdout  # noqa: S607
+    always = {".gitignore", "pyproject.toml"}
+    assert {line.split("/")[0] for line in listed.splitlines()} - always == set(build["sdist"]["include"])
+
+
 def test_every_dependency_has_its_reason():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = [needed for needs in project["optional-dependencies"].values() for needed in needs]
