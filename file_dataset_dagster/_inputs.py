@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 INPUT = "frame"  # the name of the input, in code and in Dagster's UI
-# metadata of an input: of many partitions one that cannot be read is given as its error, and the others are read
-ERRORS_BY_PARTITION = "file_dataset/errors_by_partition"
+# metadata of an input: what cannot be read is given as its error, and other partitions are read
+ERRORS_AS_VALUES = "file_dataset/errors_as_values"
 
 
 def input_of(given: Any) -> dg.AssetIn:  # noqa: ANN401 (whatever names an asset)
@@ -28,7 +28,7 @@ def input_of(given: Any) -> dg.AssetIn:  # noqa: ANN401 (whatever names an asset
     else:
         given = dg.AssetIn(key=given.key if hasattr(given, "key") else asset_key_of(given, "input"))
     # a partition that is not there fails alone, and is named
-    allowed = {"allow_missing_partitions": True, ERRORS_BY_PARTITION: True, **(given.metadata or {})}
+    allowed = {"allow_missing_partitions": True, ERRORS_AS_VALUES: True, **(given.metadata or {})}
     return dg.AssetIn(**{**given._asdict(), "metadata": allowed})
 
 
@@ -150,6 +150,8 @@ def _by_key(context: dg.AssetExecutionContext, given: Any, keys: list[str]) -> M
 def _checked(given: Any, context: dg.AssetExecutionContext) -> pd.DataFrame:  # noqa: ANN401
     import pandas as pd
 
+    if isinstance(given, file_dataset.FileDatasetError):
+        raise given
     if not isinstance(given, pd.DataFrame):
         raise file_dataset.InvalidDatasetError(
             f"the input of asset {context.asset_key.to_user_string()} is a {type(given).__name__}: a pipeline_asset "

@@ -15,7 +15,7 @@ from file_dataset_dagster._checkpoints import Checkpoint
 from file_dataset_dagster._data_versions import version_of_frames
 from file_dataset_dagster._event_log import failed_in_run
 from file_dataset_dagster._frame_metadata import stored_frame
-from file_dataset_dagster._inputs import ERRORS_BY_PARTITION, in_order
+from file_dataset_dagster._inputs import ERRORS_AS_VALUES, in_order
 from file_dataset_dagster._manifest_store import ManifestStore, frame_in
 from file_dataset_dagster._partial_runs import Stored
 from file_dataset_dagster._partitions import check_keys, joined, split
@@ -248,7 +248,7 @@ class ManifestIOManager(dg.ConfigurableIOManager):
         """The frames of these partitions, without those that may be left out; or errors, as the input asks."""
         metadata = context.definition_metadata or {}
         may_lack = bool(metadata.get("allow_missing_partitions")) and keys != [None]
-        gives_errors = bool(metadata.get(ERRORS_BY_PARTITION)) and len(keys) > 1
+        gives_errors = bool(metadata.get(ERRORS_AS_VALUES))
         failed = _failed(context) if len(keys) > 1 else set()
         if (lost := [key for key in keys if str(key) in failed]) and not may_lack:
             raise file_dataset.FileDatasetError(
@@ -262,10 +262,13 @@ class ManifestIOManager(dg.ConfigurableIOManager):
         found: dict[str, Any] = {**self._store.blobs(places, errors if gives_errors else None), **errors}
         missing = [key for number, key in enumerate(uris) if str(number) not in found]
         if missing and not may_lack:
-            raise file_dataset.FileDatasetError(
+            error = file_dataset.FileDatasetError(
                 _missing_manifest(of, missing, uris) + self._store.endpoint_note(uris[missing[0]])
             )
-        if missing or lost:
+            if not gives_errors:
+                raise error
+            found |= {str(number): error for number, key in enumerate(uris) if key in missing}
+        elif missing or lost:
             context.log.warning(
                 "%d of %d partitions of %s have no manifest, or failed in this run, and are left out, the first: %r",
                 len(missing) + len(lost),

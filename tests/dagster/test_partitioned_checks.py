@@ -110,6 +110,28 @@ def test_an_asset_without_partitions_that_fails_before_its_rows_are_counted_is_r
     assert "duplicate ids" in check.description
 
 
+@pytest.mark.parametrize("is_damaged", [False, True], ids=["missing", "damaged"])
+@pytest.mark.parametrize("partitions_def", [None, DAYS], ids=["without partitions", "a day"])
+def test_an_asset_whose_input_cannot_be_read_is_red(run, local, scans, instance, tmp_path, partitions_def, is_damaged):
+    given = {} if partitions_def is None else {"partitions_def": partitions_def}
+    key = None if partitions_def is None else KEYS[0]
+
+    @dg.asset(**given)
+    def raw_scans() -> pd.DataFrame:
+        return scans(["a"])
+
+    if is_damaged:
+        run([raw_scans], local, partition_key=key)
+        (manifest,) = (tmp_path / "base" / "manifests" / "raw_scans").glob("*.parquet")
+        manifest.write_bytes(b"no Parquet")
+    copied = pipeline_asset(copy_scan, name="copied", input=raw_scans, **given)
+    result = run([raw_scans, copied], local, partition_key=key, selection=["copied"])
+    assert not result.success
+    (check,) = result.get_asset_check_evaluations()
+    assert check.severity is dg.AssetCheckSeverity.ERROR
+    assert ("is no Parquet file" if is_damaged else "no manifest of asset raw_scans") in check.description
+
+
 @pytest.mark.parametrize("partitions_def", [None, DAYS], ids=["without partitions", "a day"])
 def test_a_step_that_is_retried_leaves_the_check_of_its_last_attempt(
     run, local, scans, instance, tmp_path, partitions_def
