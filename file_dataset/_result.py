@@ -59,7 +59,7 @@ class PipelineResult:
         prefetch: how many `rows` were ahead of fn at the end, and `why` not more. None on Ray, or when it was loaded.
         counts: `retries`, `throttles`, and `download_s`, `fn_s`, `upload_s`, summed over the rows that ran, which
             overlap, and on Ray over all tasks; rows of a checkpoint add nothing. None where it was loaded.
-        input_count: how many rows the input of a loaded result had; else None.
+        input_count: how many rows the input of a loaded result had, or a Dataset of Ray; else None.
 
     Example:
         >>> def copy(input_dir, output_dir):
@@ -176,7 +176,7 @@ class PipelineResult:
 
     @property
     def input_rows(self) -> int:
-        """How many rows the input had; where it is not known, the recorded frame, or the input when it was saved."""
+        """How many rows the input had; where it is not known, the recorded frame, or the input when saved or run."""
         if self.input is not None:
             return len(self.input)
         return max(self.dropped_rows + len(self._good), self.input_count or 0)

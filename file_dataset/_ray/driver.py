@@ -81,8 +81,13 @@ def _opened(
     except BaseException as exc:
         if isinstance(exc, RunStoppedError) or not isinstance(exc, Exception):  # the input may be good
             result = nothing_done(options, prepared)
-            attach(exc, result if of_rows is None else dataclasses.replace(result, input=None))
+            attach(exc, result if of_rows is None else _of_rows(result, len(prepared.rows)))
         raise
+
+
+def _of_rows(result: PipelineResult, count: int) -> PipelineResult:
+    """Return the result of a Dataset, of which only the number of rows is known."""
+    return dataclasses.replace(result, input=None, input_count=count)
 
 
 def nothing_done(options: BatchOptions, prepared: Prepared) -> PipelineResult:
@@ -300,7 +305,7 @@ class _Ledger:
         """Return the result so far, of all rows of the input."""
         ran = dataclasses.replace(self._tally.result(self._rows_of(self._given)), counts=self._counts)
         whole = ran if self._book is None else self._book.whole(ran)
-        return whole if self.has_input else dataclasses.replace(whole, input=None)
+        return whole if self.has_input else _of_rows(whole, self.kept + len(self))
 
     def whole(self) -> PipelineResult:
         """Return the result of a run that has ended.

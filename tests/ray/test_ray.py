@@ -469,6 +469,8 @@ class TestRunPipeline:
         assert result.manifest["id"].tolist() == ["r0", "r1"]
         assert result.failures["id"].tolist() == ["r2"]
         assert sorted(at.name for at in tmp_path.iterdir()) == ["ran r0", "ran r1", "ran r2"]
+        assert result.summary() == "1 of 8 rows dropped (12.5%): 1 at fn"
+        assert "5 not processed" in repr(result)
         if not is_dataset:
             assert result.unprocessed_rows["id"].tolist() == ["r3", "r4", "r5", "r6", "r7"]
 
