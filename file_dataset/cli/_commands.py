@@ -452,7 +452,7 @@ def _move(move: Callable[..., pd.DataFrame], rows: int, output: str | None, wher
             summary = f"{stored:,} of {_rows(rows)} {verb} {where}"
             _summarize(summary, as_json=True, **counts, error=str(exc) or "interrupted")
         if isinstance(exc, file_dataset.RowError):
-            _endings.leave(_endings.DROPPED, f"Error: {exc}", exc)
+            _endings.leave_after(exc)
         raise
     if output is not None:
         _frames.write_frame(moved, output)

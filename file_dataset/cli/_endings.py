@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import signal
@@ -35,6 +36,21 @@ _ARGUMENT = re.compile(
     r"temp_dir|(?:checkpoint|id|prefetch|workers)(?==['\d-]))(?:(=)(?=\S)|=?)"
 )
 _NAMES = {"file_columns": "file-column", "fn_timeout_s": "fn-timeout", "into_path": "into"}
+
+
+# S3's, and that of no credentials at all: no row can do better, and a run stops
+CREDENTIAL_CODES = frozenset(
+    [
+        "ExpiredToken",
+        "ExpiredTokenException",
+        "InvalidAccessKeyId",
+        "InvalidToken",
+        "NoCredentials",
+        "RequestExpired",
+        "SignatureDoesNotMatch",
+        "TokenRefreshRequired",
+    ]
+)
 
 
 class Terminated(KeyboardInterrupt):
@@ -95,6 +111,18 @@ def leave(code: int, message: str, error: BaseException) -> NoReturn:
         if ".result" not in note:  # that is for programs
             say(_as_options(note))
     raise click.exceptions.Exit(code) from None
+
+
+def leave_after(error: file_dataset.RowError) -> NoReturn:
+    """End a command whose rows have failed: some of them, or all for what stops a run, too.
+
+    Raises:
+        Exit: with the code.
+    """
+    is_full = getattr(error.__cause__, "errno", None) in {errno.ENOSPC, errno.EDQUOT}
+    if is_full or any(failure.code in CREDENTIAL_CODES for failure in error.failures):
+        leave(STOPPED, str(error), error)
+    leave(DROPPED, f"Error: {error}", error)
 
 
 def _as_options(message: str) -> str:

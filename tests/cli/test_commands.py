@@ -8,6 +8,9 @@ import sys
 
 import pytest
 
+from file_dataset import _errors
+from file_dataset.cli import _endings
+
 HEAVY = ["ray", "dagster", "boto3", "botocore", "pandas", "pyarrow", "tqdm", "importlib.metadata"]
 
 
@@ -127,6 +130,14 @@ def test_get_brings_what_is_there_and_names_what_is_not(shell):
     assert b"row '000' failed at download scan.txt" in got.stderr
     assert b"Traceback" not in got.stderr
     assert (shell.directory / "scans/001/scan.txt").exists()
+
+
+def test_without_credentials_get_is_stopped_as_a_run_is(shell):
+    args = ["get", shell.write(shell.put_scans(1)), "scans"]
+    got = shell.run(*args, AWS_ACCESS_KEY_ID="", AWS_SECRET_ACCESS_KEY="")
+    assert got.returncode == 4
+    assert got.stderr.startswith(b"Error: row '000' failed at download")
+    assert _endings.CREDENTIAL_CODES == _errors.CREDENTIAL_CODES
 
 
 def test_too_many_failures_stop_the_run_and_are_written(shell, read_lines):
