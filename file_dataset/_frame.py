@@ -380,6 +380,24 @@ def check_directories(rows: Rows) -> None:
     _ids.check_collisions(list(map(str, rows.ids)))
 
 
+def check_not_failed(rows: Rows, verb: str) -> None:
+    """Refuse rows whose failure an earlier Pipeline recorded: they have no files, and null would hide that.
+
+    Args:
+        rows: of a frame.
+        verb: what was to be done with files, for the message.
+
+    Raises:
+        InvalidDatasetError: there are such rows.
+    """
+    if rows.failed:
+        named = [position if rows.ids is None else rows.ids[position] for position in rows.failed]
+        raise InvalidDatasetError(
+            f"rows {named[:5]} ({len(named)} in all) have a recorded failure and no files to {verb}: leave them out, "
+            "frame[frame['error_stage'].isna()]"
+        )
+
+
 def _recorded_failures(frame: pd.DataFrame) -> dict[int, Failure]:
     if ERROR_COLUMNS[0] not in frame.columns:
         return {}

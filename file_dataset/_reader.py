@@ -89,6 +89,8 @@ def _mapping(source: Any) -> Mapping[str, object]:  # noqa: ANN401  # a mapping,
 class Reader:
     """What `reader(...)` returns: a checked row or frame that can be read more than once.
 
+    Rows whose failure a Pipeline recorded have no files: every method but `into_info_table` refuses them.
+
     Example:
         >>> scan = reader({"scan.txt": "s3://my-bucket/scan.txt"})
         >>> scan.into_size_table()["scan.txt"].to_pylist()  # one HEAD, no download
@@ -111,6 +113,10 @@ class Reader:
         self._options = options
         return self
 
+    def _with_files(self) -> Rows:
+        _frame.check_not_failed(self._rows, "read")
+        return self._rows
+
     def into_temp_dir(self, *, dir: str | os.PathLike[str] | None = None, progress: Report = None) -> TempDir:  # noqa: A002  # tempfile's name
         """Copy every file into a new temp dir, now, and return it.
 
@@ -131,14 +137,15 @@ class Reader:
             InvalidDatasetError: a frame without ids, or with ids that would share a directory.
         """
         _progress.check(progress)
-        if self._rows.frame is not None:
-            _frame.check_directories(self._rows)
-        _plan.check_file_names(list(self._rows.file_columns), local=True)
+        rows = self._with_files()
+        if rows.frame is not None:
+            _frame.check_directories(rows)
+        _plan.check_file_names(list(rows.file_columns), local=True)
         _check_place(dir)
         temp = TempDir(dir)
         try:
             into = str(temp._made.path)  # noqa: SLF001  # `path` would mark it as the caller's
-            rows, stores = self._rows, _stores.Stores(self._options)
+            stores = _stores.Stores(self._options)
             unlisted: list[Failure] = []
 
             def place(row: FileRow) -> str:
@@ -185,7 +192,7 @@ class Reader:
             >>> Path(local["scan.txt"][0]).relative_to(Path.cwd())
             PosixPath('scans/7/scan.txt')
         """
-        return _into_dir.into_dir(self._rows, path, self._options, progress)
+        return _into_dir.into_dir(self._with_files(), path, self._options, progress)
 
     def iter_temp_dirs(self, *, dir: str | os.PathLike[str] | None = None) -> Iterator[TempDir]:  # noqa: A002
         """Return an iterator over a temp dir for each row, in the frame's order.
@@ -208,10 +215,11 @@ class Reader:
             ...     print(temp.path.name, (temp.path / "scan.txt").read_text())
             7 hello
         """
-        _plan.check_file_names(list(self._rows.file_columns), local=True)
+        rows = self._with_files()
+        _plan.check_file_names(list(rows.file_columns), local=True)
         _check_place(dir)
-        rows, stores = _frame.parsed(self._rows, len(self._rows)), _stores.Stores(self._options)
-        return _row_dirs.row_dirs(rows, stores, dir, named=self._rows.frame is not None and self._rows.ids is not None)
+        parsed, stores = _frame.parsed(rows, len(rows)), _stores.Stores(self._options)
+        return _row_dirs.row_dirs(parsed, stores, dir, named=rows.frame is not None and rows.ids is not None)
 
     def iter_blob_tables(self, batch_size: int, *, large: bool = False) -> Iterator[pa.Table]:
         """Return an iterator over Arrow tables of `batch_size` rows each, in the frame's order.
@@ -231,7 +239,7 @@ class Reader:
         """
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
             raise InvalidDatasetError(f"batch_size={batch_size!r}: give the number of rows of a table, 1 or more")
-        return _file_tables.blob_batches(self._rows, self._options, batch_size, large=large)
+        return _file_tables.blob_batches(self._with_files(), self._options, batch_size, large=large)
 
     def into_blob_table(self, *, large: bool = False) -> pa.Table:
         """Read every file into memory and return an Arrow table.
@@ -250,7 +258,7 @@ class Reader:
             RowError: files that could not be read, every one of them.
             InvalidDatasetError: a blob that `binary` cannot hold, or a directory.
         """
-        return _file_tables.blobs(self._rows, self._options, large=large)
+        return _file_tables.blobs(self._with_files(), self._options, large=large)
 
     def into_size_table(self, *, limit: int | None = None) -> pa.Table:
         """Return the size of every file in bytes, without downloading any: one HEAD per file.
@@ -269,7 +277,7 @@ class Reader:
         """
         if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 0):
             raise InvalidDatasetError(f"limit={limit!r}: give the number of rows to look at")
-        return _file_tables.sizes(self._rows, self._options, limit)
+        return _file_tables.sizes(self._with_files(), self._options, limit)
 
     def into_info_table(self) -> pa.Table:
         """Return what the store has of every file, or why that is unknown: one HEAD per file, no download.

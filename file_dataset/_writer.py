@@ -172,12 +172,7 @@ def _check_extra_args(extra_args: Mapping[str, Any], prefix: Location) -> None:
 def _rows(frame: object, file_columns: Sequence[str] | None, prefix: Location) -> _frame.Rows:
     rows = _frame.rows_of_frame(frame, file_columns, needs_id=True, local=isinstance(prefix, Path))
     _check_names(list(rows.file_columns), prefix)
-    if rows.failed:
-        ids = [rows.id_at(position) for position in rows.failed]
-        raise InvalidDatasetError(
-            f"rows {ids[:5]} ({len(ids)} in all) have a recorded failure and no files to store: leave them out, "
-            "frame[frame['error_stage'].isna()]"
-        )
+    _frame.check_not_failed(rows, "store")
     return rows
 
 

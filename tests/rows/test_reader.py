@@ -12,7 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 from botocore.config import Config
-from helpers import options_for
+from helpers import forward, options_for
 from servers.faults import ACCESS_DENIED, SLOW_DOWN
 
 import file_dataset
@@ -392,3 +392,27 @@ def test_a_temp_dir_goes_into_a_path(tmp_path):
     (tmp_path / "a.txt").write_text("x")
     with pytest.raises(InvalidDatasetError, match="dir=5: give the path"):
         file_dataset.reader({"a.txt": tmp_path / "a.txt"}).into_temp_dir(dir=5)
+
+
+VERBS = {
+    "into_temp_dir": lambda reader, _: reader.into_temp_dir(),
+    "into_dir": lambda reader, path: reader.into_dir(path),
+    "iter_temp_dirs": lambda reader, _: reader.iter_temp_dirs(),
+    "iter_blob_tables": lambda reader, _: reader.iter_blob_tables(batch_size=1),
+    "into_blob_table": lambda reader, _: reader.into_blob_table(),
+    "into_size_table": lambda reader, _: reader.into_size_table(),
+}
+
+
+@pytest.mark.parametrize("read", VERBS.values(), ids=VERBS)
+def test_rows_with_a_recorded_failure_are_refused(faults, fault_options, tmp_path, read):
+    """Their cells are null: they came as rows that have no such file."""
+    faults.put("s3://bucket/in", b"whole")
+    inputs = pd.DataFrame({"id": [1, 2], "a.txt": ["s3://bucket/in", "s3://bucket/missing"]})
+    pipeline = file_dataset.Pipeline(forward, into_path=tmp_path / "out", on_failure="record", options=fault_options)
+    recorded = pipeline(inputs)
+    with pytest.raises(
+        InvalidDatasetError, match=r"rows \[2\] .* recorded failure and no files to read: leave them out"
+    ):
+        read(file_dataset.reader(recorded, options=fault_options), tmp_path / "here")
+    read(file_dataset.reader(recorded[recorded["error_stage"].isna()], options=fault_options), tmp_path / "here")
