@@ -111,14 +111,17 @@ class Book:
         Raises:
             RunStoppedError: they cannot be.
         """
+        has_begun = False
         try:
             self.begin()
+            has_begun = True
             yield
         except BaseException as exc:
             interrupts.is_held = True
             self.journal.close(lambda: interrupts.is_urgent)
             goes_on = f"What is done is in the checkpoint {self.place}: the same call goes on from there."
-            exc.add_note(self.journal.unwritten() or goes_on)
+            if has_begun:
+                exc.add_note(self.journal.unwritten() or goes_on)
             raise
         interrupts.is_held = True
         self.journal.close(lambda: interrupts.is_urgent)

@@ -13,9 +13,8 @@ if TYPE_CHECKING:
 
 # metadata of an output for which Dagster stores no events: its own, of observations that are logged otherwise
 NO_EVENT = "__source_asset_observation__"
-_AT_ONCE = (
-    100  # partitions in a query: databases limit its variables; a materialization with pictures is large; a guess
-)
+# partitions in a query: databases limit its variables, and a materialization with pictures is large; a guess
+_AT_ONCE = 100
 
 
 def last_record(

@@ -93,7 +93,7 @@ class _Router(logging.Filter):
         if run is not None:
             if record.levelno >= logging.WARNING:
                 run.take(record)
-            return not run.hides_ids
+            return not run.hides_ids and _has_handler(record)
         if not _ACTIVE or not threading.current_thread().name.startswith(_THREADS):
             return True
         with _ACTIVE_LOCK:
@@ -101,7 +101,12 @@ class _Router(logging.Filter):
         if record.levelno >= logging.WARNING:
             for one in runs:
                 one.take_from_afar(record)
-        return not any(one.hides_ids for one in runs)
+        return not any(one.hides_ids for one in runs) and _has_handler(record)
+
+
+def _has_handler(record: logging.LogRecord) -> bool:
+    """Whether a handler is to see a line that Dagster has; without any, Python would print it once more to stderr."""
+    return logging.getLogger(record.name).hasHandlers()
 
 
 _ROUTER = _Router()

@@ -27,6 +27,7 @@ _OPTIONS = {
     "outputs=[...]": "--output-file NAME",
     "; None: as long as it takes": "",
     "download it first, by reader(row={...}).into_temp_dir()": "download it first, by file-dataset get",
+    "; for a public bucket give Options(s3_client_kwargs={'config': Config(signature_version=botocore.UNSIGNED)})": "",
     "the same call goes on": "the same command goes on",
     "{'image.mha': 's3://bucket/raw/{id}/image.mha'}": "--file image.mha='s3://bucket/raw/{id}/image.mha'",
 }

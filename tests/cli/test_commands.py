@@ -137,6 +137,7 @@ def test_without_credentials_get_is_stopped_as_a_run_is(shell):
     got = shell.run(*args, AWS_ACCESS_KEY_ID="", AWS_SECRET_ACCESS_KEY="")
     assert got.returncode == 4
     assert got.stderr.startswith(b"Error: row '000' failed at download")
+    assert b"Options(" not in got.stderr
     assert _endings.CREDENTIAL_CODES == _errors.CREDENTIAL_CODES
 
 

@@ -105,6 +105,13 @@ def test_a_dropped_row_is_a_warning_in_the_log_of_the_run_with_its_traceback(run
     assert "raise ValueError(message)" in warned[0]
 
 
+def test_a_dropped_row_is_printed_once_where_the_process_has_no_handler(run_fn, monkeypatch, capsys):
+    """Python prints a warning that no handler takes, and so it stood once more below Dagster's line."""
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    run_fn(forward)
+    assert capsys.readouterr().err.count("row 'lost' failed at download") == 1
+
+
 def test_show_ids_false_leaves_dropped_rows_to_the_check(run_fn, instance):
     assert "failed at download" not in str(logged(instance, run_fn(forward, show_ids=False)))
     assert "row 'lost' failed at download" in str(logged(instance, run_fn(forward)))

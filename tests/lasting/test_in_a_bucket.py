@@ -131,6 +131,7 @@ def test_a_place_that_takes_nothing_stops_the_run_before_the_first_row(code, fau
         pipeline(lambda input_dir, output_dir: called.append(1)).run(frame, checkpoint=RUNS)
     assert not called
     assert len(caught.value.result.unprocessed_rows) == 5
+    assert not [note for note in caught.value.__notes__ if "in the checkpoint" in note]
 
 
 def test_a_place_that_cannot_be_listed_stops_the_run_before_the_first_row(faults, frame, pipeline):
