@@ -47,6 +47,8 @@ def reader(
 ) -> Reader:
     """Return a reader of one row, or of every row of a frame. Nothing is read until one of its methods is called.
 
+    Rows whose failure a Pipeline recorded have no files: all methods but `into_info_table` refuse them.
+
     Args:
         data: a row or a frame, by position.
         row: file name -> location (`s3://bucket/key`, or a local path as text or `Path`); None: no such file. Text that
@@ -88,8 +90,6 @@ def _mapping(source: Any) -> Mapping[str, object]:  # noqa: ANN401  # a mapping,
 
 class Reader:
     """What `reader(...)` returns: a checked row or frame that can be read more than once.
-
-    Rows whose failure a Pipeline recorded have no files: every method but `into_info_table` refuses them.
 
     Example:
         >>> scan = reader({"scan.txt": "s3://my-bucket/scan.txt"})
