@@ -17,6 +17,8 @@ from example_project.definitions import defs
 from example_project.demo import last_words
 from example_project.environment import STORES, raw, storage, store
 
+IN_ONE_PROCESS = pytest.mark.xdist_group("demo")  # it takes 15 s of CPU
+
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
@@ -29,6 +31,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     return done.stdout, directory
 
 
+@IN_ONE_PROCESS
 def test_it_prints_the_manifest_the_dropped_rows_and_where_the_montage_lies(demo: tuple[str, Path]) -> None:
     printed, directory = demo
     manifest, _, rest = printed.partition("Dropped by `resampled`")
@@ -43,6 +46,7 @@ def test_it_prints_the_manifest_the_dropped_rows_and_where_the_montage_lies(demo
     assert str(directory / ".demo/montage.png") in rest
 
 
+@IN_ONE_PROCESS
 def test_a_directory_of_slices_becomes_a_volume_and_a_series_with_a_gap_is_dropped(demo: tuple[str, Path]) -> None:
     series = demo[0].partition("Manifest of `volumes`")[2].partition("Pictures of six days")[0]
     manifest, _, rest = series.partition("Dropped by `volumes`: 1 of 2 rows dropped (50.0%): 1 at fn")
@@ -54,12 +58,14 @@ def test_a_directory_of_slices_becomes_a_volume_and_a_series_with_a_gap_is_dropp
     assert f"{GAPPED_ID}          fn ValueError slices are missing: 4 slices lie 1.25 to 202 mm apart" in rest
 
 
+@IN_ONE_PROCESS
 def test_the_montage_is_a_picture(demo: tuple[str, Path]) -> None:
     with Image.open(demo[1] / ".demo/montage.png") as picture:
         assert picture.size[0] > 1000
         assert len(np.unique(np.asarray(picture.convert("L")))) > 200  # more than a frame and text
 
 
+@IN_ONE_PROCESS
 def test_dagster_keeps_the_run_for_the_ui(demo: tuple[str, Path]) -> None:
     home = str(demo[1] / ".demo/dagster")
     with dg.DagsterInstance.from_config(home) as instance:
@@ -82,6 +88,7 @@ def test_without_a_base_path_the_bucket_that_is_listed_says_what_to_set(monkeypa
     assert raw("{id}/series/") == "s3://bucket/prefix/raw/{id}/series/"
 
 
+@IN_ONE_PROCESS
 def test_of_six_days_one_is_empty_and_one_all_bad(demo: tuple[str, Path]) -> None:
     printed, directory = demo
     days = printed.partition("Pictures of six days, one run:")[2]
@@ -94,6 +101,7 @@ def test_of_six_days_one_is_empty_and_one_all_bad(demo: tuple[str, Path]) -> Non
     assert sorted(stored) == [f"2026-01-{day:02}" for day in (5, 6, 7, 9, 10)]
 
 
+@IN_ONE_PROCESS
 def test_its_last_words_are_that_all_went_as_it_should(demo: tuple[str, Path]) -> None:
     printed, directory = demo
     words = printed.partition("What went wrong, on purpose:")[2]

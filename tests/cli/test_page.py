@@ -68,6 +68,7 @@ def without_times(text):
     return re.sub(r", prefetch=\d+", "", text)
 
 
+@pytest.mark.slow  # a terminal and some thirty processes
 def test_every_screen_is_what_a_terminal_shows(home, bucket):
     script, screens = [], []
     for console, setup, module, code in BLOCK.findall(PAGE):

@@ -8,7 +8,7 @@ import re
 
 import pytest
 from one_object import BODY, URL, get, in_parts, into_file, store_at
-from servers.faults import SLOW_DOWN, FlipBit, IgnoreRange, Replace, Short, Truncate
+from servers.faults import INTERNAL_ERROR, FlipBit, IgnoreRange, Replace, Short, Truncate
 from servers.scripted import Scripted, always, answer
 
 from file_dataset import _digest
@@ -105,10 +105,10 @@ class TestInParts:
     @in_parts
     def test_parts_that_fail_for_ever_are_told_after_the_attempts(self, faults, read):
         faults.put(URL, BODY, checksum="CRC64NVME", etag="kms")
-        faults.fail("GetObject", SLOW_DOWN, nth=2, times=None)
+        faults.fail("GetObject", INTERNAL_ERROR, nth=2, times=None)
         with pytest.raises(ConnectionError, match="after 3 attempts") as caught:
             read(self.store(faults))
-        assert code_of(caught.value) == "SlowDown"
+        assert code_of(caught.value) == "InternalError"
 
     @pytest.mark.parametrize("size", [600_000, len(BODY)], ids=["parts of 300 kB", "3 MiB"])
     def test_a_server_that_knows_no_ranges_gives_the_whole(self, faults, read, size):

@@ -71,6 +71,7 @@ def test_no_rows_took_nothing(frame, make):
     assert on_ray(make(outputs=["a.txt"]), frame.head(0)).counts == Counts()
 
 
+@pytest.mark.slow  # Ray starts processes for it, of two seconds of CPU each
 @pytest.mark.parametrize("is_dataset", [False, True], ids=["frame", "dataset"])
 def test_rows_that_a_checkpoint_has_add_nothing(frame, make, local_ray, is_dataset):
     def given(rows):

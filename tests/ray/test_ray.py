@@ -30,6 +30,7 @@ from file_dataset import _pipeline
 from file_dataset._ray import compat
 from file_dataset._ray.batch import Pace
 
+SLOW = pytest.mark.slow  # Ray starts processes for it, of two seconds of CPU each
 pytestmark = [pytest.mark.xdist_group("ray"), pytest.mark.usefixtures("local_ray"), pytest.mark.timeout(180)]
 
 
@@ -191,6 +192,7 @@ class TestBlobReader:
     def test_the_bar_says_what_is_read(self, bucket, options):
         assert "ReadBlobs: 2 tasks" in file_dataset.ray.blob_reader(texts(bucket, 8), 4, options).materialize().stats()
 
+    @SLOW
     def test_a_task_takes_what_it_is_told_to_take(self, faults, fault_options, local_ray):
         for n in range(4):
             faults.put(f"s3://b/{n}", b"x" * 100)
@@ -346,7 +348,9 @@ def assert_same(result, here):
 
 
 class TestRunPipeline:
-    @pytest.mark.parametrize(("batch_size", "backed"), [(1, "numpy"), (3, "pyarrow"), (100, "numpy")])
+    @pytest.mark.parametrize(
+        ("batch_size", "backed"), [pytest.param(1, "numpy", marks=SLOW), (3, "pyarrow"), (100, "numpy")]
+    )
     def test_a_run_on_ray_gives_what_a_run_here_gives(self, bucket, options, batch_size, backed):
         labels = ["ok", "raise", "ok", "abort", "more", "ok", "ok", "ok"]
         frame = texts(bucket, 8, missing=[2, 6]).assign(label=labels, when=pd.Timestamp("2024-02-03"))
@@ -636,8 +640,10 @@ class TestRunPipeline:
                 pipeline_into(bucket.url("out"), options=options), texts(bucket, 1), **arguments
             )
 
-    @pytest.mark.parametrize("is_dataset", [False, True], ids=["frame", "dataset"])
-    @pytest.mark.parametrize("actors", [False, True], ids=["tasks", "actors"])
+    @pytest.mark.parametrize(
+        ("is_dataset", "actors"),
+        [(False, False), (True, True), pytest.param(False, True, marks=SLOW), pytest.param(True, False, marks=SLOW)],
+    )
     def test_tasks_take_what_they_are_told_to_take(self, bucket, options, local_ray, is_dataset, actors):
         frame = texts(bucket, 4)
         result = file_dataset.ray.run_pipeline(

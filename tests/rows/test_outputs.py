@@ -498,6 +498,7 @@ NO_STORES_ANSWER = {
 
 @pytest.mark.parametrize("body", NO_STORES_ANSWER.values(), ids=NO_STORES_ANSWER)
 @pytest.mark.parametrize("framing", ["length", "chunks"])
+@pytest.mark.usefixtures("retries_come_at_once")
 def test_200_with_a_body_and_no_etag_stored_nothing(engine, source, body, framing):
     sent = answer(body)
     if framing == "chunks":

@@ -124,6 +124,7 @@ def test_a_store_that_answered_once_costs_rows_and_not_the_run(own_faults, tmp_p
 
 
 @pytest.mark.parametrize("engine", ["auto", "boto3"])
+@pytest.mark.usefixtures("retries_come_at_once")
 def test_an_answer_that_says_no_is_one(own_faults, tmp_path, engine):
     own_faults.fail("GetObject", SLOW_DOWN, key="in/0", nth=1)
     own_faults.fail("GetObject", Reset(), times=None)

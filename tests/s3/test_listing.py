@@ -265,6 +265,7 @@ NO_PAGES = {
 
 
 @pytest.mark.parametrize("body", NO_PAGES.values(), ids=NO_PAGES)
+@pytest.mark.usefixtures("retries_come_at_once")
 def test_a_200_that_is_no_page_is_an_error_after_the_attempts(engine, body):
     with pytest.raises(ConnectionError, match="after 3 attempts"):
         listed(engine, body, body, body)
