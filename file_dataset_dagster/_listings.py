@@ -78,7 +78,7 @@ class Listing:
         """Return the frame of what was found; of one partition, where there are some.
 
         Raises:
-            file_dataset.InvalidDatasetError: two files or two rows that cannot be told apart.
+            file_dataset.InvalidDatasetError: two files are of one row and column, or two rows have one id.
         """
         try:
             frame = found.frame()

@@ -244,7 +244,7 @@ class ManifestStore:
 
         Raises:
             file_dataset.InvalidDatasetError: a directory lies there.
-            file_dataset.RowError: one cannot be read; or there is none, where none may lack.
+            file_dataset.RowError: one cannot be read, or one that must be there is missing.
         """
         import pandas as pd
 

@@ -1,8 +1,8 @@
 """Runs as OpenTelemetry has them: a span for each partition, and counters. The only module that knows OpenTelemetry.
 
 Nothing is imported, and nothing happens, unless a variable says where an OTLP collector listens. What cannot be sent is
-lost: whatever is wrong with the collector, or with a setting, is a line of the run's log, and fails no run. A process
-waits for a collector that does not answer once.
+lost. A collector or a setting that is wrong is a line of the run's log, and fails no run. A process waits once for a
+collector that does not answer.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ class Ran:
 
 @contextlib.contextmanager
 def reported(attributes: Mapping[str, str | None], *, shows_ids: bool) -> Iterator[Ran]:
-    """Report the block as a span when it ends: as an error where it raises, whatever it raises.
+    """Report the block as a span when it ends: as an error where it raises anything.
 
     Args:
         attributes: which asset, partition and run.

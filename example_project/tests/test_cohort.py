@@ -114,8 +114,8 @@ def test_images_are_uncompressed_int16(cohort: dict[str, Case], images: dict[str
 
 def test_the_slice_spacing_is_the_file_s(cohort: dict[str, Case], images: dict[str, sitk.Image]) -> None:
     for case_id, image in images.items():
-        told = cohort[case_id].labels["spacing_z_mm"]
-        assert told == pytest.approx(image.GetSpacing()[2], abs=0.001)
+        labelled = cohort[case_id].labels["spacing_z_mm"]
+        assert labelled == pytest.approx(image.GetSpacing()[2], abs=0.001)
 
 
 def test_the_first_case_is_the_template_itself(images: dict[str, sitk.Image]) -> None:

@@ -58,8 +58,8 @@ def test_a_case_without_a_picture_keeps_its_place_and_tells_why() -> None:
     assert box_of(RED, dropped) == box_of(RED, with_picture)
     otherwise = of(Tile("a", "something else", None))
     left, top, right, bottom = box_of(GREEN, with_picture)
-    told = [image.crop((left, top, right, bottom)) for image in (dropped, otherwise)]
-    assert ImageChops.difference(*told).getbbox() is not None
+    texts = [image.crop((left, top, right, bottom)) for image in (dropped, otherwise)]
+    assert ImageChops.difference(*texts).getbbox() is not None
 
 
 @pytest.mark.parametrize("picture", [png(RED, 90, 60), None], ids=["picture", "none"])

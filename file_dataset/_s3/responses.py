@@ -98,10 +98,10 @@ def check_stored(headers: Mapping[str, str], body: bytes) -> None:
         return
     body = body.strip()  # white space goes out while a store works, also before the declaration
     try:
-        # at most 1 MiB, by what botocore reads it with, which takes it for UTF-8 whatever encoding it declares: of one
-        # that expat does not know (GB2312, say) a proxy's page would raise a LookupError or a ValueError
+        # At most 1 MiB. Read as UTF-8, as botocore does, and not as it declares: of an encoding that expat does not
+        # know, such as GB2312 in a proxy's page, expat raises a LookupError or a ValueError.
         name = ET.fromstring(body, ET.XMLParser(encoding="utf-8")).tag  # noqa: S314
-        is_error = name.rpartition("}")[2] == "Error"  # in whatever namespace
+        is_error = name.rpartition("}")[2] == "Error"  # in any namespace
     except ET.ParseError:
         is_error = True
     if is_error:

@@ -1,4 +1,4 @@
-"""runner="ray": what comes back, is stored and told is what a local run gives."""
+"""runner="ray": what is returned, stored and reported is what a local run gives."""
 
 import os
 import signal
@@ -60,15 +60,15 @@ def test_manifest_check_and_metadata_are_those_of_a_local_run(both, monkeypatch,
     assert there.description == here.description == "2 of 5 rows dropped (40.0%): 1 at download, 1 at fn"
     assert there.metadata["dropped"] == here.metadata["dropped"]
 
-    told = []
+    shown = []
     of_one = {"seconds", "into_path", "dagster/uri"}
     of_stages = {"download_s", "fn_s", "upload_s"}
     for name in ("here", "there"):
         (event,) = result.asset_materializations_for_node(name)
         metadata = {key: value.value for key, value in event.metadata.items()}
         assert all(metadata[of_stage] > 0 for of_stage in of_stages)
-        told.append({key: metadata[key] for key in metadata if key not in of_one | of_stages})
-    assert told[0] == told[1]
+        shown.append({key: metadata[key] for key in metadata if key not in of_one | of_stages})
+    assert shown[0] == shown[1]
 
     logged = [entry.user_message for entry in instance.all_logs(result.run_id) if entry.step_key == "there"]
     assert any(" of 5 rows done" in message for message in logged)

@@ -44,9 +44,9 @@ def test_list_files_names_all_of_them_and_the_remedy(put, tmp_path):
     bad = [put(f"a/{number}\n.txt") for number in range(7)]
     with pytest.raises(
         file_dataset.InvalidDatasetError, match=r"rename the object.*\(7 files are refused in all\)"
-    ) as told:
+    ) as caught:
         file_dataset.list_files({"scan.txt": tmp_path / "{site}/{id}.txt"})
-    assert all(repr(each) in str(told.value) for each in bad[:5])
+    assert all(repr(each) in str(caught.value) for each in bad[:5])
 
 
 def test_a_row_whose_id_can_name_no_directory_is_left_out_where_that_is_asked(put, tmp_path):

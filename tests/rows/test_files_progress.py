@@ -53,7 +53,7 @@ def local(tmp_path):
     return pd.DataFrame({"id": [1, 2, 3], "a.txt": files})
 
 
-def told(steps):
+def reported(steps):
     """Return what each step says of a row, after seeing that they count."""
     assert [step.done for step in steps] == list(range(1, len(steps) + 1))
     return [(step.id, [failure.file for failure in step.failures], step.dropped) for step in steps]
@@ -67,7 +67,7 @@ def test_reading_reports_a_row_when_its_last_file_is_there(frame, fault_options,
         there.append({path.name for path in (tmp_path / now.id).glob("*")})
 
     reader(frame, options=fault_options).into_dir(tmp_path, progress=report)
-    assert told(steps) == [("none", [], 0), ("1", [], 0), ("2", [], 0), ("3", [], 0)]
+    assert reported(steps) == [("none", [], 0), ("1", [], 0), ("2", [], 0), ("3", [], 0)]
     assert {step.total for step in steps} == {4}
     assert there == [set(), {"a.txt", "b.txt"}, {"a.txt", "b.txt"}, {"a.txt", "b.txt"}]
 
@@ -83,7 +83,7 @@ def test_a_temp_dir_reports_a_row_when_its_last_file_is_there(frame, faults, fau
 
     with reader(frame, options=fault_options).into_temp_dir(dir=tmp_path, progress=report) as temp:
         assert (temp / "3/series/1.dcm").read_bytes() == b"a slice"
-    assert sorted(told(steps)) == [("1", [], 0), ("2", [], 0), ("3", [], 0), ("none", [], 0)]
+    assert sorted(reported(steps)) == [("1", [], 0), ("2", [], 0), ("3", [], 0), ("none", [], 0)]
     assert {step.total for step in steps} == {4}
     files = {step.id: names for step, names in zip(steps, there, strict=True)}
     both = {"a.txt", "b.txt"}
@@ -140,20 +140,6 @@ def test_a_temp_dir_reports_why_a_row_failed(frame, fault_options, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_temp_dir_reports_a_row_while_a_later_one_is_on_its_way(paced, six, tmp_path):
-    gate = paced.hold("GetObject", "in/6")
-    ids = []
-
-    def report(now):
-        ids.append(now.id)
-        if now.id == 5:
-            gate.set()
-
-    options = impatient_options(paced.endpoint_url, patience_s=90)
-    reader(six, options=options).into_temp_dir(dir=tmp_path, progress=report).cleanup()
-    assert (ids, paced.overdue) == ([1, 2, 3, 4, 5, 6], [])
-
-
 def test_what_the_function_raises_leaves_no_temp_dir(local, tmp_path):
     def stop(_):
         raise KeyboardInterrupt
@@ -175,7 +161,14 @@ def test_a_temp_dir_that_is_there_at_once_has_no_line(local, caplog, monkeypatch
     assert caplog.messages == ["3 of 3 rows done, 0 dropped"]
 
 
-def test_a_row_is_reported_while_a_later_one_is_on_its_way(paced, six, tmp_path):
+READS = {
+    "into_dir": lambda reader, path, report: reader.into_dir(path, progress=report),
+    "into_temp_dir": lambda reader, path, report: reader.into_temp_dir(dir=path, progress=report).cleanup(),
+}
+
+
+@pytest.mark.parametrize("read", READS.values(), ids=READS)
+def test_a_row_is_reported_while_a_later_one_is_on_its_way(paced, six, tmp_path, read):
     gate = paced.hold("GetObject", "in/6")
     ids = []
 
@@ -185,7 +178,7 @@ def test_a_row_is_reported_while_a_later_one_is_on_its_way(paced, six, tmp_path)
             gate.set()
 
     options = impatient_options(paced.endpoint_url, patience_s=90)
-    reader(six, options=options).into_dir(tmp_path, progress=report)
+    read(reader(six, options=options), tmp_path, report)
     assert (ids, paced.overdue) == ([1, 2, 3, 4, 5, 6], [])
 
 
@@ -196,7 +189,7 @@ def test_reading_reports_rows_that_are_there_and_those_that_fail(frame, faults, 
     steps = []
     with pytest.raises(RowError, match="gone"):
         reader(frame, options=fault_options).into_dir(tmp_path, progress=steps.append)
-    assert sorted(told(steps)) == sorted([("none", [], 0), ("1", [], 0), ("2", [], 0), ("3", ["b.txt"], 1)])
+    assert sorted(reported(steps)) == sorted([("none", [], 0), ("1", [], 0), ("2", [], 0), ("3", ["b.txt"], 1)])
 
 
 def test_reading_reports_a_directory_that_has_no_file(frame, fault_options, tmp_path):
@@ -204,7 +197,7 @@ def test_reading_reports_a_directory_that_has_no_file(frame, fault_options, tmp_
     steps = []
     with pytest.raises(RowError, match="nothing"):
         reader(frame, options=fault_options).into_dir(tmp_path, progress=steps.append)
-    assert told(steps)[0] == ("none", ["a.txt"], 1)
+    assert reported(steps)[0] == ("none", ["a.txt"], 1)
     assert len(steps) == 4
 
 
@@ -212,7 +205,7 @@ def test_reading_reports_rows_whose_files_lie_where_they_are_to_be(local, tmp_pa
     in_place = reader(local).into_dir(tmp_path / "out", progress=False)
     steps = []
     reader(in_place).into_dir(tmp_path / "out", progress=steps.append)
-    assert told(steps) == [(1, [], 0), (2, [], 0), (3, [], 0)]
+    assert reported(steps) == [(1, [], 0), (2, [], 0), (3, [], 0)]
 
 
 def test_what_the_function_raises_ends_reading_and_leaves_whole_files_alone(frame, fault_options, tmp_path):
@@ -233,7 +226,7 @@ def test_storing_reports_each_row_and_why_it_failed(local, faults, fault_options
     steps = []
     with pytest.raises(RowError, match="2 of 3 rows are stored"):
         write_files(local, into_path="s3://bucket/out", options=fault_options, progress=steps.append)
-    assert told(steps) == [(1, [], 0), (2, ["a.txt"], 1), (3, [], 1)]
+    assert reported(steps) == [(1, [], 0), (2, ["a.txt"], 1), (3, [], 1)]
 
 
 def test_storing_reports_a_row_whose_directory_cannot_be_made(local, tmp_path):
@@ -242,7 +235,7 @@ def test_storing_reports_a_row_whose_directory_cannot_be_made(local, tmp_path):
     steps = []
     with pytest.raises(RowError, match="2 of 3 rows are stored"):
         write_files(local, into_path=tmp_path / "out", progress=steps.append)
-    assert told(steps) == [(1, [], 0), (2, ["a.txt"], 1), (3, [], 1)]
+    assert reported(steps) == [(1, [], 0), (2, ["a.txt"], 1), (3, [], 1)]
 
 
 def test_what_the_function_raises_ends_storing(local, faults, fault_options):
@@ -289,7 +282,7 @@ def test_one_row_that_fails_says_why(local, faults, fault_options):
             {"a.txt": local["a.txt"][0]}, into_path="s3://bucket/out", id=7, options=fault_options,
             progress=steps.append,
         )  # fmt: skip
-    assert told(steps) == [(7, ["a.txt"], 1)]
+    assert reported(steps) == [(7, ["a.txt"], 1)]
 
 
 @pytest.mark.parametrize("rows", ["a frame", "a row"])
